@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test slow lint bench clean
+
+help:
+	@echo "make demo    fit the zoo's models to embedded data and write runs/demo/report.html"
+	@echo "make test    the quick tests"
+	@echo "make slow    the slow tests"
+	@echo "make lint    ruff: rules and formatting"
+	@echo "make bench   every benchmark, one after the other"
+	@echo "make clean   remove caches and build products (not $(VENV), not runs/)"
+
+install: $(STAMP)
+
+# Installed anew only when the project's requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { \
+		command -v $(PYTHON) >/dev/null 2>&1 || { \
+			echo "ppl_zoo: '$(PYTHON)' was not found; install Python 3.11 or newer," \
+				"or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+			echo "ppl_zoo needs Python 3.11 or newer, but '$(PYTHON)' is" \
+				"$$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.11" >&2; exit 1; }; \
+		$(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-e '.[test]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/ppl-zoo demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(STAMP)
+	@set -e; for program in benchmarks/*.py; do \
+		test -e "$$program" || continue; \
+		echo "== $$program"; $(BIN)/python "$$program"; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

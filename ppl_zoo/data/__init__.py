@@ -1,0 +1,15 @@
+"""Data sets: embedded ones, downloaded ones with a checksum, and a user's own.
+
+>>> from ppl_zoo import data
+>>> faithful = data.load("old-faithful")
+>>> faithful.train.shape
+torch.Size([272, 2])
+>>> faithful.card.units
+'minutes'
+"""
+
+from ppl_zoo.data.catalogue import available, load
+from ppl_zoo.data.dataset import DataCard, Dataset
+from ppl_zoo.data.files import from_path
+
+__all__ = ["DataCard", "Dataset", "available", "from_path", "load"]

@@ -1,0 +1,123 @@
+"""Data sets that come with the package and need no network."""
+
+from contextlib import AbstractContextManager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo.data.dataset import SPLITS
+from ppl_zoo.data.pixels import from_bytes
+
+# What every reader in this folder returns: the arguments of Dataset besides name and card.
+Parts = dict[str, Any]
+
+
+def old_faithful(*, cache: str | Path | None = None, supervised: bool = False) -> Parts:
+    """Read Old Faithful.
+
+    Parameters
+    ----------
+    cache
+        Not used; every reader takes it.
+    supervised
+        If true, train is `(x, y)`: eruptions `(272, 1)` and waiting `(272,)`. Otherwise it is one
+        tensor `(272, 2)`.
+
+    Returns
+    -------
+    dict
+    """
+    with _embedded("old_faithful.csv") as path:
+        table = torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32))
+    return {"train": (table[:, :1], table[:, 1]) if supervised else table}
+
+
+def digits(*, cache: str | Path | None = None, binarize: bool = False) -> Parts:
+    """Read the 8x8 digits.
+
+    Parameters
+    ----------
+    cache
+        Not used; every reader takes it.
+    binarize
+        If true, a pixel is 1 where it has half of the ink or more, else 0.
+
+    Returns
+    -------
+    dict
+    """
+    arrays = _arrays("digits.npz")
+    parts: Parts = {split: from_bytes(arrays[split], 16.0) for split in SPLITS}
+    if binarize:
+        parts = {split: (data >= 0.5).float() for split, data in parts.items()}
+    parts["labels"] = {
+        split: torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)) for split in SPLITS
+    }
+    return parts
+
+
+def photo_patches(
+    *,
+    cache: str | Path | None = None,
+    dequantize: bool = True,
+    remove_mean: bool = False,
+    seed: int = 0,
+) -> Parts:
+    """Read the patches of photographs; train, valid and test come from disjoint regions.
+
+    Parameters
+    ----------
+    cache
+        Not used; every reader takes it.
+    dequantize
+        If true, `(value + U[0, 1)) / 256`, so that a density makes sense; otherwise `value / 255`.
+    remove_mean
+        If true, every patch is given less its own mean, so that it lies around 0.
+    seed
+        Seed of the noise.
+
+    Returns
+    -------
+    dict
+    """
+    arrays = _arrays("photo_patches.npz")
+    parts: Parts = {}
+    for offset, split in enumerate(SPLITS):
+        noise_seed = seed * len(SPLITS) + offset if dequantize else None
+        patches = from_bytes(arrays[split], 255.0, noise_seed=noise_seed)
+        parts[split] = _centred(patches) if remove_mean else patches
+    return parts
+
+
+def eight_schools(*, cache: str | Path | None = None) -> Parts:
+    """Return `(y, sigma)`: estimated effect of coaching, and its standard error, in eight schools.
+
+    Parameters
+    ----------
+    cache
+        Not used; every reader takes it.
+
+    Returns
+    -------
+    dict
+    """
+    y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+    sigma = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+    return {"train": (y, sigma)}
+
+
+def _centred(patches: Tensor) -> Tensor:
+    return patches - patches.mean(-1, keepdim=True)
+
+
+def _embedded(name: str) -> AbstractContextManager[Path]:
+    return as_file(files("ppl_zoo.data").joinpath("embedded", name))
+
+
+def _arrays(name: str) -> dict[str, np.ndarray]:
+    with _embedded(name) as path, np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}

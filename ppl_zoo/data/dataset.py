@@ -1,0 +1,134 @@
+"""What a data set is: tensors by split, and a card that says where they come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SPLITS = ("train", "valid", "test")
+
+# Splits differ in length, so that no dimension has a name here.
+Split = Float[Tensor, "_ ..."] | tuple[Float[Tensor, "_ ..."], ...]
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What is known about a data set without reading it.
+
+    Attributes
+    ----------
+    name
+        The name that `load` takes.
+    title
+        One line for a table.
+    shape
+        The shape of one observation and what its axes are, in words.
+    units
+        The units of the features, in words.
+    licence
+        Under which terms the data may be used.
+    citation
+        Authors, year, title, place.
+    url
+        Where to read about the data.
+    feature_names
+        One name a feature, or None.
+    image_shape
+        `(height, width)` if the features are the pixels of an image in raster order, else None.
+    embedded
+        Whether the data come with the package, so that no network is needed.
+    num_observations
+        Number of observations by split.
+    """
+
+    name: str
+    title: str
+    shape: str
+    units: str
+    licence: str
+    citation: str
+    url: str
+    feature_names: tuple[str, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
+    embedded: bool = False
+    num_observations: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Tensors by split, labels where there are some, and the card.
+
+    Attributes
+    ----------
+    name
+        The name of the data set.
+    card
+        Where the data come from, their units and licence.
+    train, valid, test
+        A float32 tensor `(n, features)`; a tuple of float32 tensors of equal length n for data
+        with several parts, such as `(x, y)`; None where a split does not exist.
+    labels
+        An int64 tensor `(n,)` by split, or None. Labels describe the observations; no model is
+        fitted to them unless it is asked to.
+
+    Raises
+    ------
+    ValueError
+        If there is no observation at all, a tensor is not float32, or lengths disagree.
+    """
+
+    name: str
+    card: DataCard
+    train: Split | None = None
+    valid: Split | None = None
+    test: Split | None = None
+    labels: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {}
+        for split in SPLITS:
+            data = getattr(self, split)
+            if data is not None:
+                sizes[split] = _num_observations(data, f"{self.name}.{split}")
+        if not sizes:
+            raise ValueError(f"data set {self.name!r} has no split; expected at least train")
+        for split, labels in (self.labels or {}).items():
+            expected = (sizes.get(split),)
+            if labels.dtype != torch.int64 or tuple(labels.shape) != expected:
+                raise ValueError(
+                    f"{self.name}: labels of {split!r} are {labels.dtype} {tuple(labels.shape)};"
+                    f" expected torch.int64 {expected}"
+                )
+
+    def __repr__(self) -> str:
+        parts = []
+        for split in SPLITS:
+            data = getattr(self, split)
+            if isinstance(data, tuple):
+                shapes = ", ".join(str(tuple(part.shape)) for part in data)
+                parts.append(f"{split}=({shapes})")
+            elif data is not None:
+                parts.append(f"{split}={tuple(data.shape)}")
+        if self.labels is not None:
+            parts.append("labels")
+        return f"Dataset({self.name!r}: {', '.join(parts)})"
+
+
+def _num_observations(data: Split, what: str) -> int:
+    """Return the common length of the tensors of one split, all float32 and not empty."""
+    tensors = data if isinstance(data, tuple) else (data,)
+    lengths = set()
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.ndim == 0 or tensor.numel() == 0:
+            raise ValueError(
+                f"{what} is {tensor.dtype} {tuple(tensor.shape)};"
+                " expected a torch.float32 tensor with at least one observation"
+            )
+        lengths.add(len(tensor))
+    if len(lengths) != 1:
+        raise ValueError(
+            f"the parts of {what} have lengths {sorted(lengths)}; expected one length"
+        )
+    return lengths.pop()

@@ -1,0 +1,187 @@
+"""A user's own data: a table, an array, or a folder of images."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo.data.dataset import SPLITS, DataCard, Dataset
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def from_path(path: str | Path) -> Dataset:
+    r"""Return a user's own data as a data set.
+
+    Parameters
+    ----------
+    path
+        * `.csv`: numbers separated by commas; the first line may name the columns; an empty cell
+          becomes NaN, a missing value.
+        * `.npy`: an array `(n, ...)`. A float32 file is mapped, not read: it may be larger than
+          memory. Other types are converted.
+        * `.npz`: arrays `train`, `valid`, `test`, or a single array of any name, which is train.
+        * a folder of png or jpg images of one size: grey values in [0, 1], `(n, height * width)`,
+          in the order of the file names.
+
+    Returns
+    -------
+    Dataset
+        float32; train only, unless an npz has more. A one-dimensional array becomes `(n, 1)`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    ValueError
+        If the content is none of this; the message names the cell, array or image.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from ppl_zoo import data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "heights.csv")
+    ...     _ = path.write_text("height,weight\n1.8,75\n1.6,\n")
+    ...     dataset = data.from_path(path)
+    >>> dataset
+    Dataset('heights': train=(2, 2))
+    >>> dataset.card.feature_names
+    ('height', 'weight')
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {str(path)!r}")
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        splits, extra = _image_folder(path)
+    elif suffix == ".csv":
+        splits, extra = _csv(path)
+    elif suffix in (".npy", ".npz"):
+        splits, extra = _arrays(path), {}
+    else:
+        raise ValueError(
+            f"{path.name!r} has the suffix {suffix!r}; expected .csv, .npy, .npz or a folder of"
+            f" images ({', '.join(IMAGE_SUFFIXES)})"
+        )
+    shape = tuple(next(iter(splits.values())).shape[1:])
+    card = DataCard(
+        name=path.stem,
+        title=path.name,
+        shape=str(shape),
+        units="grey value, 0 (black) to 1 (white)" if "image_shape" in extra else "as in the file",
+        licence="the user's own",
+        citation="",
+        url="",
+        num_observations={split: len(data) for split, data in splits.items()},
+        **extra,
+    )
+    return Dataset(name=path.stem, card=card, **splits)
+
+
+def _csv(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        # Line numbers are kept for messages; blank lines are not observations.
+        lines = [(number, row) for number, row in enumerate(csv.reader(stream), 1) if row]
+    if not lines:
+        raise ValueError(f"{path.name!r} is empty; expected lines of numbers")
+    names = None
+    if all(_is_word(cell) for cell in lines[0][1]):
+        names = tuple(cell.strip() for cell in lines.pop(0)[1])
+    if not lines:
+        raise ValueError(f"{path.name!r} has a header and no numbers; expected lines of numbers")
+    width = len(names or lines[0][1])
+    table = np.empty((len(lines), width), np.float32)
+    for row, (number, cells) in zip(table, lines, strict=True):
+        if len(cells) != width:
+            raise ValueError(f"{path.name!r}, line {number}: {len(cells)} cells; expected {width}")
+        row[:] = [_number(cell, path, number, i, names) for i, cell in enumerate(cells)]
+    return {"train": torch.from_numpy(table)}, {"feature_names": names}
+
+
+def _is_word(cell: str) -> bool:
+    """Whether a cell names a column: neither a number nor empty."""
+    try:
+        float(cell)
+    except ValueError:
+        return bool(cell.strip())
+    return False
+
+
+def _number(cell: str, path: Path, line: int, index: int, names: Sequence[str] | None) -> float:
+    if not cell.strip():
+        return float("nan")
+    try:
+        return float(cell)
+    except ValueError:
+        column = repr(names[index]) if names else index + 1
+        raise ValueError(
+            f"{path.name!r}, line {line}, column {column}: {cell!r};"
+            " expected a number, or an empty cell for a missing value"
+        ) from None
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        # "c" maps the file and lets torch believe that it may write: nothing reaches the disk.
+        content = np.load(path, allow_pickle=False, mmap_mode="c")
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path.name!r} cannot be read as numbers: {error}") from error
+    if isinstance(content, np.ndarray):
+        return {"train": _tensor(content, path.name)}
+    with content as archive:
+        keys = [split for split in SPLITS if split in archive.files]
+        if "train" in keys:
+            return {key: _tensor(archive[key], f"{path.name}: {key}") for key in keys}
+        if len(archive.files) == 1:
+            return {"train": _tensor(archive[archive.files[0]], path.name)}
+        raise ValueError(
+            f"{path.name!r} holds {archive.files}; expected 'train' (and 'valid', 'test'),"
+            " or a single array"
+        )
+
+
+def _tensor(array: np.ndarray, what: str) -> Tensor:
+    if array.dtype.kind not in "fiub" or array.ndim == 0 or array.size == 0:
+        raise ValueError(
+            f"{what!r} is {array.dtype} {array.shape};"
+            " expected real numbers with at least one observation"
+        )
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array, np.float32)
+    tensor = torch.from_numpy(array)
+    return tensor[:, None] if tensor.ndim == 1 else tensor
+
+
+def _image_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from PIL import Image, UnidentifiedImageError
+
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"no images in {str(folder)!r}; expected {', '.join(IMAGE_SUFFIXES)}")
+    images: list[np.ndarray] = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                pixels = _grey(image)
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path.name!r} cannot be read as an image: {error}") from error
+        if images and pixels.shape != images[0].shape:
+            raise ValueError(
+                f"{path.name!r} has {pixels.shape} pixels and {paths[0].name!r} has"
+                f" {images[0].shape}; expected images of one size (height, width)"
+            )
+        images.append(pixels)
+    stack = torch.from_numpy(np.stack(images))
+    return {"train": stack.flatten(1)}, {"image_shape": images[0].shape}
+
+
+def _grey(image: Any) -> np.ndarray:
+    """Return a Pillow image as float32 `(height, width)` in [0, 1]; 16 bits stay 16 bits."""
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.float32) / 65535.0
+    return np.asarray(image.convert("L")).astype(np.float32) / 255.0

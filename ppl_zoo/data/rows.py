@@ -1,0 +1,143 @@
+"""Rows: the data of a fit, read a chunk at a time.
+
+A data set enters a fit as tensors, NumPy arrays (memory-mapped ones too), a data frame, or a
+tuple or mapping of these. ``Rows`` keeps them as they are and converts a chunk to tensors of the
+model's dtype and device when it is asked for, so that memory stays flat as data grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Rows"]
+
+
+class Rows:
+    """Arrays that share their first dimension, and constants that do not.
+
+    Parameters
+    ----------
+    data
+        A tensor or array ``(num_rows, ...)``, a data frame, or a tuple of them. The first one
+        counts the rows; others of another length are constants that every chunk carries whole.
+    device, dtype
+        Where chunks go; floating arrays take ``dtype``, integers and booleans keep theirs.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    TypeError
+        If something is no array of numbers.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+        if not parts:
+            raise ValueError("data: got an empty tuple, expected at least one array")
+        self.device, self.dtype = torch.device(device), dtype
+        self.arrays = tuple(self._array(i, part) for i, part in enumerate(parts))
+        first = self.arrays[0]
+        if first.ndim == 0:
+            raise ValueError("data: got a single number, expected an array (num_rows, ...)")
+        self.num_rows = int(first.shape[0])
+        if self.num_rows == 0:
+            raise ValueError(f"data: got no rows (shape {tuple(first.shape)}), expected one or more")
+        self.per_row = tuple(a.ndim > 0 and a.shape[0] == self.num_rows for a in self.arrays)
+
+    def _array(self, index: int, part: Any) -> Tensor | np.ndarray:
+        if hasattr(part, "to_numpy"):  # a data frame or series
+            part = part.to_numpy()
+        if not isinstance(part, (Tensor, np.ndarray)):
+            try:
+                part = np.asarray(part)
+            except ValueError as error:
+                raise TypeError(f"data[{index}]: got rows of unequal length: {error}") from error
+        if isinstance(part, np.ndarray) and part.dtype.kind not in "fiub":
+            raise TypeError(
+                f"data[{index}]: got an array of dtype {part.dtype}, expected numbers "
+                "(floating point, integers or booleans)"
+            )
+        if isinstance(part, np.memmap):
+            return part  # stays on disk; chunks are converted when they are read
+        return self._tensor(part)
+
+    def _tensor(self, part: Tensor | np.ndarray) -> Tensor:
+        if isinstance(part, np.ndarray):
+            if part.dtype.kind == "u" and part.dtype.itemsize > 1:
+                part = part.astype(np.int64)
+            # as_tensor would warn about read-only memory and strides it cannot take
+            part = torch.from_numpy(np.require(part, requirements=["C", "W"]))
+        if part.is_floating_point():
+            return part.detach().to(self.device, self.dtype)
+        return part.detach().to(self.device)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.num_rows
+
+    def __getitem__(self, index: slice | Tensor) -> tuple[Tensor, ...]:
+        """Return the chosen rows of every array, constants whole."""
+        chosen = []
+        for array, per_row in zip(self.arrays, self.per_row, strict=True):
+            if not per_row:
+                chosen.append(self._tensor(array))
+            elif isinstance(array, Tensor):
+                chosen.append(array[index.to(array.device) if isinstance(index, Tensor) else index])
+            else:
+                rows = index.cpu().numpy() if isinstance(index, Tensor) else index
+                chosen.append(self._tensor(np.array(array[rows])))
+        return tuple(chosen)
+
+    def all(self) -> tuple[Tensor, ...]:
+        """Every row."""
+        return self[:]
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Consecutive chunks of at most ``size`` rows."""
+        for start in range(0, self.num_rows, size):
+            yield self[start : start + size]
+
+    def head(self, count: int) -> tuple[Tensor, ...]:
+        """Return the first ``count`` rows."""
+        return self[:count]
+
+    def spread(self, count: int) -> tuple[Tensor, ...]:
+        """At most ``count`` rows at even distances."""
+        if count >= self.num_rows:
+            return self.all()
+        return self[torch.linspace(0, self.num_rows - 1, count).round().long()]
+
+    def sizes(self) -> Sequence[tuple[int, ...]]:
+        """Shapes of all arrays."""
+        return [tuple(a.shape) for a in self.arrays]
+
+    @staticmethod
+    def bind(data: Any, names: Sequence[str]) -> Any:
+        """Order a mapping ``{argument: array}`` as the model's arguments are.
+
+        Raises
+        ------
+        TypeError
+            If a name is not an argument of the model.
+        """
+        if not isinstance(data, Mapping):
+            return data
+        unknown = [name for name in data if name not in names]
+        if unknown:
+            raise TypeError(f"data: got {unknown[0]!r}, expected the names {tuple(names)}")
+        given = [name for name in names if name in data]
+        if given != list(names[: len(given)]):
+            missing = next(n for n in names if n not in data)
+            raise TypeError(f"data: argument {missing!r} is missing before {given[-1]!r}")
+        return tuple(data[name] for name in given)

@@ -1,0 +1,74 @@
+"""Text messages as bags of words."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ppl_zoo.data.builtin import Parts
+from ppl_zoo.data.remote import fetch
+
+_URL = (
+    "https://raw.githubusercontent.com/EvilPort2/Spam-Detection/"
+    "d12b3145850a1731c5be62bb03d5e2f416a81cf7/SMSSpamCollection"
+)
+# Of the text without its last newline: the public copies differ in that one character.
+_SHA256 = "edc1f2ca36319ca36c6f80fede2f6ae5f81335289352485f3924df077ec20266"
+NUM_TRAIN = 1_674  # the first 30 %, as in the paper
+_WORD = re.compile(r"\b\w\w+\b")
+
+
+def sms_spam(*, cache: str | Path | None = None) -> Parts:
+    """Read the SMS spam collection: counts of the words that occur in train.
+
+    A word is two letters, digits or underscores or more, in lower case; words are in alphabetical
+    order. The dense tensors take about 100 MB.
+
+    Parameters
+    ----------
+    cache
+        Folder for downloads.
+
+    Returns
+    -------
+    dict
+        With `feature_names`, the words.
+
+    Raises
+    ------
+    ValueError
+        If the text is not the published one.
+    """
+    content = _content(cache)
+    labels, messages = [], []
+    for line in content.split("\n"):
+        label, text = line.split("\t", 1)
+        labels.append(int(label == "spam"))
+        messages.append(_WORD.findall(text.lower()))
+    words = sorted({word for message in messages[:NUM_TRAIN] for word in message})
+    column = {word: index for index, word in enumerate(words)}
+    counts = np.zeros((len(messages), len(words)), np.float32)
+    for row, message in zip(counts, messages, strict=True):
+        for word in message:
+            if word in column:
+                row[column[word]] += 1
+    data, target = torch.from_numpy(counts), torch.tensor(labels)
+    return {
+        "train": data[:NUM_TRAIN],
+        "test": data[NUM_TRAIN:],
+        "labels": {"train": target[:NUM_TRAIN], "test": target[NUM_TRAIN:]},
+        "feature_names": tuple(words),
+    }
+
+
+def _content(cache: str | Path | None) -> str:
+    path = fetch(_URL, local="spam/SMSSpamCollection.tsv", cache=cache)
+    content = path.read_bytes().rstrip(b"\n")
+    found = hashlib.sha256(content).hexdigest()
+    if found != _SHA256:
+        raise ValueError(
+            f"{path.name} has sha256 {found} (without its last newline); expected {_SHA256}"
+        )
+    return content.decode("utf-8")

@@ -1,0 +1,28 @@
+"""The errors of the zoo: what was given, what was expected."""
+
+__all__ = ["ConvergenceError", "DataError", "QueryError", "RunError"]
+
+
+class DataError(ValueError):
+    """Data that a model cannot take: wrong shape, type or values."""
+
+
+class QueryError(RuntimeError):
+    """A query that a model, or this fit of it, cannot answer."""
+
+
+class ConvergenceError(RuntimeError):
+    """A solver whose objective became non-finite or went the wrong way.
+
+    Attributes
+    ----------
+    fit
+        What had been reached before, a ``Fit`` that can be saved and looked at; None if nothing.
+    """
+
+    fit = None
+    solution = None
+
+
+class RunError(RuntimeError):
+    """A saved run that is missing, truncated, corrupt or of another format."""

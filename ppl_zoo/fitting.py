@@ -1,0 +1,322 @@
+"""``fit``: a model, data and a solver in; a :class:`Fit` out. The one place that knows them all."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo import solvers
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import ConvergenceError, DataError, QueryError
+from ppl_zoo.model import Model, _no_latents
+from ppl_zoo.solvers.solution import Solution, chain_seed, load_chain, set_seed
+from ppl_zoo.tracing import Draws, describe, draw, predict, trace_program
+
+__all__ = ["Fit", "fit"]
+
+
+class Fit:
+    """A fitted model: what was found, how, and the way to ArviZ.
+
+    Attributes
+    ----------
+    model, guide
+        The model with its best chain's parameters, and the guide (None if there is none).
+    solver, seed
+        What it was fitted with.
+    solution
+        The solver's record: parameters of all chains, objective, why each chain stopped.
+    seconds
+        Time spent fitting.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        solver: Any,
+        solution: Solution,
+        rows: Rows | None,
+        *,
+        seed: int,
+        seconds: float,
+    ) -> None:
+        self.model, self.solver, self.solution = model, solver, solution
+        self.rows, self.seed, self.seconds = rows, seed, seconds
+
+    @property
+    def guide(self) -> Any:
+        """The guide program; None where the fit has none."""
+        return self.solution.guide
+
+    @property
+    def history(self) -> Mapping[str, np.ndarray]:
+        """``{"objective": (chain, step)}`` in nats, NaN after the end of a chain."""
+        return self.solution.history
+
+    @property
+    def objective(self) -> float:
+        """Final objective of the best chain, in nats."""
+        return float(self.solution.objective[self.solution.best])
+
+    @property
+    def stopped(self) -> str:
+        """Why the best chain stopped: "converged", "max_steps" or "interrupted"."""
+        return self.solution.stopped[self.solution.best]
+
+    def __repr__(self) -> str:
+        """Summarise in one line."""
+        chains = len(self.solution.stopped)
+        return (
+            f"Fit({type(self.model).__name__}, {type(self.solver).__name__}, "
+            f"objective={self.objective:.4f}, {self.stopped} after "
+            f"{self.solution.steps[self.solution.best]} steps, {chains} "
+            f"chain{'s' if chains > 1 else ''}, {self.seconds:.1f} s)"
+        )
+
+    def data(self) -> tuple[Tensor, ...]:
+        """Return the data of the fit.
+
+        Raises
+        ------
+        QueryError
+            If the fit was loaded from a run that does not hold them.
+        """
+        if self.rows is None:
+            raise QueryError("this run holds no data: pass them, zoo.load(path, data=...)")
+        return self.rows.all()
+
+    @contextlib.contextmanager
+    def chain(self, index: int) -> Iterator[Fit]:
+        """Let model and guide have the parameters of one chain for a while."""
+        self.show(index)
+        try:
+            yield self
+        finally:
+            self.show(self.solution.best)
+
+    def show(self, chain: int) -> None:
+        """Put one chain's parameters into model and guide, components in canonical order."""
+        load_chain(self.model, self.guide, self.solution.parameters, chain)
+        with torch.no_grad():
+            # after loading, so that the record keeps the order that the optimizer's state has
+            self.model.relabel()
+
+    def draws(self, num_samples: int = 1000, rows: Rows | None = None) -> list[Draws]:
+        """Scored draws of the guide, one :class:`Draws` a chain.
+
+        Parameters
+        ----------
+        num_samples
+            Draws a chain.
+        rows
+            Rows to draw the local latents of; those of the fit by default.
+        """
+        data = self.data() if rows is None else rows.all()
+        guide = _no_latents if self.guide is None else self.guide
+        out = []
+        for index in range(len(self.solution.stopped)):
+            with self.chain(index), self._seeded(index), self.model.defaults():
+                plate = self.model._find_rows(data)
+                out.append(draw(self.model, guide, data, num_samples, plate))
+        return out
+
+    def replicates(self, num_samples: int = 1000, rows: Rows | None = None) -> list[dict]:
+        """Posterior predictive draws of the same rows, ``{site: (draw, ...)}`` a chain."""
+        data = self.data() if rows is None else rows.all()
+        guide = _no_latents if self.guide is None else self.guide
+        out = []
+        for index in range(len(self.solution.stopped)):
+            with self.chain(index), self._seeded(index), self.model.defaults():
+                plate = self.model._find_rows(data)
+                drawn = predict(self.model, guide, data, num_samples, plate, keep_local=True)
+                sites = describe(trace_program(self.model, data))
+            out.append({k: v for k, v in drawn.items() if sites[k].kind == "observed"})
+        return out
+
+    def posterior(self, num_samples: int = 1000) -> dict[str, Tensor]:
+        """Draw the latents from the fitted posterior.
+
+        Parameters
+        ----------
+        num_samples
+            Draws a chain.
+
+        Returns
+        -------
+        dict
+            ``{site: (chain, draw, ...)}``; deterministic sites included.
+        """
+        if self.solution.draws is not None:
+            return {k: v[:, :num_samples] for k, v in self.solution.draws.items()}
+        parts = [d.values for d in self.draws(num_samples)]
+        return {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
+
+    def log_weights(self, num_samples: int = 4000) -> Tensor:
+        """Log importance weights of the guide's draws, ``(chain, draw)``."""
+        return torch.stack([d.log_weight for d in self.draws(num_samples)])
+
+    def khat(self, num_samples: int = 4000) -> np.ndarray:
+        """Pareto k-hat of the importance weights, one a chain; above 0.7 the guide is poor.
+
+        Yao et al. 2018 (https://arxiv.org/abs/1802.02538). NaN where the weights are constant:
+        the guide is then exact, or there is nothing latent.
+        """
+        from ppl_zoo.diagnostics.khat import khat
+
+        return np.array([khat(w) for w in self.log_weights(num_samples)])
+
+    def to_arviz(self, num_samples: int = 1000, **options: Any) -> Any:
+        """Convert to ArviZ: ``InferenceData`` (0.23) or ``DataTree`` (1.x).
+
+        See :func:`ppl_zoo.diagnostics.to_arviz` for the groups and options.
+        """
+        from ppl_zoo.diagnostics import to_arviz
+
+        return to_arviz(self, num_samples=num_samples, **options)
+
+    def save(self, path: str | Path, *, include_data: bool | None = None) -> Path:
+        """Write the fit to a run directory; see :func:`ppl_zoo.saving.save`."""
+        from ppl_zoo.saving import save
+
+        return save(self, path, include_data=include_data)
+
+    @contextlib.contextmanager
+    def _seeded(self, chain: int) -> Iterator[None]:
+        with fork_generators(self.model.device):
+            set_seed(chain_seed(self.seed, chain, -7), self.model.device)
+            yield
+
+
+def fork_generators(device: torch.device) -> Any:
+    """Leave the caller's random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    return torch.random.fork_rng(devices=devices)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Resolve "auto": a GPU where there is one.
+
+    Raises
+    ------
+    DataError
+        If the device asked for is not there.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"device: got {device!r}, which is not available here: {error}") from error
+    return torch.device(device)
+
+
+def default_solver(model: Model) -> Any:
+    """Make the solver that the model names as its own."""
+    name, options = model.default_solver
+    return getattr(solvers, name)(**options)
+
+
+def fit(
+    model: Model,
+    data: Any,
+    solver: Any = None,
+    *,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    resume: Fit | str | Path | None = None,
+) -> Fit:
+    """Fit a model to data.
+
+    Parameters
+    ----------
+    model
+        A :class:`~ppl_zoo.Model`; fitted in place.
+    data
+        Tensor or array ``(num_rows, ...)``, a tuple or mapping of them in the order of the
+        arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``). Memory-mapped
+        arrays are read a chunk at a time.
+    solver
+        ``zoo.SVI(...)``, ``zoo.EM(...)``; None for the model's own default.
+    device
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
+    seed
+        Makes the fit repeatable; the caller's random state is left alone.
+    progress
+        Show a progress bar; silent in any case where there is no terminal.
+    checkpoint
+        Run directory to save to while fitting (every ``checkpoint_seconds``) and at the end.
+    resume
+        A fit, or its run directory, to go on from: the result is that of a fit that was never
+        interrupted. ``solver`` may be left out then.
+
+    Returns
+    -------
+    Fit
+        Also after Ctrl-C: with what was reached, and ``fit.stopped == "interrupted"``.
+
+    Raises
+    ------
+    DataError
+        If the model cannot take the data.
+    ConvergenceError
+        If the objective becomes non-finite, or EM lowers it.
+    """
+    if not isinstance(model, Model):
+        raise DataError(f"model: got a {type(model).__name__}, expected a zoo.Model")
+    before: Fit | None = None
+    if resume is not None:
+        from ppl_zoo.saving import load
+
+        before = resume if isinstance(resume, Fit) else load(resume, model=model, data=data)
+        if type(before.model) is not type(model):
+            raise DataError(
+                f"resume: got a fit of {type(before.model).__name__}, "
+                f"expected one of {type(model).__name__}"
+            )
+        solver = before.solver if solver is None else solver
+        seed = before.seed
+    solver = default_solver(model) if solver is None else solver
+    if not hasattr(solver, "solve"):
+        raise DataError(f"solver: got {solver!r}, expected zoo.SVI(...), zoo.EM(...), ...")
+    model.to(pick_device(device))
+    rows = model.as_rows(getattr(data, "train", data))
+    model.check_data(rows)
+    started = time.perf_counter()
+    spent = 0.0 if before is None else before.seconds
+
+    def wrap(solution: Solution) -> Fit:
+        seconds = spent + time.perf_counter() - started
+        return Fit(model, solver, solution, rows, seed=seed, seconds=seconds)
+
+    keep = None if checkpoint is None else lambda solution: wrap(solution).save(checkpoint)
+    try:
+        with fork_generators(model.device), model.defaults():
+            solution = solver.solve(
+                model,
+                rows,
+                seed=seed,
+                progress=progress,
+                resume=None if before is None else before.solution,
+                checkpoint=keep,
+                checkpoint_seconds=checkpoint_seconds,
+            )
+    except ConvergenceError as error:
+        if error.solution is not None:
+            error.fit = wrap(error.solution)
+        raise
+    done = wrap(solution)
+    done.show(solution.best)
+    model.remember(rows, solution.guide)
+    if keep is not None:
+        keep(solution)
+    return done

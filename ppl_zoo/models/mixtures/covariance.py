@@ -1,0 +1,226 @@
+"""Four kinds of covariance: what each stores, how it enters the model, and its M-step.
+
+Each kind stores a scale (a Cholesky factor or standard deviations), never a covariance, so that
+rounding cannot make it indefinite. Second moments come in the smallest form that the kind
+needs: ``squares`` is ``(K, D (D + 1) / 2)`` for full, ``(D (D + 1) / 2,)`` for tied, ``(K, D)``
+for diagonal and ``(K,)`` for spherical.
+"""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["KINDS", "Diagonal", "Full", "Spherical", "Tied"]
+
+
+class Full:
+    """One covariance matrix a component; the scale is its Cholesky factor ``(K, D, D)``."""
+
+    name = "full"
+    constraint = constraints.lower_cholesky
+    triangular = True
+
+    def start(self, num_components: int, num_features: int) -> Tensor:
+        """Return unit scales."""
+        return torch.eye(num_features).repeat(num_components, 1, 1)
+
+    def num_free(self, num_components: int, num_features: int) -> int:
+        """Count the free numbers of the covariances."""
+        return num_components * num_features * (num_features + 1) // 2
+
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of x given its assignment."""
+        return dist.MultivariateNormal(loc[z], scale_tril=scale[z])
+
+    def covariances(self, scale: Tensor) -> Tensor:
+        """Covariances of scales."""
+        return scale @ scale.mT
+
+    def factor(self, scatter: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+        """Scales of the covariances ``scatter + floor``, where scatter may have lost definiteness."""
+        factor, info = torch.linalg.cholesky_ex(scatter + floor)
+        if info.any():
+            values, vectors = torch.linalg.eigh(scatter)
+            least = values.amax(-1, keepdim=True) * torch.finfo(scatter.dtype).eps
+            repaired = (vectors * values.clamp_min(least.clamp_min(1e-30)).unsqueeze(-2)) @ vectors.mT
+            repaired = torch.linalg.cholesky(repaired + floor)
+            factor = torch.where((info > 0)[..., None, None], repaired, factor)
+        return factor
+
+    def linear_map(self, whitener: Tensor, scale: Tensor, inverse: bool = False) -> Tensor:
+        """Scales in whitened coordinates, or back."""
+        if inverse:
+            return torch.linalg.solve_triangular(whitener, scale, upper=False)
+        return whitener @ scale
+
+    def log_det(self, scale: Tensor, num_features: int) -> Tensor:
+        """Half the log determinant of each covariance."""
+        return scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def whitened(self, difference: Tensor, scale: Tensor) -> Tensor:
+        """Differences ``(..., D)`` in units of the scale."""
+        return torch.linalg.solve_triangular(scale, difference.unsqueeze(-1), upper=False)[..., 0]
+
+    # ---- the M-step -------------------------------------------------------------------------
+
+    def pack(self, matrix: Tensor) -> Tensor:
+        """Second moments in the form of ``squares``."""
+        rows, columns = torch.triu_indices(*matrix.shape[-2:], device=matrix.device)
+        return matrix[..., rows, columns]
+
+    def unpack(self, squares: Tensor, num_features: int) -> Tensor:
+        """Reverse :meth:`pack`."""
+        rows, columns = torch.triu_indices(num_features, num_features, device=squares.device)
+        out = squares.new_empty(*squares.shape[:-1], num_features, num_features)
+        out[..., rows, columns] = squares
+        out[..., columns, rows] = squares
+        return out
+
+    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """Compute ``s m' + m s' - N m m'``: second moments less this are the scatter around m."""
+        half = (sums - 0.5 * counts[:, None] * means)[:, :, None] * means[:, None, :]
+        return half + half.mT
+
+    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Divisor of the scatter: effective number of rows."""
+        return (counts + prior)[:, None, None]
+
+    def prior(self, covariance: Tensor) -> Tensor:
+        """Prior covariance in the form of the scatter."""
+        return covariance
+
+
+class Tied(Full):
+    """One covariance matrix for all components; the scale is its Cholesky factor ``(D, D)``."""
+
+    name = "tied"
+
+    def start(self, num_components: int, num_features: int) -> Tensor:
+        """Return unit scales."""
+        return torch.eye(num_features)
+
+    def num_free(self, num_components: int, num_features: int) -> int:
+        """Count the free numbers of the covariances."""
+        return num_features * (num_features + 1) // 2
+
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of x given its assignment."""
+        return dist.MultivariateNormal(loc[z], scale_tril=scale)
+
+    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """As for full, summed over components."""
+        half = (sums - 0.5 * counts[:, None] * means).mT @ means
+        return half + half.mT
+
+    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Divisor of the scatter: effective number of rows."""
+        return counts.sum() + prior
+
+
+class Diagonal:
+    """Independent features; the scale is their standard deviations ``(K, D)``."""
+
+    name = "diagonal"
+    constraint = constraints.positive
+    triangular = False
+
+    def start(self, num_components: int, num_features: int) -> Tensor:
+        """Return unit scales."""
+        return torch.ones(num_components, num_features)
+
+    def num_free(self, num_components: int, num_features: int) -> int:
+        """Count the free numbers of the covariances."""
+        return num_components * num_features
+
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of x given its assignment."""
+        return dist.Normal(loc[z], scale[z]).to_event(1)
+
+    def covariances(self, scale: Tensor) -> Tensor:
+        """Variances of standard deviations."""
+        return scale**2
+
+    def factor(self, scatter: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+        """Standard deviations of the variances ``scatter + floor``."""
+        return (scatter.clamp_min(0.0) + floor).clamp_min(1e-30).sqrt()
+
+    def linear_map(self, whitener: Tensor, scale: Tensor, inverse: bool = False) -> Tensor:
+        """Scales in whitened coordinates, or back."""
+        return scale / whitener if inverse else scale * whitener
+
+    def log_det(self, scale: Tensor, num_features: int) -> Tensor:
+        """Half the log determinant of each covariance."""
+        return scale.log().sum(-1)
+
+    def whitened(self, difference: Tensor, scale: Tensor) -> Tensor:
+        """Differences ``(..., D)`` in units of the scale."""
+        return difference / scale
+
+    def pack(self, matrix: Tensor) -> Tensor:
+        """Second moments in the form of ``squares``."""
+        return matrix
+
+    def unpack(self, squares: Tensor, num_features: int) -> Tensor:
+        """Reverse :meth:`pack`."""
+        return squares
+
+    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """Compute ``2 s m - N m^2``: second moments less this are the scatter around m."""
+        return (2.0 * sums - counts[:, None] * means) * means
+
+    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Divisor of the scatter: effective number of rows."""
+        return (counts + prior)[:, None]
+
+    def prior(self, covariance: Tensor) -> Tensor:
+        """Prior covariance in the form of the scatter."""
+        return covariance
+
+
+class Spherical(Diagonal):
+    """One variance for all features; the scale is a standard deviation ``(K,)``."""
+
+    name = "spherical"
+
+    def start(self, num_components: int, num_features: int) -> Tensor:
+        """Return unit scales."""
+        return torch.ones(num_components)
+
+    def num_free(self, num_components: int, num_features: int) -> int:
+        """Count the free numbers of the covariances."""
+        return num_components
+
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of x given its assignment."""
+        return dist.Normal(loc[z], scale[z].unsqueeze(-1)).to_event(1)
+
+    def linear_map(self, whitener: Tensor, scale: Tensor, inverse: bool = False) -> Tensor:
+        """Scales in whitened coordinates, or back; the whitener has one number D times."""
+        return scale / whitener[0] if inverse else scale * whitener[0]
+
+    def log_det(self, scale: Tensor, num_features: int) -> Tensor:
+        """Half the log determinant of each covariance."""
+        return num_features * scale.log()
+
+    def whitened(self, difference: Tensor, scale: Tensor) -> Tensor:
+        """Differences ``(..., D)`` in units of the scale."""
+        return difference / scale.unsqueeze(-1)
+
+    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """As for diagonal, summed over features."""
+        return super().cross(counts, sums, means).sum(-1)
+
+    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Divisor of the scatter: effective number of numbers."""
+        return (counts + prior) * num_features
+
+    def prior(self, covariance: Tensor) -> Tensor:
+        """Prior variance, summed over features as the scatter is."""
+        return covariance.sum(-1)
+
+
+Kind = Full | Diagonal
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Full(), Tied(), Diagonal(), Spherical())}

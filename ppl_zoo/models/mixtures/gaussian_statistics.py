@@ -1,0 +1,239 @@
+"""The E-step of Gaussian mixtures: scores, responsibilities and moments, a chunk at a time.
+
+A Gaussian log density is linear in the products x_i x_j and in x_i, so that one matrix product
+scores a chunk of rows under every component, and a second one sums the moments:
+
+    phi(x) = [x_i x_j (i <= j), x_i]      E = A phi + c      M = R phi'
+
+with the products that the kind of covariance needs (all pairs, squares, or the norm alone).
+That is half the arithmetic of whitening the rows for each component, and both products run at
+the speed of the matrix unit. The price is cancellation: rounding is relative to |mu|^2 / sigma^2.
+So rows are centred and whitened globally before, and components for which the rounding would
+still show (tight and far from the centre) are scored and summed by their differences from the
+mean. Sums over chunks are float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ppl_zoo.models.mixtures.covariance import KINDS, Kind
+
+__all__ = ["Scorer", "Workspace"]
+
+#: rounding of a row's score that is let through, in nats (a standard deviation)
+TOLERANCE = 1e-3
+#: responsibilities below this do not enter the moments of components summed by differences
+NEGLIGIBLE = 1e-12
+
+
+class Workspace:
+    """Memory that all chunks share, so that no chunk has to be given fresh pages."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+        """Return an uninitialised ``(rows, columns)`` tensor that the next take may overwrite."""
+        flat = self.buffers.get(name)
+        fits = flat is not None and flat.numel() >= rows * columns
+        if not fits or (flat.dtype, flat.device) != (like.dtype, like.device):
+            flat = self.buffers[name] = like.new_empty(rows * columns)
+        return flat[: rows * columns].view(rows, columns)
+
+    def __deepcopy__(self, memo: dict) -> Workspace:
+        """Copies of a model do not share memory, nor copy what is in it."""
+        return Workspace()
+
+
+class Scorer:
+    """A mixture in whitened coordinates, ready to score rows.
+
+    Parameters
+    ----------
+    kind
+        Kind of covariance.
+    log_weights, means, scale
+        float64: ``(K,)``, ``(K, D)``, and as the kind stores it.
+    dtype
+        Type in which rows are scored.
+    workspace
+        Memory to be reused.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        log_weights: Tensor,
+        means: Tensor,
+        scale: Tensor,
+        dtype: torch.dtype,
+        workspace: Workspace,
+    ) -> None:
+        self.kind, self.dtype, self.workspace = kind, dtype, workspace
+        self.num_components, self.num_features = means.shape
+        num_features = self.num_features
+        constant = log_weights - kind.log_det(scale, num_features)
+        self.map = None
+        if kind.name == "tied":  # in units of the shared factor a tied mixture is spherical
+            self.map = torch.linalg.solve_triangular(scale, _eye(scale), upper=False)
+            means, scale = means @ self.map.mT, scale.new_ones(len(means))
+        self.basis = KINDS["spherical"] if kind.name == "tied" else kind
+        self.precision_factor = self._precision_factor(scale)
+        quadratic, linear, offset, rounding = self._coefficients(means)
+        constant = constant - 0.5 * num_features * math.log(2.0 * math.pi)
+        self.by_difference = (rounding * torch.finfo(dtype).eps > TOLERANCE).nonzero()[:, 0].tolist()
+        self.coefficients = torch.cat([quadratic, linear], 1).to(dtype)
+        self.offset = (constant + offset).to(dtype)[:, None]
+        self.constant, self.means64 = constant.to(dtype), means
+        self.means = means.to(dtype)
+        self.precision_factor = self.precision_factor.to(dtype)
+
+    # ---- features and scores ----------------------------------------------------------------
+
+    def chunk_size(self) -> int:
+        """Rows in memory at once: some 16 MB of features on a CPU, more on a GPU."""
+        width = self.coefficients.shape[1] + 2 * self.num_components + 2 * self.num_features
+        elements = 2**22 if self.means.device.type == "cpu" else 2**26
+        return max(64, min(65536, elements // width))
+
+    def features(self, y: Tensor) -> Tensor:
+        """Quadratic and linear features ``(F, n)`` of rows ``(D, n)``."""
+        num_features, count = y.shape
+        phi = self.workspace.take("features", self.coefficients.shape[1], count, y)
+        if self.basis.name == "full":
+            start = 0
+            for i in range(num_features):
+                torch.mul(y[i:], y[i], out=phi[start : start + num_features - i])
+                start += num_features - i
+        elif self.basis.name == "diagonal":
+            torch.mul(y, y, out=phi[:num_features])
+        else:
+            torch.sum(y * y, 0, out=phi[0])
+        phi[-num_features:] = y
+        return phi
+
+    def scores(self, y: Tensor, phi: Tensor) -> Tensor:
+        """Log joint density ``(K, n)`` of rows and assignments."""
+        scores = self.workspace.take("scores", self.num_components, y.shape[1], y)
+        torch.addmm(self.offset, self.coefficients, phi, out=scores)
+        for k in self.by_difference:
+            z = self._in_units(k, y - self.means[k, :, None])
+            scores[k] = self.constant[k] - 0.5 * (z * z).sum(0)
+        return scores
+
+    def log_joint(self, y: Tensor) -> Tensor:
+        """Log joint density ``(K, n)`` of whitened rows ``(D, n)``, in shared memory."""
+        y = y if self.map is None else self.map.to(self.dtype) @ y
+        return self.scores(y, self.features(y))
+
+    # ---- moments ----------------------------------------------------------------------------
+
+    def zeros(self) -> dict[str, Tensor]:
+        """Statistics of no rows."""
+        new = self.means64.new_zeros
+        products = self.coefficients.shape[1]
+        out = {"log_likelihood": new(()), "num_rows": new(()), "counts": new(self.num_components)}
+        if self.map is not None:
+            out["total"] = new(self.num_features, self.num_features)
+        return out | {"moments": new(self.num_components, products)}
+
+    def accumulate(self, y: Tensor, weight: Tensor | None, statistics: dict[str, Tensor]) -> None:
+        """Add the expected statistics of whitened rows ``(D, n)`` in place."""
+        if self.map is not None:
+            weighted = y if weight is None else y * weight
+            statistics["total"] += weighted.double() @ y.double().mT
+            y = self.map.to(self.dtype) @ y
+        phi = self.features(y)
+        r = self.scores(y, phi)
+        top = r.amax(0)
+        r.sub_(top).exp_()
+        norm = r.sum(0)
+        log_density = top + norm.log()
+        r.div_(norm if weight is None else norm / weight)
+        if weight is not None:
+            log_density = log_density * weight
+        statistics["log_likelihood"] += log_density.sum(dtype=torch.float64)
+        statistics["num_rows"] += y.shape[1] if weight is None else weight.sum(dtype=torch.float64)
+        statistics["counts"] += r.sum(1, dtype=torch.float64)
+        moments = self.workspace.take("moments", *statistics["moments"].shape, y)
+        torch.mm(r, phi.mT, out=moments)
+        total = moments.double()
+        for k in self.by_difference:
+            total[k] = self._moments_by_difference(k, y, r[k])
+        statistics["moments"] += total
+
+    def finish(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Take moments apart into ``sums`` and ``squares``, as the M-step reads them."""
+        moments, num_features = statistics.pop("moments"), self.num_features
+        sums, squares = moments[:, -num_features:], moments[:, :-num_features]
+        if self.map is not None:
+            sums = torch.linalg.solve_triangular(self.map, sums.mT, upper=False).mT
+            squares = self.kind.pack(statistics.pop("total"))
+        elif self.basis.name == "spherical":
+            squares = squares[:, 0]
+        return statistics | {"sums": sums, "squares": squares}
+
+    # ---- the kinds --------------------------------------------------------------------------
+
+    def _precision_factor(self, scale: Tensor) -> Tensor:
+        if self.basis.name == "full":
+            return torch.linalg.solve_triangular(scale, _eye(scale).expand_as(scale), upper=False)
+        return 1.0 / scale
+
+    def _coefficients(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Coefficients of the features, the constant, and the size of what cancels, per row."""
+        factor = self.precision_factor
+        if self.basis.name == "full":
+            precision = factor.mT @ factor
+            linear = (precision @ means[:, :, None])[..., 0]
+            covariance = torch.linalg.inv(factor)
+            second = (covariance**2).sum(-1) + means**2
+            size = (precision**2 * second[:, :, None] * second[:, None, :]).sum((1, 2)).sqrt()
+            quadratic = -self.basis.pack(precision)
+            diagonal = torch.arange(self.num_features, 0, -1, device=means.device).cumsum(0)
+            quadratic[:, torch.cat([diagonal.new_zeros(1), diagonal[:-1]])] *= 0.5
+        elif self.basis.name == "diagonal":
+            precision = factor**2
+            linear, quadratic = precision * means, -0.5 * precision
+            size = (1.0 + precision * means**2).square().sum(-1).sqrt()
+        else:
+            precision = factor[:, None] ** 2
+            linear, quadratic = precision * means, -0.5 * precision
+            size = self.num_features + (precision * means**2).sum(-1)
+        return quadratic, linear, -0.5 * (linear * means).sum(-1), size
+
+    def _in_units(self, k: int, difference: Tensor) -> Tensor:
+        factor = self.precision_factor[k]
+        if self.basis.name == "full":
+            return factor @ difference
+        return difference * (factor[:, None] if self.basis.name == "diagonal" else factor)
+
+    def _moments_by_difference(self, k: int, y: Tensor, r: Tensor) -> Tensor:
+        """Moments of one component from differences to its mean, shifted back in float64."""
+        rows = (r > NEGLIGIBLE).nonzero()[:, 0]
+        mean, difference = self.means64[k], y[:, rows] - self.means[k, :, None]
+        weighted = difference * r[rows]
+        mean = self.means[k].double()
+        count, first = r[rows].sum(dtype=torch.float64), weighted.sum(1, dtype=torch.float64)
+        if self.basis.name == "full":
+            second = (weighted @ difference.mT).double()
+        else:
+            second = (weighted * difference).sum(1, dtype=torch.float64)
+        # around the mean m: sum x x' = C + s m' + m s' - N m m' with s = sum x
+        sums = first + count * mean
+        if self.basis.name == "full":
+            half = torch.outer(sums - 0.5 * count * mean, mean)
+            second = self.basis.pack(second + half + half.mT)
+        else:
+            second = second + (2.0 * sums - count * mean) * mean
+            if self.basis.name == "spherical":
+                second = second.sum(0, keepdim=True)
+        return torch.cat([second, sums])
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)

@@ -1,0 +1,375 @@
+"""Run directories: a fit on disk. Tensors as safetensors, the rest as JSON, nothing pickled.
+
+``fit.json`` holds the model's class and arguments, the solver's options, seed, versions and the
+SHA-256 of the other files; ``weights``, ``state``, ``history`` and ``data`` (all
+``.safetensors``) hold tensors. A run is written beside its place and moved there when it is
+complete, so that a run directory is whole or not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ppl_zoo import solvers
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import RunError
+from ppl_zoo.fitting import Fit, fork_generators, pick_device
+from ppl_zoo.model import Model
+from ppl_zoo.solvers.solution import Solution, chain_seed, set_seed
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+FILES = ("weights", "state", "history", "data")
+#: data up to this many bytes go into the run unless told otherwise
+SMALL_DATA = 100 * 2**20
+
+
+def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Path:
+    """Write a fit to a directory, replacing a run that stands there.
+
+    Parameters
+    ----------
+    fit
+        The fit, complete or interrupted.
+    path
+        The run directory.
+    include_data
+        Whether the data go with it, so that ``to_arviz`` and ``resume`` need no more after
+        loading. By default they do if they take up to 100 MiB.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    RunError
+        If something else than a run stands at ``path``.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "fit.json").exists() and any(path.iterdir()):
+        raise RunError(f"{path}: got a folder that is no run, expected a new or an old run's place")
+    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
+    tensors["weights"] |= fit.solution.parameters
+    solution = fit.solution
+    config, model_args = {}, fit.model.config
+    for key, value in model_args.items():
+        config[key] = _encode(value, f"config.{key}", tensors["weights"])
+    example = []
+    if fit.model._example is not None:
+        for index, (one, per_row) in enumerate(fit.model._example):
+            tensors["weights"][f"example.{index}"] = one
+            example.append(per_row)
+    if solution.draws is not None:
+        tensors["weights"] |= {f"draws.{k}": v for k, v in solution.draws.items()}
+    tensors["state"] |= solution.state_tensors
+    tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in solution.history.items()}
+    kept = _data_tensors(fit.rows, include_data)
+    tensors["data"] |= kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        sums = {}
+        for name in FILES:
+            if not tensors[name]:
+                continue
+            file = place / f"{name}.safetensors"
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors[name].items()}, file)
+            sums[file.name] = _sha256(file)
+        record = {
+            "format": FORMAT,
+            "model": {"class": _name(type(fit.model)), "config": config},
+            "solver": _encode_solver(fit.solver),
+            "example": example,
+            "stopped": list(solution.stopped),
+            "objective": [None if not np.isfinite(v) else float(v) for v in solution.objective],
+            "summed_out": list(solution.summed_out),
+            "state": solution.state_values,
+            "rows_plate": fit.model.rows_plate,
+            "seed": fit.seed,
+            "seconds": fit.seconds,
+            "dtype": str(fit.model.dtype).removeprefix("torch."),
+            "device": str(fit.model.device),
+            "versions": versions(),
+            "files": sums,
+        }
+        (place / "fit.json").write_text(json.dumps(record, indent=1) + "\n")
+        os.chmod(place, 0o755)
+        _replace(place, path)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return path
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Model | type[Model] | None = None,
+    data: Any = None,
+    solver: Any = None,
+    device: str | torch.device = "auto",
+) -> Fit:
+    """Read a saved fit.
+
+    Parameters
+    ----------
+    path
+        A run directory written by :meth:`Fit.save`.
+    model
+        A model or class of one's own; found by name if it is imported already. No code is run
+        or imported because a file names it.
+    data
+        The data, where the run does not hold them.
+    solver
+        The solver, where its options hold functions that JSON does not (a schedule, a guide).
+    device
+        Where to put it; "auto" takes a GPU where there is one.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    RunError
+        If the run is missing, truncated, corrupt or of a class that is not known here.
+    """
+    path = Path(path)
+    record = _read_record(path)
+    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
+    for name, digest in record["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise RunError(f"{file}: missing, expected the files {sorted(record['files'])}")
+        if _sha256(file) != digest:
+            raise RunError(f"{file}: corrupt or truncated (its checksum is not that of fit.json)")
+        try:
+            tensors[file.stem] = load_file(file)
+        except SafetensorError as error:
+            raise RunError(f"{file}: corrupt: {error}") from error
+    weights = tensors["weights"]
+    own = _build_model(record["model"], weights, model, path)
+    own.to(pick_device(device), getattr(torch, record["dtype"]))
+    own.__dict__["_rows_plate"] = record["rows_plate"]
+    solver = _decode_solver(record["solver"]) if solver is None else solver
+    if data is None and tensors["data"]:
+        data = tuple(tensors["data"][str(i)] for i in range(len(tensors["data"])))
+    rows = None if data is None else own.as_rows(getattr(data, "train", data))
+    example = [
+        (weights[f"example.{i}"].to(own.device), per_row)
+        for i, per_row in enumerate(record["example"])
+    ]
+    parameters = {
+        k: v.to(own.device) for k, v in weights.items() if k.startswith(("model.", "guide."))
+    }
+    draws = {k.removeprefix("draws."): v for k, v in weights.items() if k.startswith("draws.")}
+    guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
+    solution = Solution(
+        parameters=parameters,
+        history={k: v.numpy() for k, v in tensors["history"].items()},
+        objective=np.array([np.nan if v is None else v for v in record["objective"]]),
+        stopped=tuple(record["stopped"]),
+        guide=guide,
+        summed_out=tuple(record["summed_out"]),
+        draws=draws or None,
+        state_tensors={k: v.to(own.device) for k, v in tensors["state"].items()},
+        state_values=record["state"],
+    )
+    fit = Fit(own, solver, solution, rows, seed=record["seed"], seconds=record["seconds"])
+    try:
+        fit.show(solution.best)
+    except RuntimeError as error:
+        raise RunError(f"{path}: its weights do not fit {type(own).__name__}: {error}") from error
+    own.__dict__.update(_fitted_guide=guide, _example=tuple(example) or None)
+    return fit
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("ppl-zoo", "torch", "pyro-ppl", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _read_record(path: Path) -> dict:
+    file = path / "fit.json"
+    if not file.is_file():
+        raise RunError(f"{path}: no run here (no fit.json), expected a folder made by fit.save()")
+    try:
+        record = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: corrupt or truncated: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise RunError(f"{file}: got format {found}, expected {FORMAT}")
+    missing = {"model", "solver", "files", "dtype", "seed", "state"} - record.keys()
+    if missing:
+        raise RunError(f"{file}: incomplete, without {sorted(missing)}")
+    return record
+
+
+def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
+    if isinstance(given, Model):
+        return given
+    cls = given if given is not None else _find_class(record["class"])
+    if cls is None:
+        raise RunError(
+            f"{path}: holds a {record['class']}, which is not imported here; import it, "
+            "or pass zoo.load(path, model=ThatClass)"
+        )
+    config = {k: _decode(v, weights, k, path) for k, v in record["config"].items()}
+    return cls(**config)
+
+
+def _build_guide(
+    model: Model, solver: Any, rows: Rows | None, example: list, seed: int, parameters: dict
+) -> Any:
+    if not hasattr(solver, "pair"):
+        return model.guide
+    if rows is None:
+        if not example:
+            return model.guide
+        rows = Rows(tuple(t for t, _ in example), model.device, model.dtype)
+    with fork_generators(model.device), model.defaults():
+        set_seed(chain_seed(seed, 0), model.device)
+        pair = solver.pair(model, rows)
+    guide = pair.guide if model.guide is None or solver.guide is not None else model.guide
+    if isinstance(guide, nn.Module):
+        made = {k: tuple(v.shape) for k, v in guide.state_dict().items()}
+        held = {
+            k.removeprefix("guide."): tuple(v.shape[1:])
+            for k, v in parameters.items()
+            if k.startswith("guide.")
+        }
+        if made != held:
+            raise RunError(
+                "the guide has parameters for single rows and the run holds no data: "
+                "pass them, zoo.load(path, data=...)"
+            )
+    return guide
+
+
+def _find_class(name: str) -> type[Model] | None:
+    import ppl_zoo.models  # noqa: F401  so that the zoo's own classes are known
+
+    waiting = [Model]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if _name(cls) == name:
+            return cls
+    return None
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {"tensor": key}
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {"dict": {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
+    return {"unsaved": f"{type(value).__name__}"}
+
+
+def _decode(value: Any, tensors: dict[str, Tensor], key: str, path: Path) -> Any:
+    if isinstance(value, list):
+        return [_decode(v, tensors, key, path) for v in value]
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        if "dict" in value:
+            return {k: _decode(v, tensors, k, path) for k, v in value["dict"].items()}
+        raise RunError(
+            f"{path}: the model's argument {key!r} ({value['unsaved']}) cannot be saved; "
+            "build the model and pass it, zoo.load(path, model=...)"
+        )
+    return value
+
+
+def _encode_solver(solver: Any) -> dict:
+    options = {}
+    for field in dataclasses.fields(solver):
+        value = getattr(solver, field.name)
+        if isinstance(value, type):
+            value = {"type": _name(value)}
+        elif not isinstance(value, (str, int, float, bool, type(None))):
+            value = {"unsaved": repr(value)}
+        options[field.name] = value
+    return {"class": type(solver).__name__, "options": options}
+
+
+def _decode_solver(record: dict) -> Any:
+    cls = getattr(solvers, record["class"], None)
+    if cls is None:
+        raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
+    options = {}
+    for name, value in record["options"].items():
+        if isinstance(value, dict):
+            known = {_name(c): c for c in _torch_and_pyro_classes()}
+            if value.get("type") not in known:
+                raise RunError(
+                    f"solver option {name}={value.get('type') or value.get('unsaved')} cannot "
+                    "be read from a file: pass zoo.load(path, solver=...)"
+                )
+            value = known[value["type"]]
+        options[name] = value
+    return cls(**options)
+
+
+def _torch_and_pyro_classes() -> list[type]:
+    from pyro.infer import autoguide
+
+    found = [*vars(torch.optim).values(), *vars(autoguide).values()]
+    return [c for c in found if isinstance(c, type)]
+
+
+def _data_tensors(rows: Rows | None, include: bool | None) -> dict[str, Tensor]:
+    if rows is None or include is False:
+        return {}
+    size = sum(a.nbytes for a in rows.arrays)
+    if include is None and size > SMALL_DATA:
+        return {}
+    return {str(i): t for i, t in enumerate(rows.all())}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Put a complete folder in the place of another."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    old = new.with_name(new.name + "-old")
+    os.replace(path, old)
+    os.replace(new, path)
+    shutil.rmtree(old, ignore_errors=True)

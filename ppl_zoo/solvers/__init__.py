@@ -1,0 +1,11 @@
+"""Solvers: ways to climb the evidence lower bound L(q, theta).
+
+They differ in what they hold fixed and in what family q lies. EM takes q to be the exact
+posterior of the local latents and a point for theta; SVI climbs L by stochastic gradients.
+"""
+
+from ppl_zoo.solvers.em import EM
+from ppl_zoo.solvers.solution import Solution
+from ppl_zoo.solvers.svi import SVI
+
+__all__ = ["EM", "SVI", "Solution"]

@@ -1,0 +1,89 @@
+"""Evidence lower bounds by name, and one gradient step of any of Pyro's."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from pyro import infer
+from torch import Tensor
+
+from ppl_zoo.errors import ConvergenceError
+from ppl_zoo.solvers.guides import Pair
+
+__all__ = ["ELBOS", "ImportanceELBO", "estimate_and_differentiate", "make_elbo"]
+
+
+class ImportanceELBO(infer.ELBO):
+    """Renyi bound on log p(x); with ``alpha=0`` the importance-weighted bound.
+
+    Burda et al. 2016 (https://arxiv.org/abs/1509.00519), Li & Turner 2016
+    (https://arxiv.org/abs/1602.02311). Needs a reparametrised guide.
+    """
+
+    def __init__(self, alpha: float = 0.0, num_particles: int = 2, **options: Any) -> None:
+        if alpha == 1:
+            raise ValueError("alpha: got 1, whose bound is the ELBO; use elbo='trace'")
+        super().__init__(num_particles=num_particles, **options)
+        self.alpha = alpha
+
+    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
+        from pyro.infer.enum import get_importance_trace
+
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the negative bound, differentiable."""
+        weights = torch.stack(
+            [
+                model_trace.log_prob_sum() - guide_trace.log_prob_sum()
+                for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs)
+            ]
+        )
+        order = 1.0 - self.alpha
+        return -((order * weights).logsumexp(0) - math.log(self.num_particles)) / order
+
+
+ELBOS: dict[str, Any] = {
+    "trace": infer.Trace_ELBO,
+    "mean-field": infer.TraceMeanField_ELBO,
+    "enum": infer.TraceEnum_ELBO,
+    "graph": infer.TraceGraph_ELBO,
+    "importance": ImportanceELBO,
+}
+
+
+def make_elbo(spec: Any, pair: Pair, num_particles: int) -> Any:
+    """Return the bound that a name stands for; an ELBO object is taken as it is."""
+    if not isinstance(spec, str):
+        return spec
+    if spec == "auto":
+        spec = "enum" if pair.summed_out else "graph" if pair.score_function else "trace"
+    return ELBOS[spec](num_particles=num_particles, max_plate_nesting=max(pair.nesting, 1))
+
+
+def estimate_and_differentiate(
+    elbo: Any, pair: Pair, data: tuple[Tensor, ...], parameters: list[Tensor]
+) -> float:
+    """Estimate the negative bound and leave its gradients in the parameters.
+
+    Gradients are not computed where the estimate is not finite.
+    """
+    with warnings.catch_warnings():
+        # the caller deals with values that are not finite, and says more than this warning
+        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+inf|-inf)")
+        if not hasattr(elbo, "differentiable_loss"):
+            value = elbo.loss_and_grads(pair.model, pair.guide, *data)
+            if all(p.grad is None for p in parameters):
+                raise ConvergenceError(
+                    f"{type(elbo).__name__} left no gradients: it only sees pyro.param; "
+                    "for a Renyi bound use elbo='importance'"
+                )
+            return float(value)
+        loss = elbo.differentiable_loss(pair.model, pair.guide, *data)
+    value = loss.item()
+    if math.isfinite(value):
+        loss.backward()
+    return value

@@ -1,0 +1,145 @@
+"""Guides: the family that q is taken from."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import autoguide
+from torch import nn
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.model import Model, _no_latents
+from ppl_zoo.tracing import Site, describe, trace_program, with_summed_out
+
+__all__ = ["GUIDES", "Pair", "make_pair"]
+
+#: guides by name; any other autoguide class of Pyro can be given itself
+GUIDES: dict[str, type[autoguide.AutoGuide]] = {
+    "normal": autoguide.AutoNormal,
+    "multivariate-normal": autoguide.AutoMultivariateNormal,
+    "low-rank": autoguide.AutoLowRankMultivariateNormal,
+    "delta": autoguide.AutoDelta,
+}
+
+
+@dataclass
+class Pair:
+    """A model and its guide as Pyro programs, ready for an ELBO."""
+
+    model: Callable[..., Any]
+    guide: Any
+    sites: dict[str, Site]
+    summed_out: tuple[str, ...]
+    nesting: int
+    score_function: bool
+
+
+def _is_autoguide_maker(spec: Any) -> bool:
+    target = spec.func if isinstance(spec, functools.partial) else spec
+    return inspect.isclass(target) and issubclass(target, autoguide.AutoGuide)
+
+
+def make_pair(
+    model: Model, spec: Any, rows: Rows, batch_size: int | None, chain: int = 0
+) -> Pair:
+    """Build the guide for a model.
+
+    Parameters
+    ----------
+    model
+        The model.
+    spec
+        None for the model's own guide or else a mean-field normal; a name of :data:`GUIDES`; an
+        autoguide class (perhaps ``functools.partial`` with options); or a guide program with
+        the model's arguments.
+    rows
+        The data; autoguides run the model on them once.
+    batch_size
+        Rows in a minibatch, None for all.
+    chain
+        The first chain's autoguide starts in the middle (0 on the unconstrained scale), others
+        at random within 2 of it.
+
+    Raises
+    ------
+    DataError
+        If an autoguide would need parameters for rows that a minibatch does not show.
+    """
+    small = batch_size is not None and batch_size < len(rows)
+    setup = rows.head(batch_size) if small else rows.all()
+    trace = trace_program(model, setup)
+    sites = describe(trace)
+    latent = [s for s in sites.values() if s.kind == "latent"]
+    discrete = tuple(s.name for s in latent if s.discrete)
+    continuous = [s for s in latent if not s.discrete]
+    own = spec is None and model.guide is not None
+
+    if own:
+        guide = model.guide
+    elif spec is None and not continuous:
+        guide = _no_latents
+    else:
+        spec = _by_name("normal" if spec is None else spec, chain)
+        if _is_autoguide_maker(spec):
+            local = [s.name for s in continuous if s.is_local(model.rows_plate)]
+            if small and local:
+                raise DataError(
+                    f"{type(model).__name__}: got batch_size={batch_size} with the latents "
+                    f"{local} of single rows, expected an amortised guide for them "
+                    "(write a method guide), or batch_size=None"
+                )
+            guide = spec(poutine.block(model, hide=list(discrete)))
+        else:
+            guide = spec
+    if isinstance(guide, nn.Module):
+        with torch.no_grad(), poutine.block():
+            guide(*setup)  # autoguides make their parameters at their first run
+        guide.to(rows.device)
+    drawn = {s.name: s for s in describe(trace_program(guide, setup)).values()}
+    summed_out = discrete
+    if not own and spec is not None and not _is_autoguide_maker(spec):
+        summed_out = tuple(name for name in discrete if name not in drawn)
+    program = with_summed_out(model, summed_out)
+    hidden = [name for name in summed_out if name in drawn]
+    shown = poutine.block(guide, hide=hidden) if hidden else guide
+    if hidden and isinstance(guide, nn.Module):
+        raise DataError(f"the guide draws {hidden}, which the solver sums out; leave them out")
+    plates = [-dim for s in sites.values() for _, dim, _ in s.plates]
+    return Pair(
+        model=program,
+        guide=shown if hidden else guide,
+        sites=sites,
+        summed_out=summed_out,
+        nesting=max(plates, default=0),
+        score_function=any(
+            not s.reparametrised and s.kind == "latent" and s.name not in summed_out
+            for s in drawn.values()
+        ),
+    )
+
+
+def _by_name(spec: Any, chain: int) -> Any:
+    if not isinstance(spec, str):
+        return spec
+    if spec not in GUIDES:
+        raise ValueError(f"guide: got {spec!r}, expected one of {sorted(GUIDES)} or a program")
+    start = autoguide.init_to_feasible if chain == 0 else autoguide.init_to_uniform
+    return functools.partial(GUIDES[spec], init_loc_fn=start)
+
+
+def copy_guide(guide: Any) -> Any:
+    """Copy a guide program for another chain."""
+    if isinstance(guide, autoguide.AutoGuide):
+        raise ValueError(
+            "restarts: got one autoguide object for several chains, expected its class "
+            "(functools.partial for options), so that every chain has its own"
+        )
+    return copy.deepcopy(guide) if isinstance(guide, nn.Module) else guide
