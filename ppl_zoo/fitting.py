@@ -1,4 +1,4 @@
-"""``fit``: a model, data and a solver in; a :class:`Fit` out. The one place that knows them all."""
+"""``fit``: a model, data and a solver in; a :class:`Fit` out. It alone knows them all."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Fit:
         out = []
         for index in range(len(self.solution.stopped)):
             with self.chain(index), self._seeded(index), self.model.defaults():
-                plate = self.model._find_rows(data)
+                plate = self.model.find_rows(data)
                 out.append(draw(self.model, guide, data, num_samples, plate))
         return out
 
@@ -134,7 +134,7 @@ class Fit:
         out = []
         for index in range(len(self.solution.stopped)):
             with self.chain(index), self._seeded(index), self.model.defaults():
-                plate = self.model._find_rows(data)
+                plate = self.model.find_rows(data)
                 drawn = predict(self.model, guide, data, num_samples, plate, keep_local=True)
                 sites = describe(trace_program(self.model, data))
             out.append({k: v for k, v in drawn.items() if sites[k].kind == "observed"})
@@ -291,6 +291,8 @@ def fit(
     model.to(pick_device(device))
     rows = model.as_rows(getattr(data, "train", data))
     model.check_data(rows)
+    with fork_generators(model.device), model.defaults():
+        model.find_rows(rows)
     started = time.perf_counter()
     spent = 0.0 if before is None else before.seconds
 

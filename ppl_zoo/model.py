@@ -50,6 +50,8 @@ class Model(PyroModule):
         Name of a solver and its options, taken by ``zoo.fit(model, data)``.
     event_dims
         Names of the event dimensions of a site, for ArviZ: ``{"beta": ("feature",)}``.
+    representation
+        Site whose posterior mean is the representation; None for all latents of single rows.
     allow_missing
         Whether NaN in the data means "not observed".
 
@@ -75,6 +77,7 @@ class Model(PyroModule):
     }
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("SVI", {})
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    representation: ClassVar[str | None] = None
     allow_missing: bool = False
     guide: Any = None
 
@@ -109,8 +112,12 @@ class Model(PyroModule):
         """Tell the generative story with ``pyro.sample``."""
         raise TypeError(f"{type(self).__name__} has no method 'model'; write one")
 
-    def initialize(self, *data: Tensor) -> None:
+    def initialize(self, rows: Rows) -> None:
         """Choose a start from the data; called once a chain, under the chain's seed."""
+
+    def log_prior(self) -> Tensor:
+        """Log prior density of the parameters, for EM; 0 for maximum likelihood."""
+        return self._anchor.new_zeros(())
 
     def relabel(self) -> None:
         """Put exchangeable parts (components) into a canonical order; called after a fit."""
@@ -134,8 +141,12 @@ class Model(PyroModule):
                     where = bad.nonzero()[0].tolist()
                     where[:1] = [where[0] + start] if where else []
                     value = array[bad][0].item()
-                    hint = "finite numbers" if self.allow_missing else (
-                        "finite numbers (missing values are taken by models made with missing=True)"
+                    hint = (
+                        "finite numbers"
+                        if self.allow_missing
+                        else (
+                            "finite numbers (missing values are taken by models made with missing=True)"
+                        )
                     )
                     name = names[index] if index < len(names) else f"data[{index}]"
                     raise DataError(f"{name}: got {value} at {tuple(where)}, expected {hint}")
@@ -276,15 +287,21 @@ class Model(PyroModule):
         rows = self.as_rows(data)
         self.check_data(rows)
         with self.defaults():
-            draws = draw(self, self.proposal(), rows.all(), num_samples, self._find_rows(rows))
+            draws = draw(self, self.proposal(), rows.all(), num_samples, self.find_rows(rows))
+        name = type(self).__name__
         if draws.log_joint_rows is None:
             raise QueryError(
-                f"{type(self).__name__}: no density by row, since the model has no plate over "
-                "the data; open it with self.observations(name, x)"
+                f"{name}: no density by row, since the rows share a discrete latent or the model "
+                "has no plate over the data; open it with self.observations(name, x)"
             )
         log_weight = draws.log_joint_rows
         if draws.log_guide_rows is not None:
             log_weight = log_weight - draws.log_guide_rows
+        elif self._local_latents(rows, draws.values):
+            raise QueryError(
+                f"{name}: no density by row under a guide that ties the rows' latents together; "
+                "fit with guide='normal' or an amortised guide"
+            )
         return log_weight.logsumexp(0) - np.log(num_samples)
 
     @torch.no_grad()
@@ -319,7 +336,7 @@ class Model(PyroModule):
         fixed = {k: v for k, v in given.items() if k not in self.argument_names}
         model = poutine.condition(self, data=fixed) if fixed else self
         with self.defaults():
-            plate = self._find_rows(data)
+            plate = self.find_rows(data)
             values = predict(model, self.proposal(), data, num_samples, plate)
         single = data[0].shape[0] == 1
         out = {k: v[:, 0] if single and v.ndim > 1 else v for k, v in values.items()}
@@ -343,16 +360,35 @@ class Model(PyroModule):
         rows = self.as_rows(data)
         self.check_data(rows)
         with self.defaults():
-            plate = self._find_rows(rows)
-            sites = self.sites(*rows.all())
-            local = [s.name for s in sites.values() if s.kind == "latent" and s.is_local(plate)]
+            plate = self.find_rows(rows)
+            wanted = self.representation
+            local = [wanted] if wanted else self._local_latents(rows)
             if not local:
                 raise QueryError(f"{type(self).__name__} has no latent variables of single rows")
             draws = draw(self, self.proposal(), rows.all(), num_samples, plate)
         means = {k: draws.values[k].to(self.dtype).mean(0) for k in local if k in draws.values}
         return next(iter(means.values())) if len(means) == 1 else means
 
-    def _find_rows(self, data: Any) -> str | None:
+    def input_names(self, *data: Any) -> tuple[str, ...]:
+        """Names of the arguments that no site observes: inputs, not outputs."""
+        with self.defaults():
+            trace = trace_program(self, data)
+        seen = [trace.nodes[s.name]["value"] for s in describe(trace).values()]
+        pairs = zip(self.argument_names, data, strict=False)
+        return tuple(
+            name
+            for name, given in pairs
+            if isinstance(given, Tensor) and not any(_same_memory(given, value) for value in seen)
+        )
+
+    def _local_latents(self, rows: Rows, among: Any = None) -> list[str]:
+        plate = self.find_rows(rows)
+        sites = self.sites(*rows.all()).values()
+        names = [s.name for s in sites if s.kind == "latent" and s.is_local(plate)]
+        return [name for name in names if among is None or name in among]
+
+    def find_rows(self, data: Any) -> str | None:
+        """Name the plate over the data; runs the model once if it has never run."""
         if self._rows_plate is None:
             trace_program(self, data.head(1) if isinstance(data, Rows) else data)
         return self._rows_plate
@@ -361,27 +397,23 @@ class Model(PyroModule):
         """Arguments to run the model on: the inputs that were given, and one row for the rest."""
         names = self.argument_names
         example = tuple(t for t, _ in self._example)
-        with self.defaults():
-            trace = trace_program(self, example)
-        observed = {s.name for s in describe(trace).values() if s.kind == "observed"}
-        seen = [trace.nodes[name]["value"] for name in observed]
-        num = max(
-            (len(torch.as_tensor(given[n])) for n in names if n in given), default=1
-        )
+        observed = {s.name for s in self.sites(*example).values() if s.kind == "observed"}
+        inputs = self.input_names(*example)
+        num = max((len(torch.as_tensor(given[n])) for n in names if n in given), default=1)
         data = []
-        for name, (example, per_row) in zip(names, self._example, strict=False):
+        for name, (one, per_row) in zip(names, self._example, strict=False):
             if name in given:
-                data.append(torch.as_tensor(given[name]).to(example.device, example.dtype))
+                data.append(torch.as_tensor(given[name]).to(one.device, one.dtype))
                 continue
             if not per_row:
-                data.append(example)
+                data.append(one)
                 continue
-            if not any(isinstance(v, Tensor) and v.data_ptr() == example.data_ptr() for v in seen):
+            if name in inputs:
                 raise QueryError(
                     f"{type(self).__name__}: got no {name!r}, expected given={{{name!r}: ...}}, "
                     "the inputs at which to draw"
                 )
-            data.append(example.expand(num, *example.shape[1:]))
+            data.append(one.expand(num, *one.shape[1:]))
         return tuple(data), observed
 
 
@@ -392,6 +424,14 @@ def _no_latents(*data: Any) -> None:
 @contextlib.contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+def _same_memory(a: Tensor, b: Any) -> bool:
+    return (
+        isinstance(b, Tensor)
+        and a.data_ptr() == b.data_ptr()
+        and (a.shape, a.stride()) == (b.shape, b.stride())
+    )
 
 
 def _spread(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Pat
     """
     path = Path(path)
     if path.exists() and not (path / "fit.json").exists() and any(path.iterdir()):
-        raise RunError(f"{path}: got a folder that is no run, expected a new or an old run's place")
+        raise RunError(
+            f"{path}: got a folder that is no run, expected a new or an old run's place"
+        )
     tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
     tensors["weights"] |= fit.solution.parameters
     solution = fit.solution

@@ -8,6 +8,7 @@ wrong.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -270,7 +271,9 @@ class _Scored:
             rest = OrderedDict((o, t) for o, t in tree.items() if row not in o)
             shared = {d for terms in rest.values() for t in terms for d in t._pyro_dims}
             crossing = any(
-                d in sum_dims and d in shared for ts in local.values() for t in ts
+                d in sum_dims and d in shared
+                for ts in local.values()
+                for t in ts
                 for d in t._pyro_dims
             )
             if not crossing and local:
@@ -300,6 +303,7 @@ def draw(
     num_draws: int,
     rows: str | None = None,
     max_elements: int = 2**25,
+    latents: dict[str, Tensor] | None = None,
 ) -> Draws:
     """Draw the latents from the guide and score them by model and guide.
 
@@ -316,30 +320,35 @@ def draw(
         Name of the plate over the data, if there is one.
     max_elements
         Bound on ``draws x numbers a draw`` held at once; more draws are made in parts.
+    latents
+        Draws to score instead of the guide's, ``{site: (num_draws, ...)}``; the guide then
+        counts as 0.
 
     Returns
     -------
     Draws
     """
+    given = None
+    if latents is not None:
+        given = _Given(latents, describe(trace_program(model, data)))
+        guide = given.program(0)
     first_guide = trace_program(guide, data)
     first_model = trace_program(poutine.replay(model, trace=first_guide), data)
     nesting = _nesting(first_model, first_guide)
     sites = describe(first_model)
-    per_draw = sum(
-        max(1, torch.Size(site.shape).numel()) for site in sites.values()
-    ) + 1
+    per_draw = sum(max(1, torch.Size(site.shape).numel()) for site in sites.values()) + 1
     block = max(2, min(num_draws, max_elements // per_draw))
     parts, left, vectorised = [], num_draws, num_draws > 1
     while left:
         count = min(block, left)
-        part = None
+        part, start = None, num_draws - left
         if vectorised:
-            part = _block(model, guide, data, count, nesting, sites, first_guide, rows)
+            many = given.program(slice(start, start + count), nesting) if given else guide
+            part = _block(model, many, guide, data, count, nesting, sites, first_guide, rows)
             vectorised = part is not None
         if part is None:
-            part = Draws.stack(
-                _single(model, guide, data, nesting, sites, rows) for _ in range(count)
-            )
+            ones = (given.program(start + i) if given else guide for i in range(count))
+            part = Draws.stack(_single(model, one, data, nesting, sites, rows) for one in ones)
         parts.append(part)
         left -= count
     return Draws.stack(parts)
@@ -393,6 +402,7 @@ def _single(
 def _block(
     model: Program,
     guide: Program,
+    guide_of_one: Program,
     data: tuple,
     count: int,
     nesting: int,
@@ -413,7 +423,7 @@ def _block(
                     shape = first_guide.nodes[name]["value"].shape
                     fixed[name] = node["value"].reshape(count, *shape)[index]
             alone = _single(
-                model, guide, data, nesting, sites, rows, _fixed(first_guide, fixed)
+                model, guide_of_one, data, nesting, sites, rows, _fixed(first_guide, fixed)
             )
             for together, single in (
                 (draws.log_joint[index], alone.log_joint[0]),
@@ -424,6 +434,41 @@ def _block(
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None  # a program that does not broadcast; each draw then runs by itself
     return draws
+
+
+class _Given:
+    """Draws that are there already, handed out as a guide would draw them."""
+
+    def __init__(self, latents: dict[str, Tensor], sites: dict[str, Site]) -> None:
+        self.latents, self.sites = latents, sites
+
+    def values(self, index: int | slice, nesting: int = 0) -> dict[str, Tensor]:
+        """Read one draw, or several with the dimension of ``_draw`` left of all plates."""
+        out = {}
+        for name, value in self.latents.items():
+            chosen = value[index]
+            if isinstance(index, slice):
+                ones = (1,) * (nesting - self.sites[name].batch_ndim)
+                chosen = chosen.reshape(chosen.shape[:1] + ones + chosen.shape[1:])
+            out[name] = chosen
+        return out
+
+    def program(self, index: int | slice, nesting: int = 0) -> Program:
+        """Make a guide that returns these draws, of log density 0."""
+        values = self.values(index, nesting)
+
+        def guide(*data: Any) -> None:
+            plates: dict[str, pyro.plate] = {}
+            for name, value in values.items():
+                with contextlib.ExitStack() as stack:
+                    for plate, dim, size in self.sites[name].plates:
+                        if plate not in plates:
+                            plates[plate] = pyro.plate(plate, size, dim=dim)
+                        stack.enter_context(plates[plate])
+                    point = dist.Delta(value, event_dim=self.sites[name].event_dim)
+                    pyro.sample(name, point.mask(False))
+
+        return guide
 
 
 class _Unobserve(Messenger):
@@ -445,6 +490,7 @@ def predict(
     rows: str | None = None,
     keep_local: bool = False,
     max_elements: int = 2**25,
+    latents: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Draw the observed sites anew, one draw of the global latents each.
 
@@ -455,6 +501,9 @@ def predict(
     keep_local
         Whether latents of single rows come from the guide as well (replicates of the same rows)
         or from the model (new rows).
+    latents
+        Draws to condition on instead of the guide's, ``{site: (num_draws, ...)}``; sites that
+        are not among them come from the model.
 
     Returns
     -------
@@ -486,7 +535,10 @@ def predict(
         }
 
     nesting = 0
-    first = run(None)
+    given = None
+    if latents is not None:
+        given = _Given(latents, describe(trace_program(model, data)))
+    first = run(None, given.values(0) if given else None)
     nesting = _nesting(first)
     shapes = {name: tuple(v.shape) for name, v in read(first).items()}
     wanted = [
@@ -496,9 +548,10 @@ def predict(
         and (node["infer"].get("_drawn_anew") or node["infer"].get("_deterministic"))
     ]
 
-    def at_once(num: int) -> dict[str, Tensor] | None:
+    def at_once(num: int, start: int) -> dict[str, Tensor] | None:
         try:
-            trace = run(num)
+            chosen = slice(start, start + num)
+            trace = run(num, given.values(chosen, nesting) if given else None)
             values = read(trace)
             out = {}
             for name, value in values.items():
@@ -529,10 +582,13 @@ def predict(
     parts, left, vectorised = [], num_draws, num_draws > 1
     while left:
         count = min(block, left)
-        part = at_once(count) if vectorised else None
+        start = num_draws - left
+        part = at_once(count, start) if vectorised else None
         if part is None:
             vectorised = False
-            singles = [read(run(None)) for _ in range(count)]
+            singles = [
+                read(run(None, given.values(start + i) if given else None)) for i in range(count)
+            ]
             part = {k: torch.stack([s[k] for s in singles]) for k in singles[0]}
         parts.append({k: part[k] for k in wanted})
         left -= count

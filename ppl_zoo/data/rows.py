@@ -52,7 +52,9 @@ class Rows:
             raise ValueError("data: got a single number, expected an array (num_rows, ...)")
         self.num_rows = int(first.shape[0])
         if self.num_rows == 0:
-            raise ValueError(f"data: got no rows (shape {tuple(first.shape)}), expected one or more")
+            raise ValueError(
+                f"data: got no rows (shape {tuple(first.shape)}), expected one or more"
+            )
         self.per_row = tuple(a.ndim > 0 and a.shape[0] == self.num_rows for a in self.arrays)
 
     def _array(self, index: int, part: Any) -> Tensor | np.ndarray:
@@ -83,7 +85,7 @@ class Rows:
         return part.detach().to(self.device)
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return self.num_rows
 
     def __getitem__(self, index: slice | Tensor) -> tuple[Tensor, ...]:
@@ -93,7 +95,9 @@ class Rows:
             if not per_row:
                 chosen.append(self._tensor(array))
             elif isinstance(array, Tensor):
-                chosen.append(array[index.to(array.device) if isinstance(index, Tensor) else index])
+                chosen.append(
+                    array[index.to(array.device) if isinstance(index, Tensor) else index]
+                )
             else:
                 rows = index.cpu().numpy() if isinstance(index, Tensor) else index
                 chosen.append(self._tensor(np.array(array[rows])))

@@ -111,9 +111,7 @@ class EM:
             )
         return solution()
 
-    def _start(
-        self, model: Model, rows: Rows, seed: int, resume: Solution | None
-    ) -> list[Chain]:
+    def _start(self, model: Model, rows: Rows, seed: int, resume: Solution | None) -> list[Chain]:
         chains = []
         for index in range(self.restarts):
             set_seed(chain_seed(seed, index), rows.device)

@@ -47,9 +47,7 @@ def _is_autoguide_maker(spec: Any) -> bool:
     return inspect.isclass(target) and issubclass(target, autoguide.AutoGuide)
 
 
-def make_pair(
-    model: Model, spec: Any, rows: Rows, batch_size: int | None, chain: int = 0
-) -> Pair:
+def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain: int = 0) -> Pair:
     """Build the guide for a model.
 
     Parameters

@@ -58,7 +58,6 @@ def unpack_optimizer(
             value = [tensors[f"{name}.{i}"] for i in range(value["tensors"])]
         state.setdefault(int(index), {})[key] = value
     groups = [
-        {k: tuple(v) if k == "betas" else v for k, v in group.items()}
-        for group in plain["groups"]
+        {k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in plain["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

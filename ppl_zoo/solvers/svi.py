@@ -32,6 +32,7 @@ from ppl_zoo.tracing import trace_program
 
 __all__ = ["SVI"]
 
+
 @dataclass(frozen=True)
 class SVI:
     """Stochastic variational inference (Hoffman et al. 2013; Ranganath et al. 2014).
@@ -162,7 +163,9 @@ class SVI:
         given = self.guide
         guide = copy_guide(given) if index > 0 and not isinstance(given, (str, type)) else given
         pair = make_pair(own, guide, rows, self.batch_size, index)
-        chain = _SVIChain(index, own, pair.guide, pair=pair, elbo=make_elbo(self.elbo, pair, self.num_particles))
+        chain = _SVIChain(
+            index, own, pair.guide, pair=pair, elbo=make_elbo(self.elbo, pair, self.num_particles)
+        )
         modules = [m for m in (own, pair.guide) if isinstance(m, nn.Module)]
         unique = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
         chain.parameters = list(unique.values())

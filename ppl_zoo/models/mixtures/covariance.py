@@ -21,7 +21,7 @@ class Full:
 
     name = "full"
     constraint = constraints.lower_cholesky
-    triangular = True
+    matrix = True
 
     def start(self, num_components: int, num_features: int) -> Tensor:
         """Return unit scales."""
@@ -64,6 +64,12 @@ class Full:
         """Differences ``(..., D)`` in units of the scale."""
         return torch.linalg.solve_triangular(scale, difference.unsqueeze(-1), upper=False)[..., 0]
 
+    def moments(self, weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``(D,)`` and covariance ``(D, D)`` of the whole mixture."""
+        mean = weights @ means
+        within = (weights[:, None, None] * covariances).sum(0)
+        return mean, within + (weights[:, None] * (means - mean)).mT @ (means - mean)
+
     # ---- the M-step -------------------------------------------------------------------------
 
     def pack(self, matrix: Tensor) -> Tensor:
@@ -91,6 +97,11 @@ class Full:
     def prior(self, covariance: Tensor) -> Tensor:
         """Prior covariance in the form of the scatter."""
         return covariance
+
+    def trace(self, covariance: Tensor, scale: Tensor) -> Tensor:
+        """Trace of ``covariance`` in units of each scale."""
+        root = torch.linalg.cholesky(covariance)
+        return torch.linalg.solve_triangular(scale, root, upper=False).square().sum((-1, -2))
 
 
 class Tied(Full):
@@ -125,7 +136,7 @@ class Diagonal:
 
     name = "diagonal"
     constraint = constraints.positive
-    triangular = False
+    matrix = False
 
     def start(self, num_components: int, num_features: int) -> Tensor:
         """Return unit scales."""
@@ -159,6 +170,12 @@ class Diagonal:
         """Differences ``(..., D)`` in units of the scale."""
         return difference / scale
 
+    def moments(self, weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variances ``(D,)`` of the whole mixture."""
+        mean = weights @ means
+        within = covariances.reshape(len(means), -1).expand_as(means)
+        return mean, weights @ (within + (means - mean) ** 2)
+
     def pack(self, matrix: Tensor) -> Tensor:
         """Second moments in the form of ``squares``."""
         return matrix
@@ -178,6 +195,10 @@ class Diagonal:
     def prior(self, covariance: Tensor) -> Tensor:
         """Prior covariance in the form of the scatter."""
         return covariance
+
+    def trace(self, covariance: Tensor, scale: Tensor) -> Tensor:
+        """Trace of ``covariance`` in units of each scale."""
+        return (covariance / scale**2).sum(-1)
 
 
 class Spherical(Diagonal):
@@ -220,6 +241,10 @@ class Spherical(Diagonal):
     def prior(self, covariance: Tensor) -> Tensor:
         """Prior variance, summed over features as the scatter is."""
         return covariance.sum(-1)
+
+    def trace(self, covariance: Tensor, scale: Tensor) -> Tensor:
+        """Trace of ``covariance`` in units of each scale."""
+        return covariance.sum(-1) / scale**2
 
 
 Kind = Full | Diagonal

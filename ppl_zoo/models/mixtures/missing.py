@@ -94,7 +94,7 @@ class MissingScorer:
         self.kind, self.log_weights, self.means, self.scale = kind, log_weights, means, scale
         self.num_components, self.num_features = means.shape
         covariance = kind.covariances(scale)
-        if kind.triangular:
+        if kind.matrix:
             self.covariance = covariance.expand(self.num_components, -1, -1)
         else:
             self.variance = covariance.reshape(self.num_components, -1).expand_as(means)
@@ -106,7 +106,7 @@ class MissingScorer:
     def zeros(self) -> dict[str, Tensor]:
         """Statistics of no rows."""
         new, k = self.means.new_zeros, self.num_components
-        shape = (k, *self.covariance.shape[1:]) if self.kind.triangular else self.means.shape
+        shape = (k, *self.covariance.shape[1:]) if self.kind.matrix else self.means.shape
         return {
             "log_likelihood": new(()),
             "num_rows": new(()),
@@ -136,7 +136,7 @@ class MissingScorer:
             filled, spread = self._complete(part, observed, r, factor, z)
             weighted = filled * r[:, None]
             statistics["sums"] += weighted.sum(-1)
-            if self.kind.triangular:
+            if self.kind.matrix:
                 statistics["squares"] += weighted @ filled.mT + spread
             else:
                 statistics["squares"] += (weighted * filled).sum(-1) + spread
@@ -155,7 +155,7 @@ class MissingScorer:
         y = y.to(self.means.dtype)
         observed = ~y.isnan()
         y = torch.where(observed, y, torch.zeros_like(y))
-        if not self.kind.triangular:
+        if not self.kind.matrix:
             yield torch.arange(y.shape[1], device=y.device), y, observed
             return
         patterns, index = observed.mT.unique(dim=0, return_inverse=True)
@@ -165,7 +165,7 @@ class MissingScorer:
 
     def _score(self, y: Tensor, observed: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         difference = torch.where(observed, y - self.means[:, :, None], self.means.new_zeros(()))
-        if self.kind.triangular:
+        if self.kind.matrix:
             factor = marginal_factor(self.covariance, observed[:, 0])
             z = torch.linalg.solve_triangular(factor, difference, upper=False)
             log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]

@@ -48,6 +48,7 @@ class EightSchools(Model):
 
     queries = {"log_prob": "estimate", "sample": "exact", "encode": "estimate"}
     default_solver = ("SVI", {"restarts": 2})
+    representation = "theta"
 
     def __init__(self, parametrization: str = "noncentered") -> None:
         super().__init__()

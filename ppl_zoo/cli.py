@@ -1,0 +1,269 @@
+"""The command ``ppl-zoo``: what can be asked for, and the errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
+
+from ppl_zoo import commands, demo
+from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
+from ppl_zoo.recipes import SOLVERS, parse_settings
+from ppl_zoo.terminal import note
+
+__all__ = ["main"]
+
+Name = Annotated[str, Positional, arg(metavar="NAME")]
+Pairs = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="KEY=VALUE")]
+
+
+def list_models(json: bool = False) -> int:
+    """List the models and the data sets.
+
+    Parameters
+    ----------
+    json
+        Print JSON for a program to read.
+    """
+    return commands.list_models(as_json=json)
+
+
+def show(name: Name, /, json: bool = False) -> int:
+    """Show the card of a model: story, arguments, queries, recipes, published numbers, sources.
+
+    Parameters
+    ----------
+    name
+        A model of `ppl-zoo list`.
+    json
+        Print JSON for a program to read.
+    """
+    return commands.show(name, as_json=json)
+
+
+def fit(
+    name: Name,
+    /,
+    *,
+    data: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
+    recipe: Annotated[str | None, arg(metavar="NAME")] = None,
+    components: Annotated[int | None, arg(metavar="K")] = None,
+    set: Pairs = (),
+    target: Annotated[str | None, arg(metavar="COLUMN")] = None,
+    data_option: Pairs = (),
+    solver: Literal[tuple(n.lower() for n in SOLVERS)] | None = None,  # type: ignore[valid-type]
+    steps: Annotated[int | None, arg(metavar="N")] = None,
+    restarts: Annotated[int | None, arg(metavar="N")] = None,
+    batch_size: Annotated[int | None, arg(metavar="ROWS")] = None,
+    solver_option: Pairs = (),
+    device: str = "auto",
+    seed: Annotated[int | None, arg(metavar="SEED")] = None,
+    dtype: Literal["float32", "float64"] | None = None,
+    out: Annotated[str | None, arg(metavar="FOLDER")] = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    json: bool = False,
+) -> int:
+    """Fit a model.
+
+    Parameters
+    ----------
+    name
+        A model of `ppl-zoo list`.
+    data
+        A data set of `ppl-zoo list`, a .csv, .npy or .npz file, or a folder of images. Default:
+        that of the model's first recipe.
+    recipe
+        A known good fit of `ppl-zoo show NAME`; other options change it.
+    components
+        Number of components or latent classes; short for `--set num_components=K`.
+    set
+        An argument of the model.
+    target
+        The column of a table that is y, by name or number; default the last.
+    data_option
+        An option of the data set.
+    solver
+        Default: the model's own.
+    steps
+        Most steps; chains stop earlier once they have converged.
+    restarts
+        Number of chains from different starts.
+    batch_size
+        Rows in a minibatch (svi) or in memory at once (em).
+    solver_option
+        Any other option of the solver, such as `tol=1e-8`.
+    device
+        auto, cpu, cuda, cuda:1.
+    seed
+        Makes the fit repeatable; default 0.
+    dtype
+        Floating type of the fit.
+    out
+        Folder of the run; default `runs/NAME`.
+    resume
+        Go on with the run in that folder.
+    overwrite
+        Replace the run in that folder.
+    json
+        Print JSON for a program to read.
+    """
+    changes = {"steps": steps, "restarts": restarts, "batch_size": batch_size}
+    request = commands.FitRequest(
+        name=name,
+        data=data,
+        recipe=recipe,
+        settings=({} if components is None else {"num_components": components})
+        | parse_settings(set),
+        target=target,
+        data_options=parse_settings(data_option),
+        solver=solver,
+        options={k: v for k, v in changes.items() if v is not None}
+        | parse_settings(solver_option),
+        device=device,
+        seed=seed,
+        dtype=dtype,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return commands.fit_model(request, as_json=json)
+
+
+def inspect(
+    run: Annotated[str, Positional, arg(metavar="RUN")],
+    /,
+    *,
+    data: Annotated[str | None, arg(metavar="NAME|PATH")] = None,
+    draws: int = 1000,
+    json: bool = False,
+) -> int:
+    """Print the posterior summary of a run and draw its figures into its folder.
+
+    Parameters
+    ----------
+    run
+        A folder that `ppl-zoo fit` wrote.
+    data
+        The data, where the run does not hold them.
+    draws
+        Posterior draws a chain.
+    json
+        Print JSON for a program to read.
+    """
+    return commands.inspect_run(run, data=data, draws=draws, as_json=json)
+
+
+def reproduce(name: Name, /, *, device: str = "auto", json: bool = False) -> int:
+    """Obtain the published numbers of a model again; exit code 1 if one is missed.
+
+    Parameters
+    ----------
+    name
+        A model of `ppl-zoo list`.
+    device
+        auto, cpu, cuda, cuda:1.
+    json
+        Print JSON for a program to read.
+    """
+    return commands.reproduce(name, device=device, as_json=json)
+
+
+def run_demo(
+    *,
+    only: Annotated[str | None, arg(metavar="NAME")] = None,
+    out: Annotated[str, arg(metavar="FOLDER")] = "runs/demo",
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Fit the zoo's models to embedded data; write a table, netCDF files and report.html.
+
+    Parameters
+    ----------
+    only
+        One model, or one of its fits.
+    out
+        Where to write.
+    device
+        auto, cpu, cuda, cuda:1.
+    json
+        Print JSON for a program to read.
+    """
+    return demo.run_demo(out, chosen=demo.choose(only), device=device, as_json=json)
+
+
+EXAMPLES: dict[str, tuple[Callable[..., int], str]] = {
+    "list": (list_models, "ppl-zoo list\nppl-zoo list --json | jq '.models[].name'"),
+    "show": (show, "ppl-zoo show gaussian-mixture"),
+    "fit": (
+        fit,
+        "ppl-zoo fit eight-schools\n"
+        "ppl-zoo fit gaussian-mixture --data photo-patches --components 50 --steps 100\n"
+        "ppl-zoo fit gaussian-mixture --data mine.csv --components 3 --set covariance=tied\n"
+        "ppl-zoo fit linear-regression --data mine.csv --target price --restarts 4\n"
+        "ppl-zoo fit gaussian-mixture --out runs/gaussian-mixture --resume --steps 500",
+    ),
+    "inspect": (inspect, "ppl-zoo inspect runs/eight-schools"),
+    "demo": (run_demo, "ppl-zoo demo\nppl-zoo demo --only eight-schools --out runs/try"),
+    "reproduce": (reproduce, "ppl-zoo reproduce gaussian-mixture"),
+}
+ABOUT = """A zoo of probabilistic models for Pyro: fit them, check them, look at their posteriors.
+
+examples:
+  ppl-zoo demo                                         fit everything, write a report
+  ppl-zoo list                                         the models and the data sets
+  ppl-zoo fit eight-schools                            fit one; the run is in runs/eight-schools
+  ppl-zoo inspect runs/eight-schools                   its posterior, and figures
+  ppl-zoo fit gaussian-mixture --data mine.csv --components 3"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv
+        Arguments, those of the process by default.
+
+    Returns
+    -------
+    int
+        0; 1 if a number was missed or a fit of the demo failed; 2 for errors of the user's
+        input; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        arguments = ["--help"]
+    try:
+        return tyro.cli(
+            _commands(),
+            prog="ppl-zoo",
+            description=ABOUT,
+            args=arguments,
+            config=(FlagCreatePairsOff,),
+        )
+    except SystemExit as stop:  # --help, or arguments that tyro refuses
+        return stop.code if isinstance(stop.code, int) else 2
+    except (ConvergenceError, DataError, QueryError, RunError) as error:
+        note(f"ppl-zoo: {' '.join(str(error).split())}")
+        return 2
+    except BrokenPipeError:  # `ppl-zoo list | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        note("ppl-zoo: interrupted")
+        return 130
+
+
+def _commands() -> Any:
+    made = []
+    for name, (function, examples) in EXAMPLES.items():
+        first = (function.__doc__ or "").strip().splitlines()[0]
+        indented = "\n".join(f"  {line}" for line in examples.splitlines())
+        text = f"{first}\n\nexamples:\n{indented}"
+        made.append(Annotated[Any, subcommand(name, constructor=function, description=text)])
+    return Union[tuple(made)]  # noqa: UP007  a union that is made at run time

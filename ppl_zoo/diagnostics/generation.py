@@ -1,0 +1,142 @@
+"""The two generations of ArviZ: 0.23 (InferenceData) and 1.x (DataTree). Only this file branches.
+
+Everything else builds and reads ``xarray.Dataset`` by name of the group and never meets the
+container that ArviZ puts around them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = [
+    "bundle",
+    "from_netcdf",
+    "get_group",
+    "group_names",
+    "max_rhat",
+    "rhat",
+    "summary",
+    "to_netcdf",
+]
+
+#: the engine that is a dependency; ArviZ and xarray would pick whichever is installed
+ENGINE = "h5netcdf"
+
+
+def is_classic() -> bool:
+    """Whether the installed ArviZ is older than 1.0."""
+    return int(version("arviz").split(".")[0]) < 1
+
+
+def _arviz() -> Any:
+    with warnings.catch_warnings():
+        # 0.23 announces 1.0 once a day at import; nothing that a user of the zoo has to act on
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        import arviz
+    return arviz
+
+
+def bundle(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any] | None = None) -> Any:
+    """Put groups into what ArviZ calls its own.
+
+    Parameters
+    ----------
+    groups
+        A dataset for each group, by its name in ArviZ's schema.
+    attrs
+        Attributes of the whole.
+
+    Returns
+    -------
+    InferenceData or DataTree
+    """
+    if is_classic():
+        return _arviz().InferenceData(attrs=dict(attrs or {}), **groups)
+    tree = xr.DataTree.from_dict({f"/{name}": group for name, group in groups.items()})
+    tree.attrs.update(attrs or {})
+    return tree
+
+
+def group_names(idata: Any) -> tuple[str, ...]:
+    """Names of the groups of an InferenceData or DataTree."""
+    return tuple(idata.groups() if is_classic() else idata.children)
+
+
+def get_group(idata: Any, name: str) -> xr.Dataset:
+    """Read one group as a dataset.
+
+    Raises
+    ------
+    KeyError
+        If there is no such group.
+    """
+    if name not in group_names(idata):
+        raise KeyError(f"no group {name!r}; there are {group_names(idata)}")
+    return idata[name] if is_classic() else idata[name].to_dataset()
+
+
+def to_netcdf(idata: Any, path: str | Path) -> Path:
+    """Write all groups to one netCDF file, replacing one that is there."""
+    path = Path(path)
+    idata.to_netcdf(str(path), engine=ENGINE)
+    return path
+
+
+def from_netcdf(path: str | Path) -> Any:
+    """Read what :func:`to_netcdf` wrote; the file is closed afterwards.
+
+    Returns
+    -------
+    InferenceData or DataTree
+    """
+    if is_classic():
+        return _arviz().from_netcdf(str(path), engine=ENGINE).load()
+    with xr.open_datatree(path, engine=ENGINE) as tree:
+        return tree.load()
+
+
+def summary(idata: Any, **options: Any) -> DataFrame:
+    """``arviz.summary`` of the posterior, in numbers that are not rounded to strings.
+
+    Parameters
+    ----------
+    idata
+        InferenceData or DataTree.
+    **options
+        As for ``arviz.summary``: ``var_names=[...]``, ``kind="stats"``.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # a constant (an assignment that is certain) has no R-hat: NaN says so
+        warnings.filterwarnings("ignore", category=RuntimeWarning)
+        return _arviz().summary(idata, **({"round_to": "none"} | options))
+
+
+def rhat(idata: Any) -> xr.Dataset:
+    """Rank-normalised split R-hat of each posterior variable; NaN for constants."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.filterwarnings("ignore", category=RuntimeWarning)
+        out = _arviz().rhat(get_group(idata, "posterior"))
+    return out if isinstance(out, xr.Dataset) else out.to_dataset()
+
+
+def max_rhat(idata: Any) -> float:
+    """Largest R-hat over the posterior; NaN where there is one chain, or only constants.
+
+    Chains of a variational fit are its restarts: a large value says that they ended in different
+    places.
+    """
+    if get_group(idata, "posterior").sizes["chain"] < 2:
+        return float("nan")
+    values = [np.asarray(v.values, float).ravel() for v in rhat(idata).data_vars.values()]
+    everything = np.concatenate(values) if values else np.array([])
+    return float(np.nanmax(everything)) if np.isfinite(everything).any() else float("nan")

@@ -1,0 +1,5 @@
+"""Mixture models."""
+
+from ppl_zoo.models.mixtures.gaussian import GaussianMixture
+
+__all__ = ["GaussianMixture"]

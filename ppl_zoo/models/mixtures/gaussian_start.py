@@ -1,0 +1,84 @@
+"""Where the estimation of a Gaussian mixture starts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.models.mixtures.coordinates import Coordinates
+from ppl_zoo.models.mixtures.covariance import Kind
+from ppl_zoo.models.mixtures.gaussian_prior import posterior_mode
+from ppl_zoo.models.mixtures.kmeans import kmeans
+
+__all__ = ["start"]
+
+
+def start(
+    rows: Rows, kind: Kind, coordinates: Coordinates, num_components: int, init: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log weights ``(K,)``, means ``(K, D)`` and scales, in ``coordinates``, float64.
+
+    Parameters
+    ----------
+    rows
+        The data; a random subsample of them is read.
+    kind, coordinates, num_components
+        Of the mixture.
+    init
+        "k-means++" or "random" (random rows as means, the covariance of all data for each).
+    """
+    x, weight = _subsample(rows, max(20_000, 100 * num_components))
+    y = coordinates.rows(x).mT.double().nan_to_num(0.0)
+    num_features = y.shape[1]
+    if init == "random":
+        means = y[torch.multinomial(weight, num_components)]
+        one = y.new_ones(num_components)
+        total = _squares(kind, y, weight, torch.zeros_like(weight, dtype=torch.long), 1)
+        total = total / (weight.sum() * (num_features if kind.name == "spherical" else 1))
+        total = kind.unpack(total, num_features)
+        scale = kind.factor(total, 0.0)
+        if kind.name != "tied":
+            scale = scale.expand(num_components, *scale.shape[1:]).clone()
+        return one.log() - math.log(num_components), means, scale
+    _, labels = kmeans(coordinates.standardised(x).float(), num_components, weight.float())
+    counts = y.new_zeros(num_components).index_add_(0, labels, weight)
+    sums = torch.zeros(num_components, num_features).to(y).index_add_(0, labels, y * weight[:, None])
+    means = sums / counts.clamp_min(1e-30)[:, None]
+    # clusters of few rows borrow their covariance from all of them, and it is never singular
+    residual = (y - means[labels]) * weight.sqrt()[:, None]
+    within = residual.mT @ residual if kind.matrix else residual.square().sum(0)
+    unit = torch.eye(num_features).to(y) if kind.matrix else torch.ones(num_features).to(y)
+    pooled = within / weight.sum() + 0.01 * unit
+    squares = _squares(kind, y, weight, labels, num_components)
+    statistics = {"counts": counts, "sums": sums, "squares": squares}
+    return posterior_mode(kind, statistics, means, pooled, num_features + 2.0, concentration=1.1)
+
+
+def _subsample(rows: Rows, size: int) -> tuple[Tensor, Tensor]:
+    """At most ``size`` random rows that have weight, and their weights in float64."""
+    if len(rows) > size:
+        chosen = torch.randint(len(rows), (2 * size,)).unique()
+        chosen = chosen[torch.randperm(len(chosen))[:size]].sort().values
+        x, *weight = rows[chosen]
+    else:
+        x, *weight = rows.all()
+    weight = weight[0].double() if weight else x.new_ones(len(x), dtype=torch.float64)
+    return x, weight
+
+
+def _squares(kind: Kind, y: Tensor, weight: Tensor, labels: Tensor, num: int) -> Tensor:
+    """Second moments of labelled rows, as the M-step reads them."""
+    if kind.name == "tied":
+        return kind.pack((y * weight[:, None]).mT @ y)
+    if not kind.matrix:
+        squares = y**2 * weight[:, None]
+        squares = squares.sum(-1) if kind.name == "spherical" else squares
+        return squares.new_zeros(num, *squares.shape[1:]).index_add_(0, labels, squares)
+    out = []
+    for k in range(num):
+        own = labels == k
+        out.append(kind.pack((y[own] * weight[own, None]).mT @ y[own]))
+    return torch.stack(out)
