@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EM",
     "SVI",
-    "ZOO",
+    "ZOO",  # noqa: F405  see __getattr__
     "ConvergenceError",
     "DataError",
     "Fit",

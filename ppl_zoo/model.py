@@ -144,9 +144,7 @@ class Model(PyroModule):
                     hint = (
                         "finite numbers"
                         if self.allow_missing
-                        else (
-                            "finite numbers (missing values are taken by models made with missing=True)"
-                        )
+                        else "finite numbers (models made with missing=True take NaN as missing)"
                     )
                     name = names[index] if index < len(names) else f"data[{index}]"
                     raise DataError(f"{name}: got {value} at {tuple(where)}, expected {hint}")
@@ -334,10 +332,10 @@ class Model(PyroModule):
         given = dict(given or {})
         data, observed = self._template(given)
         fixed = {k: v for k, v in given.items() if k not in self.argument_names}
-        model = poutine.condition(self, data=fixed) if fixed else self
+        fixed = {k: torch.as_tensor(v).to(self.device) for k, v in fixed.items()}
         with self.defaults():
             plate = self.find_rows(data)
-            values = predict(model, self.proposal(), data, num_samples, plate)
+            values = predict(self, self.proposal(), data, num_samples, plate, fixed=fixed)
         single = data[0].shape[0] == 1
         out = {k: v[:, 0] if single and v.ndim > 1 else v for k, v in values.items()}
         out = {k: v for k, v in out.items() if k in observed}

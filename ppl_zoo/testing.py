@@ -50,13 +50,18 @@ class _Case:
             torch.manual_seed(0)
             return self.make_model()
 
+    def data(self) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.make_data()
+
     def rows(self, model: Model) -> Any:
-        return model.as_rows(self.make_data())
+        return model.as_rows(self.data())
 
     def fitted(self, seed: int = 0) -> Any:
         model = self.model()
         solver = self.solver or _shortened(default_solver(model))
-        return fit(model, self.make_data(), solver, device="cpu", seed=seed, progress=False)
+        return fit(model, self.data(), solver, device="cpu", seed=seed, progress=False)
 
 
 def _shortened(solver: Any) -> Any:
@@ -126,7 +131,7 @@ def _minibatch_scale(case: _Case) -> None:
 
 def _dtypes(case: _Case) -> None:
     model = case.model().double()
-    data = model.as_rows(case.make_data()).all()
+    data = case.rows(model).all()
     with model.defaults():
         trace = tracing.trace_program(model, data)
     for name, node in trace.nodes.items():
@@ -143,21 +148,10 @@ def _draws_broadcast(case: _Case) -> None:
     done = case.fitted()
     model, data = done.model, done.data()
     guide = _no_latents if done.guide is None else done.guide
-    with torch.no_grad(), model.defaults():
-        first_guide = tracing.trace_program(guide, data)
-        first = tracing.trace_program(tracing.poutine.replay(model, trace=first_guide), data)
-        block = tracing._block(
-            model,
-            guide,
-            data,
-            3,
-            tracing._nesting(first, first_guide),
-            tracing.describe(first),
-            first_guide,
-            model.rows_plate,
-        )
+    with model.defaults():
+        together = tracing.broadcasts(model, guide, data, model.rows_plate)
     _demand(
-        block is not None,
+        together,
         "draws do not broadcast: write sums as (x * b).sum(-1), never x @ b or b[0], so that "
         "latents may have dimensions on the left",
     )

@@ -24,7 +24,16 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-__all__ = ["Draws", "Site", "describe", "draw", "predict", "trace_program", "with_summed_out"]
+__all__ = [
+    "Draws",
+    "Site",
+    "broadcasts",
+    "describe",
+    "draw",
+    "predict",
+    "trace_program",
+    "with_summed_out",
+]
 
 Program = Callable[..., Any]
 
@@ -436,6 +445,16 @@ def _block(
     return draws
 
 
+@torch.no_grad()
+def broadcasts(model: Program, guide: Program, data: tuple, rows: str | None = None) -> bool:
+    """Tell whether many draws at once score as each of them does alone."""
+    first_guide = trace_program(guide, data)
+    first_model = trace_program(poutine.replay(model, trace=first_guide), data)
+    nesting, sites = _nesting(first_model, first_guide), describe(first_model)
+    block = _block(model, guide, guide, data, 3, nesting, sites, first_guide, rows)
+    return block is not None
+
+
 class _Given:
     """Draws that are there already, handed out as a guide would draw them."""
 
@@ -491,6 +510,7 @@ def predict(
     keep_local: bool = False,
     max_elements: int = 2**25,
     latents: dict[str, Tensor] | None = None,
+    fixed: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Draw the observed sites anew, one draw of the global latents each.
 
@@ -504,28 +524,32 @@ def predict(
     latents
         Draws to condition on instead of the guide's, ``{site: (num_draws, ...)}``; sites that
         are not among them come from the model.
+    fixed
+        Values to hold fixed in all draws, ``{site: value}``.
 
     Returns
     -------
     dict
         ``{site: (num_draws, ...)}`` of the observed and deterministic sites.
     """
+    held = dict(fixed or {})
 
-    def run(num: int | None, fixed: dict[str, Tensor] | None = None) -> Trace:
+    def run(num: int | None, latents: dict[str, Tensor] | None = None) -> Trace:
         free, proposal = _Unobserve()(model), guide
         if num is not None:
             outer = pyro.plate("_draw", num, dim=-1 - nesting)
             free, proposal = outer(free), outer(guide)
         with torch.no_grad(), poutine.block():
-            if fixed is None:
-                latents = poutine.trace(proposal).get_trace(*data)
-                fixed = {
+            if latents is None:
+                drawn = poutine.trace(proposal).get_trace(*data)
+                latents = {
                     name: node["value"]
-                    for name, node in latents.nodes.items()
+                    for name, node in drawn.nodes.items()
                     if _is_sample(node)
                     and (keep_local or all(f.name != rows for f in node["cond_indep_stack"]))
                 }
-            return poutine.trace(poutine.condition(free, data=fixed)).get_trace(*data)
+            known = poutine.condition(free, data=latents | held)
+            return poutine.trace(known).get_trace(*data)
 
     def read(trace: Trace) -> dict[str, Tensor]:
         return {

@@ -47,8 +47,6 @@ class NoPlate(zoo.Model):
 class PlainPlate(Mean):
     def model(self, x):
         mu = pyro.sample("mu", dist.Normal(0.0, self.prior))
-        with self.observations("observations", 0):
-            pass
         with pyro.plate("rows", len(x)):
             pyro.sample("x", dist.Normal(mu, self.noise), obs=x)
 
@@ -93,9 +91,11 @@ class WrongSample(Chain):
         torch.nn.init.constant_(self.bias, -2.0)
 
 
-class NanCode(Coins):
+class NanCode(Mean):
+    queries = {**Mean.queries, "encode": "estimate"}
+
     def encode(self, x):
-        return super().encode(x) * float("nan")
+        return x * float("nan")
 
 
 class OwnSeed(Mean):
@@ -105,9 +105,8 @@ class OwnSeed(Mean):
 
 
 class Store(Mean):
-    def model(self, x):
-        pyro.get_param_store().setdefault("left", torch.zeros(1))
-        return super().model(x)
+    def initialize(self, rows):
+        pyro.get_param_store()["left"] = torch.zeros(1)
 
 
 class Forgetful(Chain):
@@ -145,7 +144,7 @@ BROKEN = [
     ("draws broadcast", Unbroadcast, line, "broadcast"),
     ("log_prob", LooseGuide, binary, "one-sample ELBO"),
     ("sample", WrongSample, three, "different distributions"),
-    ("encode", NanCode, binary, "not finite"),
+    ("encode", NanCode, line, "not finite"),
     ("one seed, one result", OwnSeed, line, "differ in"),
     ("one seed, one result", Store, line, "global store"),
     ("a fit survives the disk", Forgetful, three, "changed on the way"),

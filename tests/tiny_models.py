@@ -177,7 +177,9 @@ class Switch(zoo.Model):
             pyro.sample("x", dist.Normal(gap * (2.0 * z - 1.0), self.one), obs=x)
 
     def row_density(self, gap, x):
-        sides = torch.stack([dist.Normal(-gap, 1.0).log_prob(x), dist.Normal(gap, 1.0).log_prob(x)])
+        sides = torch.stack(
+            [dist.Normal(-gap, 1.0).log_prob(x), dist.Normal(gap, 1.0).log_prob(x)]
+        )
         return (self.weights.log()[:, None] + sides).logsumexp(0)
 
 

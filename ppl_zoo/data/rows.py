@@ -23,8 +23,8 @@ class Rows:
     Parameters
     ----------
     data
-        A tensor or array ``(num_rows, ...)``, a data frame, or a tuple of them. The first one
-        counts the rows; others of another length are constants that every chunk carries whole.
+        A tensor, array, nested list ``(num_rows, ...)`` or data frame, or a tuple of them. The
+        first one counts the rows; others of another length are constants, whole in every chunk.
     device, dtype
         Where chunks go; floating arrays take ``dtype``, integers and booleans keep theirs.
 
@@ -42,7 +42,10 @@ class Rows:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+        several = isinstance(data, tuple) or (
+            isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)
+        )
+        parts = tuple(data) if several else (data,)
         if not parts:
             raise ValueError("data: got an empty tuple, expected at least one array")
         self.device, self.dtype = torch.device(device), dtype

@@ -1,4 +1,4 @@
-"""Diagnostics: the way to ArviZ, k-hat, figures. What a function needs comes in when it is used."""
+"""Diagnostics: the way to ArviZ, k-hat, figures; imports happen when something is used."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -64,6 +66,14 @@ def make_elbo(spec: Any, pair: Pair, num_particles: int) -> Any:
     return ELBOS[spec](num_particles=num_particles, max_plate_nesting=max(pair.nesting, 1))
 
 
+@contextlib.contextmanager
+def ignore_nan_warnings() -> Iterator[None]:
+    """Keep Pyro's warning back where the caller deals with NaN, and says more about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+inf|-inf)")
+        yield
+
+
 def estimate_and_differentiate(
     elbo: Any, pair: Pair, data: tuple[Tensor, ...], parameters: list[Tensor]
 ) -> float:
@@ -71,9 +81,7 @@ def estimate_and_differentiate(
 
     Gradients are not computed where the estimate is not finite.
     """
-    with warnings.catch_warnings():
-        # the caller deals with values that are not finite, and says more than this warning
-        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+inf|-inf)")
+    with ignore_nan_warnings():
         if not hasattr(elbo, "differentiable_loss"):
             value = elbo.loss_and_grads(pair.model, pair.guide, *data)
             if all(p.grad is None for p in parameters):
@@ -83,7 +91,7 @@ def estimate_and_differentiate(
                 )
             return float(value)
         loss = elbo.differentiable_loss(pair.model, pair.guide, *data)
-    value = loss.item()
-    if math.isfinite(value):
-        loss.backward()
+        value = loss.item()
+        if math.isfinite(value):
+            loss.backward()
     return value

@@ -123,6 +123,8 @@ class EM:
                 chain.objective = past[np.isfinite(past)].tolist()
                 if resume.stopped[index] == "converged":
                     chain.stopped = "converged"
+                elif resume.stopped[index] == "max_steps":
+                    chain.objective.pop()  # the E-step that comes first finds it again
             elif self.initialize:
                 with torch.no_grad():
                     own.initialize(rows)

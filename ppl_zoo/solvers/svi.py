@@ -16,7 +16,12 @@ from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.climb import Chain, climb, pad_history
-from ppl_zoo.solvers.elbos import ELBOS, estimate_and_differentiate, make_elbo
+from ppl_zoo.solvers.elbos import (
+    ELBOS,
+    estimate_and_differentiate,
+    ignore_nan_warnings,
+    make_elbo,
+)
 from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
 from ppl_zoo.solvers.optimizer_state import pack_optimizer, unpack_optimizer
 from ppl_zoo.solvers.solution import (
@@ -274,7 +279,8 @@ class _SVIChain(Chain):
         """Raise, naming the sites that are not finite."""
         guide = trace_program(self.pair.guide, data)
         model = trace_program(poutine.replay(self.model, trace=guide), data)
-        model.compute_log_prob()
+        with ignore_nan_warnings():
+            model.compute_log_prob()
         bad = [
             name
             for name, node in model.nodes.items()

@@ -59,11 +59,20 @@ def posterior_mode(
     alive = (counts + mean_strength > EMPTY)[:, None]
     divisor = torch.where(alive, (counts + mean_strength)[:, None], 1.0)
     means = torch.where(alive, (sums + mean_strength * mean) / divisor, means)
-    one, off = mean_strength * torch.ones_like(counts), means - mean
-    scatter = kind.unpack(statistics["squares"], num_features)
-    scatter = scatter - kind.cross(counts, sums, means) + kind.cross(one, one[:, None] * off, off)
-    rows = kind.strength(counts, strength, num_features)
-    scale = kind.factor(scatter / rows, strength * kind.prior(covariance) / rows)
+
+    def scales(counts: Tensor, sums: Tensor, squares: Tensor, means: Tensor) -> Tensor:
+        rows = kind.strength(counts, strength, num_features)
+        off = means - mean
+        pull = kind.cross(mean_strength * torch.ones_like(counts), mean_strength * off, off)
+        scatter = kind.unpack(squares, num_features) - kind.cross(counts, sums, means) + pull
+        return kind.factor(scatter / rows, strength * kind.prior(covariance) / rows)
+
+    squares = statistics["squares"]
+    if kind.name == "tied":
+        return log_weights, means, scales(counts, sums, squares, means)
+    # a few components at a time, since each makes several matrices
+    blocks = zip(*(t.split(8) for t in (counts, sums, squares, means)), strict=True)
+    scale = torch.cat([scales(*block) for block in blocks])
     return log_weights, means, scale
 
 

@@ -82,22 +82,23 @@ class Scorer:
             self.map = torch.linalg.solve_triangular(scale, _eye(scale), upper=False)
             means, scale = means @ self.map.mT, scale.new_ones(len(means))
         self.basis = KINDS["spherical"] if kind.name == "tied" else kind
-        self.precision_factor = self._precision_factor(scale)
-        quadratic, linear, offset, rounding = self._coefficients(means)
+        # a few components at a time, since each makes several float64 matrices
+        blocks = zip(scale.split(8), means.split(8), strict=True)
+        parts = [self._coefficients(*block) for block in blocks]
+        factor, coefficients, offset, rounding = (torch.cat(p) for p in zip(*parts, strict=True))
         constant = constant - 0.5 * num_features * math.log(2.0 * math.pi)
-        self.by_difference = (rounding * torch.finfo(dtype).eps > TOLERANCE).nonzero()[:, 0].tolist()
-        self.coefficients = torch.cat([quadratic, linear], 1).to(dtype)
+        self.by_difference = (rounding > TOLERANCE).nonzero()[:, 0].tolist()
+        self.precision_factor, self.coefficients = factor, coefficients
         self.offset = (constant + offset).to(dtype)[:, None]
         self.constant, self.means64 = constant.to(dtype), means
         self.means = means.to(dtype)
-        self.precision_factor = self.precision_factor.to(dtype)
 
     # ---- features and scores ----------------------------------------------------------------
 
     def chunk_size(self) -> int:
-        """Rows in memory at once: some 16 MB of features on a CPU, more on a GPU."""
+        """Rows in memory at once: some 8 MB on a CPU, more on a GPU."""
         width = self.coefficients.shape[1] + 2 * self.num_components + 2 * self.num_features
-        elements = 2**22 if self.means.device.type == "cpu" else 2**26
+        elements = 2**21 if self.means.device.type == "cpu" else 2**26
         return max(64, min(65536, elements // width))
 
     def features(self, y: Tensor) -> Tensor:
@@ -179,32 +180,33 @@ class Scorer:
 
     # ---- the kinds --------------------------------------------------------------------------
 
-    def _precision_factor(self, scale: Tensor) -> Tensor:
-        if self.basis.name == "full":
-            return torch.linalg.solve_triangular(scale, _eye(scale).expand_as(scale), upper=False)
-        return 1.0 / scale
+    def _coefficients(self, scale: Tensor, means: Tensor) -> tuple[Tensor, ...]:
+        """Precision factors, coefficients, constants, and the rounding of a score in nats.
 
-    def _coefficients(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Coefficients of the features, the constant, and the size of what cancels, per row."""
-        factor = self.precision_factor
+        The rounding is that of a typical row of the component itself, whose products have the
+        size of their second moments; errors of single products are taken as independent.
+        """
         if self.basis.name == "full":
+            factor = torch.linalg.solve_triangular(scale, _eye(scale).expand_as(scale), upper=False)
             precision = factor.mT @ factor
             linear = (precision @ means[:, :, None])[..., 0]
-            covariance = torch.linalg.inv(factor)
-            second = (covariance**2).sum(-1) + means**2
+            second = (scale**2).sum(-1) + means**2
             size = (precision**2 * second[:, :, None] * second[:, None, :]).sum((1, 2)).sqrt()
+            precision.diagonal(dim1=1, dim2=2).mul_(0.5)
             quadratic = -self.basis.pack(precision)
-            diagonal = torch.arange(self.num_features, 0, -1, device=means.device).cumsum(0)
-            quadratic[:, torch.cat([diagonal.new_zeros(1), diagonal[:-1]])] *= 0.5
         elif self.basis.name == "diagonal":
+            factor = 1.0 / scale
             precision = factor**2
             linear, quadratic = precision * means, -0.5 * precision
             size = (1.0 + precision * means**2).square().sum(-1).sqrt()
         else:
+            factor = 1.0 / scale
             precision = factor[:, None] ** 2
             linear, quadratic = precision * means, -0.5 * precision
             size = self.num_features + (precision * means**2).sum(-1)
-        return quadratic, linear, -0.5 * (linear * means).sum(-1), size
+        coefficients = torch.cat([quadratic, linear], 1).to(self.dtype)
+        offset = -0.5 * (linear * means).sum(-1)
+        return factor.to(self.dtype), coefficients, offset, size * torch.finfo(self.dtype).eps
 
     def _in_units(self, k: int, difference: Tensor) -> Tensor:
         factor = self.precision_factor[k]

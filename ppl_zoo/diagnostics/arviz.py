@@ -1,0 +1,305 @@
+"""A fit as ArviZ reads it: one function a group, each a plain ``xarray.Dataset``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ppl_zoo.diagnostics.dims import Names, Variable
+from ppl_zoo.diagnostics.draws import ChainRecord, Reader
+from ppl_zoo.diagnostics.generation import bundle
+from ppl_zoo.model import Model
+from ppl_zoo.tracing import trace_program
+
+__all__ = ["to_arviz"]
+
+#: parameters with more numbers stay in the run's weights
+MAX_PARAMETER = 100_000
+#: ArviZ 1.x refuses a log likelihood that is the same in every draw
+JITTER = 1e-6
+
+
+def to_arviz(
+    fit: Any,
+    *,
+    num_samples: int = 1000,
+    max_observations: int = 1000,
+    max_local: int | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+) -> Any:
+    """Convert a fit to ArviZ.
+
+    Groups: ``posterior``, ``sample_stats`` (lp = log p(x, z), log_q, log_weight),
+    ``log_likelihood``, ``posterior_predictive``, ``prior``, ``prior_predictive``,
+    ``observed_data``, ``constant_data`` and ``fit`` (objective, learned parameters, k-hat, ...).
+    A chain is a restart, or a chain of the sampler. ``prior`` has one.
+
+    Parameters
+    ----------
+    fit
+        A :class:`ppl_zoo.Fit` that holds its data.
+    num_samples
+        Draws a chain.
+    max_observations
+        Rows in ``log_likelihood``, ``observed_data`` and the predictive groups, at even
+        distances; their coordinate says which. For wide rows the predictive groups have fewer
+        draws, so that they stay small.
+    max_local
+        Rows whose own latents are kept: by default 100, or 6 in a model without global latents.
+    coords
+        Labels of dimensions: ``{"feature": dataset.card.feature_names}``.
+
+    Returns
+    -------
+    InferenceData or DataTree
+        That of the installed ArviZ, 0.23 or 1.x.
+
+    Raises
+    ------
+    QueryError
+        If the fit was loaded without its data.
+
+    Notes
+    -----
+    Without global latents the parameters are points. ``posterior`` then holds the latents of
+    chosen rows, or their representation where nothing is drawn, and ``log_likelihood`` is the
+    log density of a row, the same in every draw but for a jitter of 1e-6 nats (ArviZ 1.x raises
+    for constants): ``az.loo`` gives the log density in sample, with p_loo = 0.
+    """
+    for name, value in (("num_samples", num_samples), ("max_observations", max_observations)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected 1 or more")
+    reader = Reader(fit, num_samples, max_observations, max_local)
+    arguments = fit.model.argument_names
+    names = Names(
+        [*reader.sites, *arguments, "representation", "joint"], fit.model.event_dims, coords
+    )
+    records = list(reader.chains())
+    groups = {
+        "posterior": posterior(reader, names, records),
+        "sample_stats": sample_stats(names, records),
+        "log_likelihood": log_likelihood(reader, names, records),
+        "posterior_predictive": predictive(reader, names, records),
+    }
+    if reader.has_prior:
+        before = [reader.prior()]
+        groups["prior"] = posterior(reader, names, before)
+        groups["prior_predictive"] = predictive(reader, names, before)
+    groups["observed_data"], groups["constant_data"] = data_groups(reader, names)
+    groups["fit"] = fit_group(fit, names, records)
+    return bundle({k: g for k, g in groups.items() if g.data_vars}, about(fit))
+
+
+# ---- the groups -------------------------------------------------------------------------------
+
+
+def posterior(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Latents and deterministic sites; those of single rows at the chosen rows."""
+    variables: dict[str, Variable] = {}
+    for name in records[0].posterior:
+        values = _stack([r.posterior[name] for r in records])
+        dims = _dims(reader, names, name, values.ndim - 2)
+        variables[name] = (("chain", "draw", *dims), _rankable(values), {})
+    return names.dataset(variables, _rows(reader, names, reader.chosen))
+
+
+def sample_stats(names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Log densities of the draws, in nats."""
+    said = {
+        "lp": "log p(x, z)",
+        "log_q": "log density of the guide",
+        "log_weight": "lp - log_q, log importance weight",
+    }
+    return names.dataset(
+        {
+            name: (
+                ("chain", "draw"),
+                _stack([r.stats[name] for r in records]),
+                {"long_name": said[name], "units": "nats"},
+            )
+            for name in records[0].stats
+        }
+    )
+
+
+def log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Log likelihood of each shown row, in nats."""
+    variables: dict[str, Variable] = {}
+    for name in records[0].log_likelihood:
+        values = _stack([r.log_likelihood[name] for r in records]).astype(np.float64)
+        about = {"units": "nats", "given": "the draw"}
+        if not reader.has_global:
+            noise = np.random.default_rng(0).standard_normal(values.shape)
+            values = values + JITTER * noise
+            about = {
+                "units": "nats",
+                "given": "the fitted parameters",
+                "answer": reader.model.queries["log_prob"],
+                "jitter": JITTER,
+            }
+        lead: tuple[str, ...] = ()
+        if reader.plate is not None and values.ndim == 3:
+            lead = (names.dim(reader.plate),)
+        elif name in reader.sites:
+            lead = tuple(names.dim(plate) for plate, _, _ in reader.sites[name].plates)
+        variables[name] = (("chain", "draw", *lead), values, about)
+    return names.dataset(variables, _rows(reader, names, reader.shown))
+
+
+def predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Observed sites drawn anew."""
+    variables: dict[str, Variable] = {}
+    for name in records[0].replicates:
+        values = _stack([r.replicates[name] for r in records])
+        dims = names.of_site(reader.sites[name])
+        variables[name] = (("chain", "draw", *dims), _plain(values), {})
+    labels = _rows(reader, names, reader.shown)
+    if variables:
+        drawn, kept = len(next(iter(records[0].posterior.values()))), reader.num_replicates
+        labels["draw"] = np.unique(np.linspace(0, drawn - 1, kept).round().astype(int))
+    return names.dataset(variables, labels)
+
+
+def data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
+    """Observed sites at the shown rows, and the arguments that are not observed."""
+    data = reader.at(reader.shown)
+    with reader.model.defaults():
+        trace = trace_program(reader.model, data)
+    seen = {
+        name: trace.nodes[name]["value"]
+        for name, site in reader.sites.items()
+        if site.kind == "observed"
+    }
+    observed: dict[str, Variable] = {
+        name: (names.of_site(reader.sites[name]), _plain(_numpy(value)), {})
+        for name, value in seen.items()
+    }
+    constant: dict[str, Variable] = {}
+    arguments = zip(reader.model.argument_names, data, reader.rows.per_row, strict=False)
+    for name, array, per_row in arguments:
+        if any(_same(array, value) for value in seen.values()):
+            continue
+        first = reader.plate if per_row else None
+        constant[name] = (names.of_array(name, array.ndim, first), _plain(_numpy(array)), {})
+    labels = _rows(reader, names, reader.shown)
+    return names.dataset(observed, labels), names.dataset(constant, labels)
+
+
+def fit_group(fit: Any, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """How the fit went, and what was learned."""
+    nats = {"units": "nats"}
+    solution = fit.solution
+    variables: dict[str, Variable] = {
+        name: (("chain", "step"), np.asarray(trace), nats if name == "objective" else {})
+        for name, trace in solution.history.items()
+    }
+    variables["final_objective"] = (("chain",), np.asarray(solution.objective, float), nats)
+    variables["steps"] = (("chain",), np.asarray(solution.steps), {})
+    variables["khat"] = (
+        ("chain",),
+        np.array([r.khat for r in records]),
+        {"long_name": "Pareto k-hat of the importance weights; NaN where there are none"},
+    )
+    variables["seconds"] = ((), np.asarray(fit.seconds), {"units": "s"})
+    learned: list[dict[str, Tensor]] = []
+    for chain in range(len(solution.stopped)):
+        with fit.chain(chain):
+            learned.append({k: v.clone() for k, v in parameters(fit.model).items()})
+    for name in learned[0]:
+        key = f"{name}_parameter" if names.variable(name) in variables else name
+        dims = names.of_array(name, learned[0][name].ndim)
+        values = np.stack([_numpy(p[name]) for p in learned])
+        variables[key] = (("chain", *dims), _plain(values), {"learned": 1})
+    return names.dataset(variables, attrs={**about(fit), "best_chain": int(solution.best)})
+
+
+def parameters(model: Model) -> dict[str, Tensor]:
+    """Learned parameters on their own scale.
+
+    The properties of the model's class that are tensors (``weights``, ``means``) are what its
+    author shows of them; without any, all parameters by name, under their constraints.
+    """
+    shown = {}
+    for cls in type(model).__mro__:
+        if cls is Model:
+            break
+        for name, value in vars(cls).items():
+            if isinstance(value, property) and name not in shown:
+                found = getattr(model, name)
+                if isinstance(found, Tensor):
+                    shown[name] = found.detach()
+    if not shown:
+        for name, raw in model.named_parameters():
+            *path, last = name.removesuffix("_unconstrained").split(".")
+            owner: Any = model.get_submodule(".".join(path))
+            value = getattr(owner, last, raw)
+            shown[".".join([*path, last])] = (raw if value is None else value).detach()
+    return {k: v for k, v in shown.items() if v.numel() <= MAX_PARAMETER}
+
+
+def about(fit: Any) -> dict[str, Any]:
+    """Describe the fit in strings and numbers that netCDF can hold."""
+    packages = ("ppl-zoo", "torch", "pyro-ppl", "numpy", "arviz")
+    versions = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+    return {
+        "model": type(fit.model).__name__,
+        "solver": type(fit.solver).__name__,
+        "stopped": ", ".join(fit.solution.stopped),
+        "seed": int(fit.seed),
+        "device": str(fit.model.device),
+        "dtype": str(fit.model.dtype).removeprefix("torch."),
+        "versions": ", ".join(versions),
+        "inference_library": "ppl_zoo",
+        "inference_library_version": version("ppl-zoo"),
+    }
+
+
+# ---- small things -----------------------------------------------------------------------------
+
+
+def _dims(reader: Reader, names: Names, name: str, ndim: int) -> tuple[str, ...]:
+    if name in reader.sites:
+        return names.of_site(reader.sites[name])
+    return names.of_array(name, ndim, reader.plate)  # a representation: rows, then features
+
+
+def _rows(reader: Reader, names: Names, index: np.ndarray) -> dict[str, np.ndarray]:
+    return {} if reader.plate is None else {names.dim(reader.plate): index}
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return torch.as_tensor(value).detach().cpu().numpy()
+
+
+def _stack(values: list[Tensor]) -> np.ndarray:
+    return np.stack([_numpy(v) for v in values])
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Return booleans as 0 and 1: ArviZ subtracts."""
+    return values.astype(np.int64) if values.dtype == bool else values
+
+
+def _rankable(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers that do not vary as floats: ArviZ 1.x cannot rank them as integers."""
+    values = _plain(values)
+    if values.dtype.kind in "iu":
+        flat = values.reshape(values.shape[0] * values.shape[1], -1)
+        if (flat == flat[:1]).all(0).any():
+            return values.astype(np.float64)
+    return values
+
+
+def _same(array: Tensor, value: Any) -> bool:
+    if not isinstance(value, Tensor) or array.shape != value.shape:
+        return False
+    return array.data_ptr() == value.data_ptr() or torch.equal(
+        torch.nan_to_num(array.double()), torch.nan_to_num(value.double())
+    )
