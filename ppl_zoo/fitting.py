@@ -15,7 +15,8 @@ from torch import Tensor
 from ppl_zoo import solvers
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError
-from ppl_zoo.model import Model, _no_latents
+from ppl_zoo.model import Model
+from ppl_zoo.queries import no_latents
 from ppl_zoo.solvers.solution import Solution, chain_seed, load_chain, set_seed
 from ppl_zoo.tracing import Draws, describe, draw, predict, trace_program
 
@@ -119,7 +120,7 @@ class Fit:
             Rows to draw the local latents of; those of the fit by default.
         """
         data = self.data() if rows is None else rows.all()
-        guide = _no_latents if self.guide is None else self.guide
+        guide = no_latents if self.guide is None else self.guide
         out = []
         for index in range(len(self.solution.stopped)):
             with self.chain(index), self._seeded(index), self.model.defaults():
@@ -130,7 +131,7 @@ class Fit:
     def replicates(self, num_samples: int = 1000, rows: Rows | None = None) -> list[dict]:
         """Posterior predictive draws of the same rows, ``{site: (draw, ...)}`` a chain."""
         data = self.data() if rows is None else rows.all()
-        guide = _no_latents if self.guide is None else self.guide
+        guide = no_latents if self.guide is None else self.guide
         out = []
         for index in range(len(self.solution.stopped)):
             with self.chain(index), self._seeded(index), self.model.defaults():

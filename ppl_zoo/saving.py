@@ -8,7 +8,6 @@ complete, so that a run directory is whole or not there.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -25,8 +24,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ppl_zoo import solvers
 from ppl_zoo.data.rows import Rows
+from ppl_zoo.encoding import (
+    class_name,
+    decode,
+    decode_solver,
+    encode,
+    encode_solver,
+    find_class,
+)
 from ppl_zoo.errors import RunError
 from ppl_zoo.fitting import Fit, fork_generators, pick_device
 from ppl_zoo.model import Model
@@ -72,7 +78,7 @@ def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Pat
     solution = fit.solution
     config, model_args = {}, fit.model.config
     for key, value in model_args.items():
-        config[key] = _encode(value, f"config.{key}", tensors["weights"])
+        config[key] = encode(value, f"config.{key}", tensors["weights"])
     example = []
     if fit.model._example is not None:
         for index, (one, per_row) in enumerate(fit.model._example):
@@ -96,8 +102,8 @@ def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Pat
             sums[file.name] = _sha256(file)
         record = {
             "format": FORMAT,
-            "model": {"class": _name(type(fit.model)), "config": config},
-            "solver": _encode_solver(fit.solver),
+            "model": {"class": class_name(type(fit.model)), "config": config},
+            "solver": encode_solver(fit.solver),
             "example": example,
             "stopped": list(solution.stopped),
             "objective": [None if not np.isfinite(v) else float(v) for v in solution.objective],
@@ -169,7 +175,7 @@ def load(
     own = _build_model(record["model"], weights, model, path)
     own.to(pick_device(device), getattr(torch, record["dtype"]))
     own.__dict__["_rows_plate"] = record["rows_plate"]
-    solver = _decode_solver(record["solver"]) if solver is None else solver
+    solver = decode_solver(record["solver"]) if solver is None else solver
     if data is None and tensors["data"]:
         data = tuple(tensors["data"][str(i)] for i in range(len(tensors["data"])))
     rows = None if data is None else own.as_rows(getattr(data, "train", data))
@@ -228,13 +234,13 @@ def _read_record(path: Path) -> dict:
 def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
     if isinstance(given, Model):
         return given
-    cls = given if given is not None else _find_class(record["class"])
+    cls = given if given is not None else find_class(record["class"])
     if cls is None:
         raise RunError(
             f"{path}: holds a {record['class']}, which is not imported here; import it, "
             "or pass zoo.load(path, model=ThatClass)"
         )
-    config = {k: _decode(v, weights, k, path) for k, v in record["config"].items()}
+    config = {k: decode(v, weights, k, path) for k, v in record["config"].items()}
     return cls(**config)
 
 
@@ -264,89 +270,6 @@ def _build_guide(
                 "pass them, zoo.load(path, data=...)"
             )
     return guide
-
-
-def _find_class(name: str) -> type[Model] | None:
-    import ppl_zoo.models  # noqa: F401  so that the zoo's own classes are known
-
-    waiting = [Model]
-    while waiting:
-        cls = waiting.pop()
-        waiting += cls.__subclasses__()
-        if _name(cls) == name:
-            return cls
-    return None
-
-
-def _name(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
-    if isinstance(value, Tensor):
-        tensors[key] = value
-        return {"tensor": key}
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
-    if isinstance(value, dict):
-        return {"dict": {k: _encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
-    return {"unsaved": f"{type(value).__name__}"}
-
-
-def _decode(value: Any, tensors: dict[str, Tensor], key: str, path: Path) -> Any:
-    if isinstance(value, list):
-        return [_decode(v, tensors, key, path) for v in value]
-    if isinstance(value, dict):
-        if "tensor" in value:
-            return tensors[value["tensor"]]
-        if "dict" in value:
-            return {k: _decode(v, tensors, k, path) for k, v in value["dict"].items()}
-        raise RunError(
-            f"{path}: the model's argument {key!r} ({value['unsaved']}) cannot be saved; "
-            "build the model and pass it, zoo.load(path, model=...)"
-        )
-    return value
-
-
-def _encode_solver(solver: Any) -> dict:
-    options = {}
-    for field in dataclasses.fields(solver):
-        value = getattr(solver, field.name)
-        if isinstance(value, type):
-            value = {"type": _name(value)}
-        elif not isinstance(value, (str, int, float, bool, type(None))):
-            value = {"unsaved": repr(value)}
-        options[field.name] = value
-    return {"class": type(solver).__name__, "options": options}
-
-
-def _decode_solver(record: dict) -> Any:
-    cls = getattr(solvers, record["class"], None)
-    if cls is None:
-        raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
-    options = {}
-    for name, value in record["options"].items():
-        if isinstance(value, dict):
-            known = {_name(c): c for c in _torch_and_pyro_classes()}
-            if value.get("type") not in known:
-                raise RunError(
-                    f"solver option {name}={value.get('type') or value.get('unsaved')} cannot "
-                    "be read from a file: pass zoo.load(path, solver=...)"
-                )
-            value = known[value["type"]]
-        options[name] = value
-    return cls(**options)
-
-
-def _torch_and_pyro_classes() -> list[type]:
-    from pyro.infer import autoguide
-
-    found = [*vars(torch.optim).values(), *vars(autoguide).values()]
-    return [c for c in found if isinstance(c, type)]
 
 
 def _data_tensors(rows: Rows | None, include: bool | None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ def test_contract(kind):
     assert zoo.testing.check_model(make_model, make_data) == tuple(zoo.testing.CLAUSES)
 
 
-def test_no_latents_maximum_likelihood():
+def testno_latents_maximum_likelihood():
     x = binary(400, 3)
     fit = zoo.fit(Chain(), x, progress=False)
     assert fit.stopped == "converged"

@@ -21,7 +21,7 @@ from torch import Tensor
 from ppl_zoo.diagnostics.dims import even, has_plate, plate_axis
 from ppl_zoo.diagnostics.khat import khat
 from ppl_zoo.errors import QueryError
-from ppl_zoo.model import _no_latents
+from ppl_zoo.queries import no_latents
 from ppl_zoo.tracing import Draws, Site, describe, draw, predict, trace_program
 
 __all__ = ["ChainRecord", "Reader"]
@@ -72,7 +72,7 @@ class Reader:
         self.rows = fit.rows
         with self.model.defaults():
             self.plate = self.model.find_rows(self.rows)
-            self.guide = _no_latents if fit.guide is None else fit.guide
+            self.guide = no_latents if fit.guide is None else fit.guide
             self.own = self.model.guide is not None and not isinstance(self.guide, AutoGuide)
             # all rows only where the guide has parameters for each of them
             probe = self.rows.head(1) if self.own else self.rows.all()

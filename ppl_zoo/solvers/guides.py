@@ -16,7 +16,8 @@ from torch import nn
 
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import DataError
-from ppl_zoo.model import Model, _no_latents
+from ppl_zoo.model import Model
+from ppl_zoo.queries import no_latents
 from ppl_zoo.tracing import Site, describe, trace_program, with_summed_out
 
 __all__ = ["GUIDES", "Pair", "make_pair"]
@@ -83,7 +84,7 @@ def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain
     if own:
         guide = model.guide
     elif spec is None and not continuous:
-        guide = _no_latents
+        guide = no_latents
     else:
         spec = _by_name("normal" if spec is None else spec, chain)
         if _is_autoguide_maker(spec):

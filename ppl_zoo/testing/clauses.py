@@ -1,18 +1,11 @@
-"""The contract of a model as a test: run it on your own models.
-
->>> import ppl_zoo as zoo
->>> schools = zoo.data.load("eight-schools")
->>> passed = zoo.testing.check_model(zoo.EightSchools, lambda: schools.train)
->>> "one seed, one result" in passed
-True
-"""
+"""The clauses of a model's contract, each a function that raises where it does not hold."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -20,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ppl_zoo import tracing
-from ppl_zoo.errors import DataError, QueryError
+from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import default_solver, fit
-from ppl_zoo.model import ANSWERS, Model, _no_latents
+from ppl_zoo.model import Model
+from ppl_zoo.queries import ANSWERS, no_latents
 from ppl_zoo.saving import load
 
-__all__ = ["CLAUSES", "ContractError", "check_model"]
+__all__ = ["CLAUSES", "Case", "ContractError"]
 
 
 class ContractError(AssertionError):
@@ -38,7 +32,7 @@ def _demand(holds: bool, message: str) -> None:
 
 
 @dataclasses.dataclass
-class _Case:
+class Case:
     """A model to be checked, with data."""
 
     make_model: Callable[[], Model]
@@ -46,19 +40,23 @@ class _Case:
     solver: Any
 
     def model(self) -> Model:
+        """Make the model, the same each time."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self.make_model()
 
     def data(self) -> Any:
+        """Make the data, the same each time."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return self.make_data()
 
     def rows(self, model: Model) -> Any:
+        """Read the data as the model's rows."""
         return model.as_rows(self.data())
 
     def fitted(self, seed: int = 0) -> Any:
+        """Fit the model for a few steps."""
         model = self.model()
         solver = self.solver or _shortened(default_solver(model))
         return fit(model, self.data(), solver, device="cpu", seed=seed, progress=False)
@@ -75,7 +73,7 @@ def _close(a: Tensor, b: Tensor, tol: float = 1e-3) -> bool:
     return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=tol, atol=tol)
 
 
-def _parameters_in_init(case: _Case) -> None:
+def _parameters_in_init(case: Case) -> None:
     model = case.model()
     _demand(isinstance(model, Model), f"got a {type(model).__name__}, expected a zoo.Model")
     before = {k: v.shape for k, v in model.state_dict().items()}
@@ -90,7 +88,7 @@ def _parameters_in_init(case: _Case) -> None:
     other.load_state_dict(model.state_dict())
 
 
-def _names(case: _Case) -> None:
+def _names(case: Case) -> None:
     model = case.model()
     rows = case.rows(model)
     sites = model.sites(*rows.all())
@@ -112,7 +110,7 @@ def _names(case: _Case) -> None:
     _demand(not plates & set(sites), f"{plates & set(sites)} name both a site and a plate")
 
 
-def _minibatch_scale(case: _Case) -> None:
+def _minibatch_scale(case: Case) -> None:
     model = case.model()
     rows = case.rows(model)
     half = rows.head(max(1, len(rows) // 2))
@@ -129,7 +127,7 @@ def _minibatch_scale(case: _Case) -> None:
             )
 
 
-def _dtypes(case: _Case) -> None:
+def _dtypes(case: Case) -> None:
     model = case.model().double()
     data = case.rows(model).all()
     with model.defaults():
@@ -144,10 +142,10 @@ def _dtypes(case: _Case) -> None:
             )
 
 
-def _draws_broadcast(case: _Case) -> None:
+def _draws_broadcast(case: Case) -> None:
     done = case.fitted()
     model, data = done.model, done.data()
-    guide = _no_latents if done.guide is None else done.guide
+    guide = no_latents if done.guide is None else done.guide
     with model.defaults():
         together = tracing.broadcasts(model, guide, data, model.rows_plate)
     _demand(
@@ -157,7 +155,7 @@ def _draws_broadcast(case: _Case) -> None:
     )
 
 
-def _log_prob(case: _Case) -> None:
+def _log_prob(case: Case) -> None:
     done = case.fitted()
     how = done.model.queries["log_prob"]
     _demand(how in ANSWERS, f"queries['log_prob'] is {how!r}, expected one of {ANSWERS}")
@@ -178,7 +176,7 @@ def _log_prob(case: _Case) -> None:
         "log_prob of a row depends on the other rows of the call",
     )
     with done.model.defaults():
-        guide = done.guide or _no_latents
+        guide = done.guide or no_latents
         draws = tracing.draw(done.model, guide, data, 2, done.model.rows_plate)
     _demand(draws.log_joint_rows is not None, "queries say log_prob is exact, but no row has one")
     bound = draws.log_joint_rows - (0 if draws.log_guide_rows is None else draws.log_guide_rows)
@@ -189,7 +187,7 @@ def _log_prob(case: _Case) -> None:
     )
 
 
-def _sample(case: _Case) -> None:
+def _sample(case: Case) -> None:
     done = case.fitted()
     model, data = done.model, done.data()
     if model.queries["sample"] == "none":
@@ -221,7 +219,7 @@ def _sample(case: _Case) -> None:
     )
 
 
-def _encode(case: _Case) -> None:
+def _encode(case: Case) -> None:
     done = case.fitted()
     if done.model.queries["encode"] == "none":
         return
@@ -232,7 +230,7 @@ def _encode(case: _Case) -> None:
         _demand(bool(value.isfinite().all()), "encode is not finite")
 
 
-def _repeatable(case: _Case) -> None:
+def _repeatable(case: Case) -> None:
     state, store = torch.random.get_rng_state(), set(pyro.get_param_store().keys())
     one, two = case.fitted(), case.fitted()
     _demand(
@@ -250,7 +248,7 @@ def _repeatable(case: _Case) -> None:
         )
 
 
-def _round_trip(case: _Case) -> None:
+def _round_trip(case: Case) -> None:
     done = case.fitted()
     with tempfile.TemporaryDirectory() as folder:
         done.save(f"{folder}/run")
@@ -271,7 +269,7 @@ def _round_trip(case: _Case) -> None:
         _demand(same, "the guide changed on the way to disk and back")
 
 
-def _additive(case: _Case) -> None:
+def _additive(case: Case) -> None:
     model = case.model()
     if not hasattr(model, "expected_statistics"):
         return
@@ -291,7 +289,7 @@ def _additive(case: _Case) -> None:
         )
 
 
-def _refuses(case: _Case) -> None:
+def _refuses(case: Case) -> None:
     model = case.model()
     data = case.rows(model).all()
     broken = data[0].clone()
@@ -308,7 +306,7 @@ def _refuses(case: _Case) -> None:
         raise ContractError(f"data with {what} were fitted, expected a DataError")
 
 
-CLAUSES: dict[str, Callable[[_Case], None]] = {
+CLAUSES: dict[str, Callable[[Case], None]] = {
     "parameters are made in __init__": _parameters_in_init,
     "sites and plates have names of their own": _names,
     "a minibatch is scaled": _minibatch_scale,
@@ -322,48 +320,3 @@ CLAUSES: dict[str, Callable[[_Case], None]] = {
     "statistics add up": _additive,
     "bad data are refused": _refuses,
 }
-
-
-def check_model(
-    make_model: Callable[[], Model],
-    make_data: Callable[[], Any],
-    *,
-    solver: Any = None,
-    clauses: Iterable[str] | None = None,
-) -> tuple[str, ...]:
-    """Hold a model against the contract of the zoo.
-
-    Parameters
-    ----------
-    make_model
-        Makes the model, anew each time.
-    make_data
-        Makes data for it, as for :func:`ppl_zoo.fit`; some dozens of rows will do.
-    solver
-        How to fit it; by default a few steps of the model's own default solver.
-    clauses
-        Names of the clauses to check, all of :data:`CLAUSES` by default.
-
-    Returns
-    -------
-    tuple
-        Names of the clauses that hold.
-
-    Raises
-    ------
-    ContractError
-        At the first clause that does not, saying what was found and what was expected.
-    """
-    case = _Case(make_model, make_data, solver)
-    passed = []
-    for name in CLAUSES if clauses is None else clauses:
-        try:
-            CLAUSES[name](case)
-        except ContractError as error:
-            raise ContractError(f"clause {name!r}: {error}") from error
-        except (QueryError, DataError) as error:
-            raise ContractError(
-                f"clause {name!r}: unexpected {type(error).__name__}: {error}"
-            ) from error
-        passed.append(name)
-    return tuple(passed)
