@@ -101,6 +101,8 @@ class Figure:
         Called with the fit and the data set, returns the number.
     tolerance
         Largest difference that counts as reproduced.
+    better
+        "higher" or "lower" where a better value counts too; None where it has to be the same.
     """
 
     what: str
@@ -111,10 +113,16 @@ class Figure:
     recipe: str | None = None
     measure: Callable[[Any, Any], float] | None = field(default=None, hash=False)
     tolerance: float = 0.0
+    better: str | None = None
 
     def agrees(self, value: float) -> bool:
-        """Whether a value reproduces the published one."""
-        return abs(value - self.published) <= self.tolerance
+        """Whether a value reproduces the published one, or is better."""
+        gain = value - self.published
+        if self.better == "higher":
+            return gain >= -self.tolerance
+        if self.better == "lower":
+            return gain <= self.tolerance
+        return abs(gain) <= self.tolerance
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.D
 def data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
     """Observed sites at the shown rows, and the arguments that are not observed."""
     data = reader.at(reader.shown)
-    with reader.model.defaults():
+    with reader.fit._seeded(0), reader.model.defaults():
         trace = trace_program(reader.model, data)
     seen = {
         name: trace.nodes[name]["value"]

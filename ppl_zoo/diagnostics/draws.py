@@ -70,7 +70,7 @@ class Reader:
         if fit.rows is None:
             fit.data()  # says what is missing
         self.rows = fit.rows
-        with self.model.defaults():
+        with fit._seeded(0), self.model.defaults():
             self.plate = self.model.find_rows(self.rows)
             self.guide = no_latents if fit.guide is None else fit.guide
             self.own = self.model.guide is not None and not isinstance(self.guide, AutoGuide)
@@ -93,7 +93,8 @@ class Reader:
                 names = {s.name for s in drawn if s.kind == "latent"}
         size = len(self.rows)
         self.shown = even(size, max_observations)
-        self.sites = self._sites(self.shown)
+        with fit._seeded(0):
+            self.sites = self.model.sites(*self.at(self.shown))
         latent = {s.name: s for s in self.sites.values() if s.name in names}
         self.local = tuple(n for n, s in latent.items() if s.is_local(self.plate))
         self.has_global = len(self.local) < len(latent)
@@ -104,12 +105,14 @@ class Reader:
             max_local = 100 if self.has_global else 6
         self.chosen = self.shown[even(len(self.shown), max_local)]
 
-    def _sites(self, index: np.ndarray) -> dict[str, Site]:
-        return self.model.sites(*self.at(index))
-
     def at(self, index: np.ndarray) -> tuple[Tensor, ...]:
         """Return the data of some rows."""
         return self.rows[torch.from_numpy(index)]
+
+    @property
+    def takes_new_rows(self) -> bool:
+        """Whether the guide can be asked about rows that it was not fitted to."""
+        return not (self.whole and self.local)
 
     @property
     def has_prior(self) -> bool:

@@ -55,7 +55,7 @@ def density_2d(fit: Any, x: Tensor, card: Any) -> Figure:
     ax.scatter(points[:, 0], points[:, 1], s=10, color=DATA, alpha=0.65, linewidth=0, zorder=3)
     handles = [
         Line2D([], [], color=DATA, marker="o", markersize=4, linestyle="", label="data"),
-        Line2D([], [], color=MODEL, label="regions of 50, 80 and 95 % of the model's mass"),
+        Line2D([], [], color=MODEL, label="50, 80, 95 % of the model's mass"),
     ]
     for k, (weight, mean, covariance) in enumerate(_gaussians(fit.model)):
         values, vectors = np.linalg.eigh(covariance)
@@ -67,7 +67,7 @@ def density_2d(fit: Any, x: Tensor, card: Any) -> Figure:
         )
         ax.plot(*mean, marker="+", color=colour, markersize=11, markeredgewidth=2.2, zorder=4)
         if k < 6:
-            label = f"component {k}: weight {weight:.2f}, mean and 2 sd"
+            label = f"component {k} (weight {weight:.2f}), 2 sd"
             handles.append(Line2D([], [], color=colour, linewidth=2.0, label=label))
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(low[1], high[1])
@@ -214,11 +214,10 @@ def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) ->
         lines = -(-len(shown) // columns)
         fig, axes = figure(1.15 * columns + 0.3, 1.35 * lines + 0.6, lines, columns)
         for ax, part in zip(axes.flat, [*shown, *[None] * (lines * columns)], strict=False):
-            ax.set_axis_off()
-            if part is not None:
-                ax.imshow(
-                    part[1].reshape(image_shape), cmap="gray", vmin=limits[0], vmax=limits[1]
-                )
+            if part is None:
+                ax.set_axis_off()
+            else:
+                _mean(ax, part[1], image_shape, limits)
                 ax.set_title(f"{part[0]:.3f}", fontsize=SMALL)
         what = f"means of {len(shown)} of {len(parts)} components, with weights"
         fig.suptitle(title_of(fit, card, what), fontsize=11)
@@ -227,9 +226,7 @@ def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) ->
     fig, axes = figure(0.95 * (width + 1) + 0.7, 0.98 * len(shown) + 0.9, len(shown), width + 1)
     for line, (weight, mean, covariance) in enumerate(shown):
         values, vectors = np.linalg.eigh(covariance)
-        axes[line, 0].imshow(
-            mean.reshape(image_shape), cmap="gray", vmin=limits[0], vmax=limits[1]
-        )
+        _mean(axes[line, 0], mean, image_shape, limits)
         axes[line, 0].set_ylabel(f"{weight:.3f}", fontsize=SMALL)
         for j in range(min(width, len(values))):
             vector = vectors[:, -1 - j]
@@ -237,10 +234,8 @@ def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) ->
             ax = axes[line, j + 1]
             ax.imshow(vector.reshape(image_shape), cmap="PuOr", vmin=-top, vmax=top)
             ax.set_xlabel(f"sd {np.sqrt(max(values[-1 - j], 0.0)):.2g}", fontsize=7, labelpad=1)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.spines[:].set_visible(False)
+    for ax in axes[:, 1:].flat:
+        _bare(ax)
     axes[0, 0].set_title("mean", fontsize=SMALL)
     for j in range(width):
         axes[0, j + 1].set_title(f"eigenv. {j + 1}", fontsize=SMALL)
@@ -278,6 +273,19 @@ def log_densities(fit: Any, x: Tensor, card: Any) -> Figure:
 
 
 # ---- small things -----------------------------------------------------------------------------
+
+
+def _bare(ax: Any) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def _mean(ax: Any, mean: np.ndarray, shape: Sequence[int], limits: tuple[float, float]) -> None:
+    ax.imshow(mean.reshape(shape), cmap="gray", vmin=limits[0], vmax=limits[1])
+    _bare(ax)
+    ax.spines[:].set_visible(True)  # a light mean would melt into the page
+    ax.spines[:].set_color("#bbbbbb")
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ppl_zoo.diagnostics.dims import has_plate
+from ppl_zoo.diagnostics.dims import even, has_plate
 from ppl_zoo.diagnostics.draws import Reader
 from ppl_zoo.diagnostics.fit_pictures import (
     components,
@@ -39,7 +40,7 @@ __all__ = ["plot_fit", "plot_history", "plot_posterior", "plot_samples"]
 def plot_history(fit: Any, card: Any = None) -> Figure:
     """Objective of every chain against the step.
 
-    The y-axis leaves out the first tenth of the steps, which would dwarf the rest.
+    The y-axis is that of the later steps, which the climb at the start would dwarf.
 
     Parameters
     ----------
@@ -59,7 +60,8 @@ def plot_history(fit: Any, card: Any = None) -> Figure:
         best = " (best)" if chain == fit.solution.best and len(fit.solution.stopped) > 1 else ""
         label = f"chain {chain}{best}: {fit.solution.objective[chain]:,.2f} nats, "
         label += f"{fit.solution.stopped[chain].replace('_', ' ')}"
-        late.append(values[len(values) // 10 :])
+        skip = len(values) // 2 if len(values) > 50 else int(len(values) > 3)
+        late.append(values[skip:])
         if len(values) <= 50:
             ax.plot(steps, values, color=colour, marker="o", markersize=4, label=label)
             continue
@@ -69,9 +71,11 @@ def plot_history(fit: Any, card: Any = None) -> Figure:
         everything = np.concatenate(late)
         # noise of the estimate has a long lower tail
         low, high = np.quantile(everything, 0.005), everything.max()
-        pad = 0.06 * (high - low) or 1.0
-        ax.set_ylim(low - pad, high + pad)
+        span = (high - low) or 1.0
+        ax.set_ylim(low - 0.25 * span, high + 0.06 * span)
         ax.legend(fontsize=SMALL, frameon=False, loc="lower right")
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")
     ax.set_ylabel("objective (nats)")
     ax.set_title(title_of(fit, card, "objective by step"), fontsize=11)
@@ -97,6 +101,8 @@ def plot_fit(fit: Any, card: Any = None) -> Figure:
     observed = [s for s in reader.sites.values() if s.kind == "observed"]
     image_shape = getattr(card, "image_shape", None)
     inputs = _inputs(reader, data)
+    if not inputs and not reader.takes_new_rows:
+        return plot_samples(fit, card)
     if not inputs:
         x = data[0]
         if image_shape and _has_moments(fit.model, x):
@@ -121,7 +127,7 @@ def plot_fit(fit: Any, card: Any = None) -> Figure:
 
 
 def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
-    """Samples of the fitted model beside the data.
+    """Show samples of the fitted model beside the data.
 
     Parameters
     ----------
@@ -138,7 +144,7 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
     observed = [s.name for s in reader.sites.values() if s.kind == "observed"]
     name = observed[0]
     x = _observed_value(reader, data, name)
-    if inputs or fit.model.queries["sample"] == "none":
+    if inputs or not reader.takes_new_rows or fit.model.queries["sample"] == "none":
         new = reader.chain(fit.solution.best).replicates[name].flatten(0, 1)
     else:
         with fit.chain(fit.solution.best), fit._seeded(0):
@@ -149,6 +155,7 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
     if image_shape:
         fig, axes = figure(8.0, 4.4, 1, 2)
         limits = (float(np.quantile(x, 0.005)), float(np.quantile(x, 0.995)))
+        fig.get_layout_engine().set(wspace=0.06)
         columns = int(np.ceil(np.sqrt(num)))
         pick = np.linspace(0, len(x) - 1, min(num, len(x))).round().astype(int)
         for ax, rows, what in ((axes[0, 0], x[pick], "data"), (axes[0, 1], new[:num], "samples")):
@@ -164,6 +171,11 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
         axes[0, 0].set_ylabel(axis_label(card, 1, f"{name}[1]"))
     else:
         x, new = x.reshape(len(x), -1), new.reshape(len(new), -1)
+        # the card names the columns of all arguments, one after the other
+        arguments = list(zip(fit.model.argument_names, data, strict=False))
+        seen = [n for n, _ in arguments if n not in inputs]
+        first = fit.model.argument_names.index(seen[0]) if seen else 0
+        before = sum(int(np.prod(a.shape[1:])) for _, a in arguments[:first])
         width = min(x.shape[1], 6)
         columns = min(width, 3)
         lines = -(-width // columns)
@@ -175,8 +187,7 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
             one = x.shape[1] == 1
             _histograms(tidy(ax), x[:, index], new[:, index])
             label = name if one else f"{name}[{index}]"
-            # names on the card are those of columns; y of a supervised model is none of them
-            ax.set_xlabel(label if inputs else axis_label(card, index, label))
+            ax.set_xlabel(axis_label(card, before + index, label))
         axes[0, 0].set_ylabel("share")
         axes[0, 0].legend(fontsize=SMALL, frameon=False)
     fig.suptitle(title_of(fit, card, "samples beside data"), fontsize=11)
@@ -199,25 +210,34 @@ def plot_posterior(fit: Any, card: Any = None, max_panels: int = 12) -> Figure:
         Most variables shown.
     """
     reader = Reader(fit, 1000, 1000, None)
-    records = list(reader.chains())
-    discrete = [n for n in reader.local if not records[0].posterior[n].is_floating_point()]
+    discrete = [n for n in reader.local if reader.sites[n].discrete]
     if not reader.has_global and discrete and fit.model.queries["encode"] == "exact":
         with fit.chain(fit.solution.best), torch.no_grad():
-            code = fit.model.encode(reader.at(reader.chosen)[0])
+            code = fit.model.encode(reader.at(reader.shown)[0])
         if isinstance(code, Tensor) and code.ndim == 2:
-            return responsibilities(fit, code, reader.chosen, discrete[0], card)
+            picked = _telling(code)
+            return responsibilities(fit, code[picked], reader.shown[picked], discrete[0], card)
+    records = list(reader.chains())
     if not reader.has_latents:
         return codes(fit, records[fit.solution.best].posterior, reader.chosen, card)
     panels = {}
     for name in records[0].posterior:
         values = np.stack([r.posterior[name].cpu().double().numpy() for r in records])
         local = name in reader.sites and has_plate(reader.sites[name], reader.plate)
-        panels[name] = (values.reshape(*values.shape[:2], -1), local)
+        values = values.reshape(*values.shape[:2], -1)
+        if 1 < values.shape[2] <= 4 and not local:
+            for index in range(values.shape[2]):
+                panels[f"{name}[{index}]"] = (values[:, :, index : index + 1], False)
+        else:
+            panels[name] = (values, local)
     # globals before the latents of single rows
     order = sorted(panels, key=lambda name: panels[name][1])[:max_panels]
-    labels = reader.chosen
     return densities(
-        fit, {n: panels[n][0] for n in order}, labels, {n for n in order if panels[n][1]}, card
+        fit,
+        {name: panels[name][0] for name in order},
+        reader.chosen,
+        {name for name in order if panels[name][1]},
+        card,
     )
 
 
@@ -226,8 +246,16 @@ def plot_posterior(fit: Any, card: Any = None, max_panels: int = 12) -> Figure:
 
 def _running_median(values: np.ndarray) -> np.ndarray:
     width = max(5, len(values) // 50) | 1
-    padded = np.pad(values, width // 2, mode="edge")
+    padded = np.pad(values, width // 2, mode="reflect")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=-1)
+
+
+def _telling(code: Tensor, count: int = 6) -> np.ndarray:
+    """Choose rows: some at even distances, then the least certain ones."""
+    some = even(len(code), count)
+    certainty = code.max(-1).values.cpu().numpy().astype(float)
+    certainty[some] = np.inf
+    return np.concatenate([some, np.argsort(certainty)[: min(count, len(code) - len(some))]])
 
 
 def _inputs(reader: Reader, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -244,7 +272,7 @@ def _inputs(reader: Reader, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def _observed_value(reader: Reader, data: tuple[Tensor, ...], name: str) -> Tensor:
     from ppl_zoo.tracing import trace_program
 
-    with reader.model.defaults():
+    with reader.fit._seeded(0), reader.model.defaults():
         return torch.as_tensor(trace_program(reader.model, data).nodes[name]["value"]).detach()
 
 
@@ -270,10 +298,15 @@ def _has_moments(model: Any, x: Tensor) -> bool:
 def _histograms(ax: Any, data: np.ndarray, new: np.ndarray) -> None:
     values = np.unique(data)
     low, high = np.quantile(np.concatenate([data, new]), [0.002, 0.998])
-    if len(values) <= 12 and np.all(values == np.round(values)):
+    whole = all(np.all(v == np.round(v)) for v in (data, new))
+    if len(values) <= 12 and whole:
         bins = np.arange(values.min() - 0.25, values.max() + 1.0, 0.5)
     else:
-        bins = np.linspace(min(low, data.min()), max(high, data.max()), 31)
+        bins = np.linspace(
+            min(low, data.min()),
+            max(high, data.max()),
+            int(np.clip(1.8 * len(data) ** 0.5, 8, 31)),
+        )
     for x, colour, label in ((data, DATA, "data"), (new, MODEL, "samples")):
         weights = np.full(len(x), 1.0 / len(x))
         kind = "stepfilled" if label == "data" else "step"

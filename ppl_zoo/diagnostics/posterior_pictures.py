@@ -76,7 +76,7 @@ def responsibilities(fit: Any, code: Tensor, rows: np.ndarray, name: str, card: 
     places = np.arange(len(shares))
     for index, state in enumerate(sorted(top)):
         colour = COLOURS[1:][index % (len(COLOURS) - 1)]
-        label = f"{name} {state}"
+        label = str(state)
         ax.barh(places, shares[:, state], left=left, height=0.7, color=colour, label=label)
         left += shares[:, state]
     if shares.shape[1] > len(top):
@@ -86,8 +86,15 @@ def responsibilities(fit: Any, code: Tensor, rows: np.ndarray, name: str, card: 
     ax.set_xlim(0, 1)
     ax.set_ylabel("row of the data")
     ax.set_xlabel("posterior probability")
-    fig.suptitle(title_of(fit, card, f"{name} of chosen rows"), fontsize=11)
-    fig.legend(fontsize=SMALL, frameon=False, loc="outside lower center", ncols=7)
+    fig.suptitle(title_of(fit, card, f"{name}, of six rows and of the least certain"), fontsize=11)
+    fig.legend(
+        fontsize=SMALL,
+        frameon=False,
+        loc="outside lower center",
+        ncols=8,
+        title=name,
+        title_fontsize=SMALL,
+    )
     return fig
 
 

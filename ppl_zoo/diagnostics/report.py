@@ -21,6 +21,8 @@ MEANING = {
     "estimate": "a Monte-Carlo estimate under the fitted posterior",
     "none": "this model has no answer",
 }
+#: landscape figures of more pixels across take a whole line
+WIDE = 850
 SAFE_LINKS = ("https://", "http://")
 
 
@@ -41,6 +43,7 @@ class Picture:
     caption: str
     png: bytes
     width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ def picture(figure: Any, caption: str, dpi: int = 110) -> Picture:
     except ImportError:  # pragma: no cover  a figure made without pyplot needs no closing
         pass
     data = stream.getvalue()
-    pixels = int.from_bytes(data[16:20], "big")  # the width in a PNG's header
-    return Picture(caption, data, round(pixels / 1.5))
+    # a PNG's header tells its size
+    width, height = (round(int.from_bytes(data[i : i + 4], "big") / 1.5) for i in (16, 20))
+    return Picture(caption, data, width, height)
 
 
 def summary_table(frame: Any, limit: int = 24) -> tuple[Table, str]:
@@ -117,8 +121,10 @@ def summary_table(frame: Any, limit: int = 24) -> tuple[Table, str]:
         A note on rows that were left out, or nothing.
     """
     values = frame.to_numpy()
+    # effective sample sizes are counts
+    digits = [0 if str(column).startswith("ess") else 3 for column in frame.columns]
     rows = [
-        (str(name), *(number(v, 3) for v in row))
+        (str(name), *(number(v, d) for v, d in zip(row, digits, strict=True)))
         for name, row in zip(frame.index[:limit], values[:limit], strict=True)
     ]
     table = Table(("", *(str(c) for c in frame.columns)), tuple(rows))
@@ -140,7 +146,7 @@ def number(value: Any, digits: int = 2) -> str:
         return f"{value:.0f}"
     if 0 < abs(value) < 10 ** -(digits + 1):
         return f"{value:.1e}"
-    return f"{value:.{digits}f}"
+    return f"{value:,.{digits}f}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
 
 
 def write_report(
@@ -249,9 +255,12 @@ def _section(section: Section) -> str:
 
 def _picture(made: Picture) -> str:
     data = base64.b64encode(made.png).decode("ascii")
+    ratio = made.width / made.height
+    wide = ' class="wide"' if ratio > 2.1 or (made.width > WIDE and ratio > 1.35) else ""
     return (
-        f'<figure style="--width: {made.width}px"><img alt="{_text(made.caption)}" '
-        f'src="data:image/png;base64,{data}"><figcaption>{_text(made.caption)}</figcaption></figure>'
+        f'<figure{wide}><img alt="{_text(made.caption)}" width="{made.width}" '
+        f'height="{made.height}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{_text(made.caption)}</figcaption></figure>"
     )
 
 

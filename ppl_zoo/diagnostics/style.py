@@ -45,7 +45,8 @@ def tidy(axes: Axes) -> Axes:
 def title_of(fit: Any, card: Any, what: str) -> str:
     """Title of a figure: the model, the data where they are known, and what is seen."""
     name = type(fit.model).__name__
-    return f"{name}: {what}" if card is None else f"{name} on {card.name}: {what}"
+    lead = name if card is None else f"{name} on {card.name}"
+    return f"{lead}: {what}" if len(lead) + len(what) < 56 else f"{lead}:\n{what}"
 
 
 def axis_label(card: Any, index: int, fallback: str) -> str:

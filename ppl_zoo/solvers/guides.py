@@ -83,7 +83,7 @@ def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain
 
     if own:
         guide = model.guide
-    elif spec is None and not continuous:
+    elif not continuous and (spec is None or isinstance(spec, str) or _is_autoguide_maker(spec)):
         guide = no_latents
     else:
         spec = _by_name("normal" if spec is None else spec, chain)

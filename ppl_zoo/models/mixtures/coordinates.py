@@ -50,9 +50,10 @@ class Coordinates(nn.Module):
 
     def rows(self, x: Tensor) -> Tensor:
         """Rows ``(n, D)`` of data as whitened columns ``(D, n)``."""
+        centred = (x - self.centre).mT
         if self.kind.matrix and not self.missing:
-            return self.whitener @ (x - self.centre).mT
-        return ((x - self.centre) * self._diagonal()).mT.contiguous()
+            return self.whitener.to(x.dtype) @ centred
+        return centred * self._diagonal()[:, None]
 
     def standardised(self, x: Tensor) -> Tensor:
         """Rows with mean 0 and standard deviation 1 by feature, ``(n, D)``; 0 for missing."""
@@ -90,9 +91,9 @@ class Coordinates(nn.Module):
             return whitener @ covariance @ whitener.mT
         return covariance * whitener**2
 
-    def log_volume(self) -> Tensor:
-        """Log determinant of W: what a log density gains on the way back to x."""
-        return self._diagonal().double().log().sum()
+    def log_stretch(self) -> Tensor:
+        """Log diagonal of W ``(D,)``; its sum is what a log density gains on the way to x."""
+        return self._diagonal().double().log()
 
     def _diagonal(self) -> Tensor:
         return self.whitener.diagonal() if self.kind.matrix else self.whitener

@@ -8,10 +8,12 @@ for diagonal and ``(K,)`` for spherical.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 __all__ = ["KINDS", "Diagonal", "Full", "Spherical", "Tied"]
 
@@ -31,7 +33,7 @@ class Full:
         """Count the free numbers of the covariances."""
         return num_components * num_features * (num_features + 1) // 2
 
-    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
         """Return the distribution of x given its assignment."""
         return dist.MultivariateNormal(loc[z], scale_tril=scale[z])
 
@@ -117,7 +119,7 @@ class Tied(Full):
         """Count the free numbers of the covariances."""
         return num_features * (num_features + 1) // 2
 
-    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
         """Return the distribution of x given its assignment."""
         return dist.MultivariateNormal(loc[z], scale_tril=scale)
 
@@ -146,7 +148,7 @@ class Diagonal:
         """Count the free numbers of the covariances."""
         return num_components * num_features
 
-    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
         """Return the distribution of x given its assignment."""
         return dist.Normal(loc[z], scale[z]).to_event(1)
 
@@ -214,7 +216,7 @@ class Spherical(Diagonal):
         """Count the free numbers of the covariances."""
         return num_components
 
-    def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
+    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
         """Return the distribution of x given its assignment."""
         return dist.Normal(loc[z], scale[z].unsqueeze(-1)).to_event(1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
 from ppl_zoo.model import Array, Model
 from ppl_zoo.models.mixtures import gaussian_checks as checks
 from ppl_zoo.models.mixtures.coordinates import Coordinates, moments
@@ -109,10 +108,10 @@ class GaussianMixture(Model):
         self,
         num_components: int,
         num_features: int,
-        covariance: Literal["full", "tied", "diagonal", "spherical"] = "full",
+        covariance: str = "full",
         *,
         missing: bool = False,
-        init: Literal["k-means++", "random"] = "k-means++",
+        init: str = "k-means++",
         weight_concentration: float = 1.0,
         mean_prior: Any = None,
         mean_strength: float = 0.0,
@@ -158,8 +157,11 @@ class GaussianMixture(Model):
         mixture = dist.MixtureSameFamily(
             dist.Categorical(logits=self.logits), self._component(every), validate_args=False
         )
-        with self.observations("observations", x), poutine.scale(scale=sample_weight):
-            pyro.sample("x", mixture, obs=x)
+        counted = sample_weight > 0  # a scale of zero is not allowed
+        scale = torch.where(counted, sample_weight, torch.ones_like(sample_weight))
+        with self.observations("observations", x), poutine.mask(mask=counted):
+            with poutine.scale(scale=scale):
+                pyro.sample("x", mixture, obs=x)
 
     def guide(self, x: Tensor, sample_weight: Tensor | None = None) -> None:
         """Draw assignments from their exact posterior (none where sample weights are given)."""
@@ -219,10 +221,8 @@ class GaussianMixture(Model):
             size = scorer.chunk_size()
             for first in range(0, len(x), size):
                 part = None if weight is None else weight[first : first + size]
-                y = self.coordinates.rows(x[first : first + size])
+                y = self.coordinates.rows(x[first : first + size].to(scorer.dtype))
                 scorer.accumulate(y, part, statistics)
-            volume = self.coordinates.log_volume()
-            statistics["log_likelihood"] += statistics["num_rows"] * volume
             return scorer.finish(statistics)
 
     @torch.no_grad()
@@ -430,16 +430,18 @@ class GaussianMixture(Model):
         """Log joint densities of assignments and rows ``(K, n)``, a chunk at a time."""
         rows = self.as_rows((x,))
         self._check_rows(rows)
-        scorer, volume = self._ready(), self.coordinates.log_volume()
+        scorer = self._ready()
         for (chunk,) in rows.chunks(scorer.chunk_size()):
-            yield (scorer.log_joint(self.coordinates.rows(chunk)) + volume).to(self.dtype)
+            y = self.coordinates.rows(chunk.to(scorer.dtype))
+            yield scorer.log_joint(y).to(self.dtype)
 
     def _ready(self) -> Scorer | MissingScorer:
         """Return the scorer of the present parameters; it is kept until they change."""
         tensors = (*self.parameters(), *self.coordinates.buffers())
         key = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
         if self._scorer[0] != key:
-            parts = (self.kind, self._log_weights(), *self._inside())
+            stretch = self.coordinates.log_stretch()
+            parts = (self.kind, self._log_weights(), *self._inside(), stretch)
             if self.allow_missing:
                 scorer = MissingScorer(*parts)
             else:

@@ -115,16 +115,14 @@ def fittable(rows: Rows, num_components: int) -> None:
 def given(values: Any, num_samples: int, num_features: int) -> Tensor:
     """Read the values that a conditional sample holds, ``(num_samples, D)``."""
     held = torch.as_tensor(values)
-    if held.ndim == 1:
-        held = held.expand(num_samples, -1)
-    if tuple(held.shape) != (num_samples, num_features):
+    if tuple(held.shape) not in ((num_features,), (num_samples, num_features)):
         raise DataError(
             f"given: got shape {tuple(held.shape)}, expected ({num_features},) or "
             f"({num_samples}, {num_features}) with NaN where free"
         )
     if held.isinf().any():
         raise DataError("given: got infinite values, expected finite ones, or NaN where free")
-    return held
+    return held.expand(num_samples, -1)
 
 
 def parameters(

@@ -16,6 +16,7 @@ mean. Sums over chunks are float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -58,8 +59,11 @@ class Scorer:
         Kind of covariance.
     log_weights, means, scale
         float64: ``(K,)``, ``(K, D)``, and as the kind stores it.
+    log_stretch
+        Log diagonal of the whitening ``(D,)``: densities are those of the rows before it.
     dtype
-        Type in which rows are scored.
+        Type in which rows are scored. Tied covariances take float64: what is left of all data
+        around all means may be tiny, and their arithmetic is little.
     workspace
         Memory to be reused.
     """
@@ -70,13 +74,15 @@ class Scorer:
         log_weights: Tensor,
         means: Tensor,
         scale: Tensor,
+        log_stretch: Tensor,
         dtype: torch.dtype,
         workspace: Workspace,
     ) -> None:
+        dtype = torch.float64 if kind.name == "tied" else dtype
         self.kind, self.dtype, self.workspace = kind, dtype, workspace
         self.num_components, self.num_features = means.shape
         num_features = self.num_features
-        constant = log_weights - kind.log_det(scale, num_features)
+        constant = log_weights - kind.log_det(scale, num_features) + log_stretch.sum()
         self.map = None
         if kind.name == "tied":  # in units of the shared factor a tied mixture is spherical
             self.map = torch.linalg.solve_triangular(scale, _eye(scale), upper=False)
@@ -87,7 +93,10 @@ class Scorer:
         parts = [self._coefficients(*block) for block in blocks]
         factor, coefficients, offset, rounding = (torch.cat(p) for p in zip(*parts, strict=True))
         constant = constant - 0.5 * num_features * math.log(2.0 * math.pi)
-        self.by_difference = (rounding > TOLERANCE).nonzero()[:, 0].tolist()
+        # components that need differences from their mean, and those that do not
+        close = rounding > TOLERANCE
+        self.close, self.safe = close.nonzero()[:, 0], (~close).nonzero()[:, 0]
+        self.doubt = 100.0 * rounding[self.close].to(dtype)[:, None]
         self.precision_factor, self.coefficients = factor, coefficients
         self.offset = (constant + offset).to(dtype)[:, None]
         self.constant, self.means64 = constant.to(dtype), means
@@ -121,10 +130,32 @@ class Scorer:
         """Log joint density ``(K, n)`` of rows and assignments."""
         scores = self.workspace.take("scores", self.num_components, y.shape[1], y)
         torch.addmm(self.offset, self.coefficients, phi, out=scores)
-        for k in self.by_difference:
-            z = self._in_units(k, y - self.means[k, :, None])
-            scores[k] = self.constant[k] - 0.5 * (z * z).sum(0)
+        if len(self.close):
+            self._rescore(y, scores)
         return scores
+
+    def _rescore(self, y: Tensor, scores: Tensor) -> None:
+        """Score by differences, in place, the rows that may belong to a component.
+
+        The others are those that a safe component explains better by more than any rounding.
+        """
+        approximate = scores[self.close]
+        if len(self.safe):
+            margin = 50.0 + self.doubt + 0.01 * approximate.abs()
+            candidates = approximate > scores[self.safe].amax(0) - margin
+        else:
+            candidates = torch.ones_like(approximate, dtype=torch.bool)
+        for k, rows in self._by_component(candidates):
+            z = self._in_units(k, y[:, rows] - self.means[k, :, None])
+            scores[k, rows] = self.constant[k] - 0.5 * (z * z).sum(0)
+
+    def _by_component(self, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Close components and their rows, where ``(len(close), n)`` chooses any."""
+        component, row = chosen.nonzero(as_tuple=True)
+        counts = component.bincount(minlength=len(self.close)).tolist()
+        for k, rows in zip(self.close.tolist(), row.split(counts), strict=True):
+            if len(rows):
+                yield k, rows
 
     def log_joint(self, y: Tensor) -> Tensor:
         """Log joint density ``(K, n)`` of whitened rows ``(D, n)``, in shared memory."""
@@ -163,8 +194,10 @@ class Scorer:
         moments = self.workspace.take("moments", *statistics["moments"].shape, y)
         torch.mm(r, phi.mT, out=moments)
         total = moments.double()
-        for k in self.by_difference:
-            total[k] = self._moments_by_difference(k, y, r[k])
+        if len(self.close):
+            total[self.close] = 0.0
+            for k, rows in self._by_component(r[self.close] > NEGLIGIBLE):
+                total[k] = self._moments_by_difference(k, y[:, rows], r[k, rows])
         statistics["moments"] += total
 
     def finish(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -216,11 +249,9 @@ class Scorer:
 
     def _moments_by_difference(self, k: int, y: Tensor, r: Tensor) -> Tensor:
         """Moments of one component from differences to its mean, shifted back in float64."""
-        rows = (r > NEGLIGIBLE).nonzero()[:, 0]
-        mean, difference = self.means64[k], y[:, rows] - self.means[k, :, None]
-        weighted = difference * r[rows]
-        mean = self.means[k].double()
-        count, first = r[rows].sum(dtype=torch.float64), weighted.sum(1, dtype=torch.float64)
+        mean, difference = self.means[k].double(), y - self.means[k, :, None]
+        weighted = difference * r
+        count, first = r.sum(dtype=torch.float64), weighted.sum(1, dtype=torch.float64)
         if self.basis.name == "full":
             second = (weighted @ difference.mT).double()
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -56,7 +57,7 @@ class MarginalNormal(dist.TorchDistribution):
         # NaN would fail torch's own check of values
         super().__init__(batch, loc.shape[-1:], validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> MarginalNormal:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MarginalNormal:
         """Return the same distribution with a larger batch shape."""
         scale = self.scale.shape[-2:] if self.matrix else self.scale.shape[-1:]
         return MarginalNormal(
@@ -65,13 +66,13 @@ class MarginalNormal(dist.TorchDistribution):
             self.matrix,
         )
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw whole rows."""
         if self.matrix:
             complete = dist.MultivariateNormal(self.loc, scale_tril=self.scale)
         else:
             complete = dist.Normal(self.loc, self.scale).to_event(1)
-        return complete.sample(sample_shape)
+        return complete.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the observed features."""
@@ -88,9 +89,22 @@ class MarginalNormal(dist.TorchDistribution):
 
 
 class MissingScorer:
-    """As ``Scorer``, for rows with NaN, in float64; rows of one pattern go together."""
+    """As ``Scorer``, for rows with NaN, in float64; rows of one pattern go together.
 
-    def __init__(self, kind: Kind, log_weights: Tensor, means: Tensor, scale: Tensor) -> None:
+    Densities are those of x, where rows are x stretched by ``exp(log_stretch)`` ``(D,)``.
+    """
+
+    dtype = torch.float64
+
+    def __init__(
+        self,
+        kind: Kind,
+        log_weights: Tensor,
+        means: Tensor,
+        scale: Tensor,
+        log_stretch: Tensor | None = None,
+    ) -> None:
+        self.log_stretch = torch.zeros_like(means[0]) if log_stretch is None else log_stretch
         self.kind, self.log_weights, self.means, self.scale = kind, log_weights, means, scale
         self.num_components, self.num_features = means.shape
         covariance = kind.covariances(scale)
@@ -173,7 +187,8 @@ class MissingScorer:
             factor = None
             z = difference / self.variance.sqrt()[:, :, None]
             log_det = 0.5 * self.variance.log() @ observed.to(y.dtype)
-        normaliser = 0.5 * LOG_2PI * observed.sum(0) + log_det
+        constant = 0.5 * LOG_2PI - self.log_stretch
+        normaliser = constant @ observed.to(y.dtype) + log_det
         return self.log_weights[:, None] - 0.5 * (z * z).sum(1) - normaliser, factor, z
 
     def _complete(

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
-from ppl_zoo import commands, demo
+from ppl_zoo.cli import commands, demo
+from ppl_zoo.cli.terminal import note
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.recipes import SOLVERS, parse_settings
-from ppl_zoo.terminal import note
 
 __all__ = ["main"]
 

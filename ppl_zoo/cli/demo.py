@@ -15,6 +15,8 @@ from typing import Any
 from ppl_zoo import data as datasets
 from ppl_zoo.card import Card, Recipe
 from ppl_zoo.catalogue import ZOO
+from ppl_zoo.cli.inspection import Inspection, inspect_fit, quiet
+from ppl_zoo.cli.terminal import note, table_text, write_about
 from ppl_zoo.diagnostics.report import (
     Picture,
     Section,
@@ -26,10 +28,8 @@ from ppl_zoo.diagnostics.report import (
 )
 from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import Fit
-from ppl_zoo.inspection import Inspection, inspect_fit, quiet
 from ppl_zoo.recipes import held_out, run
 from ppl_zoo.saving import versions
-from ppl_zoo.terminal import note, table_text, write_about
 
 __all__ = ["Outcome", "choose", "run_demo"]
 
@@ -39,6 +39,12 @@ NEXT = (
     ("ppl-zoo show gaussian-mixture", "a model's card: story, arguments, recipes, sources"),
     ("ppl-zoo fit gaussian-mixture --data yours.csv --components 3", "fit it to your own data"),
     ("ppl-zoo inspect runs/gaussian-mixture", "its posterior, summarised and drawn"),
+)
+
+
+POINTS = (
+    "The fitted parameters are points: they are in the group 'fit' of the netCDF file. These rows "
+    "are the latents of single observations."
 )
 
 
@@ -240,6 +246,8 @@ def _section(
     summary, remark = None, ""
     if seen is not None and seen.summary is not None and len(seen.summary):
         summary, remark = summary_table(seen.summary)
+        if not seen.has_global:
+            remark = f"{POINTS} {remark}"
     references = [(f"{r.authors} ({r.year}). {r.title}.", r.link) for r in card.references]
     if data is not None and data.citation:
         references.append((f"Data: {data.citation}.", data.url))

@@ -14,12 +14,12 @@ from typing import Any
 from ppl_zoo import data as datasets
 from ppl_zoo.card import Card, Recipe
 from ppl_zoo.catalogue import ZOO, find
+from ppl_zoo.cli.inspection import inspect_fit, quiet
+from ppl_zoo.cli.terminal import note, read_about, table_text, write_about
 from ppl_zoo.errors import ConvergenceError, DataError, RunError
 from ppl_zoo.fitting import Fit, fit
-from ppl_zoo.inspection import inspect_fit, quiet
 from ppl_zoo.recipes import held_out, load_data, make_model, make_solver, run
 from ppl_zoo.saving import load
-from ppl_zoo.terminal import note, read_about, table_text, write_about
 
 __all__ = ["FitRequest", "fit_model", "inspect_run", "list_models", "reproduce", "show"]
 
@@ -291,7 +291,9 @@ def reproduce(name: str, *, device: str = "auto", as_json: bool = False) -> int:
         verdict = {True: "yes", False: "NO", None: f"run: {figure.command}"}[agrees]
         shown = (_digits(figure.published), _digits(obtained), f"{figure.tolerance:g}", verdict)
         rows.append((figure.what, *shown))
-        record = {k: getattr(figure, k) for k in ("what", "published", "source", "tolerance")}
+        record = {
+            k: getattr(figure, k) for k in ("what", "published", "source", "tolerance", "better")
+        }
         records.append(record | {"obtained": obtained, "agrees": agrees})
     if as_json:
         _print_json({"model": card.name, "figures": records})

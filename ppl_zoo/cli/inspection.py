@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from ppl_zoo.data import DataCard
 from ppl_zoo.fitting import Fit
@@ -34,6 +34,8 @@ class Inspection:
         Name, caption and matplotlib figure.
     failures
         What could not be shown, and why.
+    has_global
+        Whether the posterior is about more than the latents of single rows.
     """
 
     idata: Any = None
@@ -42,6 +44,7 @@ class Inspection:
     khat: float | None = None
     figures: list[tuple[str, str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    has_global: bool = False
 
 
 def inspect_fit(fit: Fit, card: DataCard | None = None, *, draws: int = 1000) -> Inspection:
@@ -54,7 +57,7 @@ def inspect_fit(fit: Fit, card: DataCard | None = None, *, draws: int = 1000) ->
     card
         What is known of the data: names, units, the shape of images.
     draws
-        Posterior draws a chain.
+        Posterior draws a chain; at most 100 where no latent is shared by all rows.
 
     Returns
     -------
@@ -73,18 +76,35 @@ def inspect_fit(fit: Fit, card: DataCard | None = None, *, draws: int = 1000) ->
             return None
 
     with quiet():
-        seen.idata = fit.to_arviz(num_samples=draws)
+        names = getattr(card, "feature_names", None)
+        coords = {"feature": names} if names else None
+        seen.has_global = has_global_latents(fit)
+        if not seen.has_global:
+            draws = min(draws, 100)  # nothing but the latents of single rows varies
+        seen.idata = fit.to_arviz(num_samples=draws, coords=coords)
         seen.summary = attempt("summary", lambda: generation.summary(seen.idata))
-        if has_global_latents(fit):
+        if seen.has_global:
             if len(fit.solution.stopped) > 1:
-                seen.rhat = attempt("R-hat", lambda: largest(generation.rhat(seen.idata)))
+                seen.rhat = _finite(attempt("R-hat", lambda: generation.max_rhat(seen.idata)))
             khat = attempt("k-hat", fit.khat)
-            seen.khat = None if khat is None else float(khat[fit.solution.best])
+            seen.khat = None if khat is None else _finite(khat[fit.solution.best])
         for name, caption, make in (
-            ("fit", "The fit over the data.", lambda: plots.plot_fit(fit, card)),
-            ("objective", "The objective, one line a chain.", lambda: plots.plot_history(fit)),
-            ("samples", "New draws beside the data.", lambda: plots.plot_samples(fit, card)),
-            ("posterior", "The posterior.", lambda: plots.plot_posterior(fit)),
+            ("fit", "The fitted model over the data.", lambda: plots.plot_fit(fit, card)),
+            (
+                "objective",
+                "The objective by step, a line a chain.",
+                lambda: plots.plot_history(fit, card),
+            ),
+            (
+                "samples",
+                "New draws of the fitted model beside the data.",
+                lambda: plots.plot_samples(fit, card),
+            ),
+            (
+                "posterior",
+                "What is latent, as the fit sees it.",
+                lambda: plots.plot_posterior(fit, card),
+            ),
         ):
             figure = attempt(f"figure {name!r}", make)
             if figure is not None:
@@ -101,17 +121,9 @@ def has_global_latents(fit: Fit) -> bool:
     return any(s.kind == "latent" and not s.is_local(plate) for s in sites.values())
 
 
-def largest(values: Any) -> float | None:
-    """Largest finite number in a mapping of arrays, a data set or an array."""
-    if hasattr(values, "data_vars"):
-        arrays = [v.values for v in values.data_vars.values()]
-    elif hasattr(values, "values") and callable(values.values):
-        arrays = list(values.values())
-    else:
-        arrays = [values]
-    flat = np.concatenate([np.asarray(a, dtype=float).ravel() for a in arrays])
-    flat = flat[np.isfinite(flat)]
-    return float(flat.max()) if flat.size else None
+def _finite(value: Any) -> float | None:
+    """Return None for what is no number: NaN means here that the question has no answer."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 @contextmanager
@@ -120,11 +132,14 @@ def quiet() -> Iterator[None]:
     import matplotlib
 
     before = matplotlib.get_backend(auto_select=False)
+    level = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matplotlib.use("Agg")
+        logging.disable(logging.WARNING)  # ArviZ logs what it cannot compute for one chain
         try:
             yield
         finally:
+            logging.disable(level)
             if before is not None:
                 matplotlib.use(before)

@@ -1,0 +1,67 @@
+"""k-hat against draws of known tail, and where there is nothing to estimate."""
+
+import math
+
+import pytest
+import torch
+from tiny_models import Mean, line
+
+import ppl_zoo as zoo
+from ppl_zoo.diagnostics.khat import khat
+
+
+def pareto_log_weights(shape, count=20_000, seed=0):
+    """Log of draws of a generalised Pareto distribution, by inversion."""
+    u = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (((1 - u) ** -shape - 1) / shape + 1.0).log()
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.7, 1.0])
+def test_recovers_the_shape_of_a_generalised_pareto(shape):
+    # sd of the estimate: (1 + shape) / sqrt(tail of 424 draws)
+    assert khat(pareto_log_weights(shape)) == pytest.approx(shape, abs=3 * (1 + shape) / 424**0.5)
+
+
+def test_scale_of_the_weights_does_not_matter():
+    weights = pareto_log_weights(0.6)
+    assert khat(weights + 5_000.0) == pytest.approx(khat(weights), abs=1e-6)
+
+
+def test_light_tails_are_good():
+    u = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    assert khat(u.log1p()) < 0.0  # bounded weights
+
+
+def test_constant_weights_have_none():
+    assert math.isnan(khat(torch.full((4000,), -123.4)))
+
+
+def test_rounding_is_no_tail():
+    noise = 1e-6 * torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    assert math.isnan(khat(-1000.0 + noise))
+
+
+def test_one_draw_that_carries_everything_is_very_bad():
+    weights = torch.zeros(4000)
+    weights[7] = 200.0
+    assert khat(weights) > 0.7
+
+
+def test_narrow_guide_is_found_out():
+    # q = Normal(0, s) for p = Normal(0, 1): the weights' tail index is 1 - s^2
+    z = 0.5 * torch.randn(50_000, generator=torch.Generator().manual_seed(0)).double()
+    normal = torch.distributions.Normal
+    weights = normal(0.0, 1.0).log_prob(z) - normal(0.0, 0.5).log_prob(z)
+    assert khat(weights) > 0.5
+
+
+def test_exact_guide_of_a_conjugate_model():
+    class Exact(Mean):
+        def guide(self, x):
+            import pyro
+            import pyro.distributions as dist
+
+            pyro.sample("mu", dist.Normal(*self.posterior(x)))
+
+    fit = zoo.fit(Exact(), line(), zoo.SVI(steps=5), progress=False)
+    assert math.isnan(fit.khat(1000)[0])
