@@ -221,7 +221,7 @@ def test_the_rules_of_the_design_follow_from_the_table():
     assert "imaging" not in reachable("models")
     assert "imaging" in allowed_parts("models/images/patch_prior")
     assert [part for part, targets in ARROWS.items() if "cli" in targets] == ["__main__"]
-    ground = {"errors", "card", "tracing", "data/rows"}
+    ground = {"errors", "card", "tracing", "data/rows", "queries"}
     assert reachable("imaging") | reachable("data") | reachable("model") <= ground
 
 

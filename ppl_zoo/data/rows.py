@@ -106,6 +106,11 @@ class Rows:
                 chosen.append(self._tensor(np.array(array[rows])))
         return tuple(chosen)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for array in self.arrays)
+
     def all(self) -> tuple[Tensor, ...]:
         """Every row."""
         return self[:]

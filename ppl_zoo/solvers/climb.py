@@ -54,7 +54,7 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 def climb(
     chains: Sequence[Chain],
-    advance: Callable[[Any], None],
+    advance: Callable[[list], int],
     solution: Callable[[], Solution],
     *,
     max_steps: int,
@@ -65,8 +65,9 @@ def climb(
 ) -> None:
     """Advance all chains side by side until each has stopped.
 
-    ``advance(chain)`` does one step, appends to ``chain.objective`` and sets ``chain.stopped``
-    when it has converged. Ctrl-C ends the loop between two steps and leaves "interrupted".
+    ``advance(active)`` takes some steps of the chains that have not stopped, appends to
+    ``chain.objective``, sets ``chain.stopped`` of those that have converged, and returns how many
+    steps it took. Ctrl-C ends the loop after it and leaves "interrupted".
     ``solution()`` is the record so far, for checkpoints and for errors to carry.
     """
     # disable=None: silent when standard error is no terminal
@@ -82,9 +83,7 @@ def climb(
     with bar, _deferred_interrupt() as interrupted:
         try:
             while active := [c for c in chains if c.stopped is None]:
-                for chain in active:
-                    advance(chain)
-                bar.update()
+                bar.update(advance(active))
                 if not bar.disable:
                     best = max(c.objective[-1] for c in chains if c.objective)
                     running = f", {len(active)}/{len(chains)} chains" if len(chains) > 1 else ""

@@ -95,8 +95,10 @@ class EM:
                 parameters, {"objective": history}, final, stopped, getattr(model, "guide", None)
             )
 
-        def advance(chain: Chain) -> None:
-            self._advance(chain, rows)
+        def advance(active: list[Chain]) -> int:
+            for chain in active:
+                self._advance(chain, rows)
+            return 1
 
         with torch.no_grad():
             climb(

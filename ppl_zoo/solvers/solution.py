@@ -33,6 +33,8 @@ class Solution:
         The guide program, its parameters those of the best chain; None where the solver has none.
     summed_out
         Names of the discrete sites that were summed out.
+    engine
+        What ran the steps: "interpreted" or "xla".
     draws
         Posterior draws ``{site: (chain, draw, ...)}``, for solvers that sample.
     state
@@ -45,6 +47,7 @@ class Solution:
     stopped: tuple[str, ...]
     guide: Callable[..., Any] | None = None
     summed_out: tuple[str, ...] = ()
+    engine: str = "interpreted"
     draws: dict[str, Tensor] | None = None
     state_tensors: dict[str, Tensor] = field(default_factory=dict)
     state_values: dict[str, Any] = field(default_factory=dict)

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.model import Model
-from ppl_zoo.solvers.climb import Chain, climb, pad_history
-from ppl_zoo.solvers.elbos import (
-    ELBOS,
-    estimate_and_differentiate,
-    ignore_nan_warnings,
-    make_elbo,
-)
+from ppl_zoo.solvers.climb import climb, pad_history
+from ppl_zoo.solvers.elbos import ELBOS, make_elbo
+from ppl_zoo.solvers.engines import WINDOWS, Interpreted, Minibatches, choose_engine
 from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
-from ppl_zoo.solvers.optimizer_state import pack_optimizer, unpack_optimizer
 from ppl_zoo.solvers.solution import (
     Solution,
     chain_seed,
-    load_chain,
     read_parameters,
     set_seed,
     stack_chains,
 )
 from ppl_zoo.solvers.stopping import Plateau
-from ppl_zoo.tracing import trace_program
+from ppl_zoo.solvers.svi_chain import SVIChain
 
 __all__ = ["SVI"]
 
@@ -75,15 +67,20 @@ class SVI:
     clip_norm
         Bound on the norm of the gradient, None for none.
     window, tol, parameter_tol
-        Every ``window`` steps the median ELBO and the parameters are compared with those of
-        windows before. A chain is at a plateau when the ELBO gained less than its own noise plus
-        ``tol`` relative, and has converged when that holds at the smallest learning rate and the
-        parameters moved by less than ``parameter_tol`` relative.
+        Every ``window`` steps (100, or 1,000 where steps are compiled) the median ELBO and the
+        parameters are compared with those of windows before. A chain is at a plateau when the
+        ELBO gained less than its own noise plus ``tol`` relative, and has converged when that
+        holds at the smallest learning rate and the parameters moved by less than
+        ``parameter_tol`` relative.
     initialize
         False to start from the parameters that the model has.
+    compile
+        "xla" to capture the programs as one tensor graph and run blocks of steps in XLA, False to
+        interpret them with Pyro, "auto" to compile where that pays. Both fit alike, from
+        different noise.
     """
 
-    steps: int = 20_000
+    steps: int = 50_000
     elbo: Any = "auto"
     num_particles: int = 1
     guide: Any = None
@@ -93,10 +90,11 @@ class SVI:
     batch_size: int | None = None
     restarts: int = 1
     clip_norm: float | None = None
-    window: int = 100
+    window: int | None = None
     tol: float = 1e-6
     parameter_tol: float = 1e-2
     initialize: bool = True
+    compile: Any = "auto"
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
@@ -106,6 +104,8 @@ class SVI:
                 raise ValueError(f"SVI: got {name}={value}, expected 1 or more")
         if not self.learning_rate > 0:
             raise ValueError(f"SVI: got learning_rate={self.learning_rate}, expected more than 0")
+        if self.compile not in ("auto", "xla", False):
+            raise ValueError(f"SVI: got compile={self.compile!r}, expected 'auto', 'xla' or False")
         known = ("auto", *ELBOS)
         if isinstance(self.elbo, str) and self.elbo not in known:
             raise ValueError(f"SVI: got elbo={self.elbo!r}, expected one of {known} or an ELBO")
@@ -123,22 +123,30 @@ class SVI:
     ) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
         chains = [self._chain(model, rows, seed, index, resume) for index in range(self.restarts)]
-        batch = self.batch_size if self.batch_size and self.batch_size < len(rows) else None
+        batches = Minibatches(seed, self.batch_size, len(rows))
+        engine = choose_engine(
+            self.compile,
+            chains,
+            Interpreted(rows, batches, seed, self.clip_norm),
+            self.steps,
+            self.window,
+        )
+        for chain in chains:
+            chain.plateau.window = self.window or WINDOWS[engine.name]
 
         def solution() -> Solution:
-            return self._solution(chains)
+            engine.sync()
+            return self._solution(chains, engine.name)
 
-        def advance(chain: _SVIChain) -> None:
-            step = len(chain.objective)
-            data = rows[_batch(seed, chain.index, step, batch, len(rows))] if batch else full
-            set_seed(chain_seed(seed, chain.index, step), rows.device)
-            chain.objective.append(chain.step(data, len(rows), self.clip_norm))
-            if chain.plateau.review(chain.objective, chain.optimizer, chain.parameters):
-                chain.stopped = "converged"
-            elif len(chain.objective) >= self.steps:
-                chain.stopped = "max_steps"
+        def advance(active: Sequence[SVIChain]) -> int:
+            count = engine.advance(active, self.steps)
+            for chain in active:
+                if chain.plateau.review(chain.objective, chain.optimizer, chain.parameters):
+                    chain.stopped = "converged"
+                elif len(chain.objective) >= self.steps:
+                    chain.stopped = "max_steps"
+            return count
 
-        full = rows.all() if batch is None else ()
         climb(
             chains,
             advance,
@@ -157,7 +165,7 @@ class SVI:
 
     def _chain(
         self, model: Model, rows: Rows, seed: int, index: int, resume: Solution | None
-    ) -> _SVIChain:
+    ) -> SVIChain:
         set_seed(chain_seed(seed, index), rows.device)
         own = model if index == 0 else model.fresh()
         if resume is None and self.initialize:
@@ -168,7 +176,7 @@ class SVI:
         given = self.guide
         guide = copy_guide(given) if index > 0 and not isinstance(given, (str, type)) else given
         pair = make_pair(own, guide, rows, self.batch_size, index)
-        chain = _SVIChain(
+        chain = SVIChain(
             index, own, pair.guide, pair=pair, elbo=make_elbo(self.elbo, pair, self.num_particles)
         )
         modules = [m for m in (own, pair.guide) if isinstance(m, nn.Module)]
@@ -182,10 +190,10 @@ class SVI:
         if callable(self.schedule):
             chain.schedule = self.schedule(chain.optimizer)
         chain.plateau = Plateau(
-            self.window, self.tol, self.parameter_tol, decay=self.schedule is None
+            self.window or 0, self.tol, self.parameter_tol, decay=self.schedule is None
         )
         if resume is not None:
-            self._restore(chain, resume)
+            chain.restore(resume)
         return chain
 
     def _make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -193,20 +201,12 @@ class SVI:
             return self.optimizer(parameters, lr=self.learning_rate)
         return self.optimizer(parameters)
 
-    def _solution(self, chains: list[_SVIChain]) -> Solution:
+    def _solution(self, chains: list[SVIChain], engine: str) -> Solution:
         tensors, values = {}, {}
         for chain in chains:
-            packed, plain = pack_optimizer(chain.optimizer)
+            packed, values[str(chain.index)] = chain.pack()
             tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
-            schedule = getattr(chain, "schedule", None)
-            values[str(chain.index)] = {
-                "optimizer": plain,
-                "plateau": chain.plateau.state(),
-                "schedule": _plain_state(schedule),
-            }
-            if chain.plateau.before is not None:
-                tensors[f"{chain.index}.plateau"] = chain.plateau.before
-        last = [c.objective[-self.window :] for c in chains]
+        last = [c.objective[-WINDOWS["interpreted"] :] for c in chains]
         return Solution(
             parameters=stack_chains([read_parameters(c.model, c.guide) for c in chains]),
             history={"objective": pad_history(chains)},
@@ -214,100 +214,10 @@ class SVI:
             stopped=tuple(c.stopped or "interrupted" for c in chains),
             guide=chains[0].model.guide if self._own_guide(chains[0]) else chains[0].guide,
             summed_out=chains[0].pair.summed_out,
+            engine=engine,
             state_tensors=tensors,
             state_values=values,
         )
 
-    def _own_guide(self, chain: _SVIChain) -> bool:
+    def _own_guide(self, chain: SVIChain) -> bool:
         return self.guide is None and chain.model.guide is not None
-
-    def _restore(self, chain: _SVIChain, resume: Solution) -> None:
-        load_chain(chain.model, chain.guide, resume.parameters, chain.index)
-        past = resume.history["objective"][chain.index]
-        chain.objective = past[np.isfinite(past)].tolist()
-        if resume.stopped[chain.index] == "converged":
-            chain.stopped = "converged"
-        prefix = f"{chain.index}."
-        tensors = {
-            k.removeprefix(prefix): v
-            for k, v in resume.state_tensors.items()
-            if k.startswith(prefix)
-        }
-        values = resume.state_values[str(chain.index)]
-        unpack_optimizer(chain.optimizer, tensors, values["optimizer"])
-        chain.plateau.restore(values["plateau"], tensors.get("plateau"))
-        if chain.schedule is not None and values["schedule"] is not None:
-            chain.schedule.load_state_dict(values["schedule"])
-
-
-@dataclass
-class _SVIChain(Chain):
-    """A chain of SVI: programs, optimizer and stopping rule."""
-
-    pair: Pair | None = None
-    elbo: Any = None
-    parameters: list[Tensor] = field(default_factory=list)
-    optimizer: Any = None
-    schedule: Any = None
-    plateau: Any = None
-    skipped: int = 0
-
-    def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> float:
-        """Take one step and return the estimate of the ELBO before it, in nats."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.model.scaled_to(total):
-            value = estimate_and_differentiate(self.elbo, self.pair, data, self.parameters)
-        finite = math.isfinite(value)
-        if finite:
-            norm = nn.utils.clip_grad_norm_(
-                self.parameters, math.inf if clip_norm is None else clip_norm
-            )
-            finite = bool(norm.isfinite())
-        if finite:
-            self.optimizer.step()
-            if self.schedule is not None:
-                self.schedule.step()
-            self.skipped = 0
-            return -value
-        # a rare overflow of a heavy tail is stepped over; a run of them is an error
-        self.skipped += 1
-        if self.skipped > 20 or not self.objective:
-            self._explain(data, value)
-        return self.objective[-1]
-
-    def _explain(self, data: tuple[Tensor, ...], value: float) -> None:
-        """Raise, naming the sites that are not finite."""
-        guide = trace_program(self.pair.guide, data)
-        model = trace_program(poutine.replay(self.model, trace=guide), data)
-        with ignore_nan_warnings():
-            model.compute_log_prob()
-        bad = [
-            name
-            for name, node in model.nodes.items()
-            if node["type"] == "sample" and not bool(torch.isfinite(node["log_prob"]).all())
-        ]
-        what = f"the log density of {bad} is not finite" if bad else "the gradient is not finite"
-        raise ConvergenceError(
-            f"SVI: the objective was {-value} at step {len(self.objective)} (chain {self.index}) "
-            f"and for {self.skipped} steps in a row: {what}; check the scale of the data and the "
-            "support of the model, or lower learning_rate"
-        )
-
-
-def _batch(seed: int, chain: int, step: int, size: int, total: int) -> Tensor:
-    """Rows of one minibatch: a slice of the pass's own permutation."""
-    per_pass = math.ceil(total / size)
-    number, place = divmod(step, per_pass)
-    generator = torch.Generator().manual_seed(chain_seed(seed, chain, -2 - number) ^ 0x5EED)
-    return torch.randperm(total, generator=generator)[place * size : (place + 1) * size]
-
-
-def _plain_state(schedule: Any) -> dict | None:
-    if schedule is None:
-        return None
-    plain = (int, float, str, bool, type(None), list)
-
-    def keep(items: Iterable[tuple[str, Any]]) -> dict:
-        return {k: v for k, v in items if isinstance(v, plain)}
-
-    return keep(schedule.state_dict().items())

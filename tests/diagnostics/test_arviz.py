@@ -31,7 +31,7 @@ def make(name):
     cls, data = KINDS[name]
     model = cls(3) if name == "no latents" else cls()
     solver = zoo.EM(restarts=CHAINS) if hasattr(model, "maximize") else None
-    solver = solver or zoo.SVI(steps=40, restarts=CHAINS)
+    solver = solver or zoo.SVI(steps=20, restarts=CHAINS)
     return zoo.fit(model, data(), solver, progress=False)
 
 
@@ -86,7 +86,7 @@ def linear():
 @pytest.fixture(scope="module")
 def schools():
     data = zoo.data.load("eight-schools")
-    fit = zoo.fit(zoo.EightSchools(), data, zoo.SVI(steps=300, restarts=2), progress=False)
+    fit = zoo.fit(zoo.EightSchools(), data, zoo.SVI(steps=60, restarts=2), progress=False)
     return fit, fit.to_arviz(num_samples=300)
 
 
@@ -340,7 +340,7 @@ class Clash(zoo.Model):
         theta = pyro.sample("theta", dist.Normal(draw, 1.0))
         b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         with self.observations("theta_rows", x), pyro.plate("x_parts", 1, dim=-2):
-            pyro.sample("x", dist.Normal(theta + b.sum(-1)[..., None, None], 1.0), obs=x[None])
+            pyro.sample("x", dist.Normal(theta + b.sum(-1), 1.0), obs=x[None])
         with pyro.plate("step", 3, dim=-1):
             pyro.sample("chain", dist.Normal(0.0, 1.0))
 

@@ -12,9 +12,9 @@ from tiny_models import Chain, Factor, Groups, Mean, Switch, binary, line, real
 import ppl_zoo as zoo
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.solvers.elbos import estimate_and_differentiate, make_elbo
+from ppl_zoo.solvers.engines import Minibatches
 from ppl_zoo.solvers.guides import make_pair
 from ppl_zoo.solvers.solution import set_seed
-from ppl_zoo.solvers.svi import _batch
 
 
 def gradients(model, pair, data, total, seed):
@@ -30,25 +30,30 @@ def gradients(model, pair, data, total, seed):
     )
 
 
-@pytest.mark.parametrize("size", [8, 7])  # 7 leaves a smaller batch at the end of a pass
+@pytest.mark.parametrize("size", [8, 9])  # batches of 9 straddle two passes over 24 rows
 def test_minibatch_gradients_are_unbiased(size):
-    # a deterministic objective, so that the average over a pass has no noise to hide behind
+    # a deterministic objective, so that the average has no noise to hide behind
     x = binary(24, 3)
     model = Chain()
     torch.nn.init.normal_(model.weight)
-    rows = Rows(x)
-    pair = make_pair(model, None, rows, size)
+    pair = make_pair(model, None, Rows(x), size)
     full = gradients(model, pair, (x,), 24, 0)
-    per_pass = -(-24 // size)
-    parts, seen = [], []
-    for step in range(per_pass):
-        index = _batch(3, 0, step, size, 24)
-        seen += index.tolist()
-        parts.append(gradients(model, pair, (x[index],), 24, 0) * len(index) / 24)
-    assert sorted(seen) == list(range(24))  # every row once a pass
-    # a batch of m rows is drawn m/N of the time by row, so that is its weight in the mean
-    assert torch.allclose(torch.stack(parts).sum(0), full, rtol=1e-4)
-    assert _batch(3, 0, per_pass, size, 24).tolist() != _batch(3, 0, 0, size, 24).tolist()
+    batches = Minibatches(3, size, 24)
+    steps = 72 // size  # whole passes, in which every row comes equally often
+    index = [batches.rows(0, step) for step in range(steps)]
+    assert torch.cat(index).bincount().tolist() == [3] * 24
+    assert {len(i) for i in index} == {size}
+    assert len({tuple(i.tolist()) for i in index}) == steps  # passes are shuffled anew
+    parts = [gradients(model, pair, (x[i],), 24, 0) for i in index]
+    assert torch.allclose(torch.stack(parts).mean(0), full, rtol=1e-4)
+
+
+def test_minibatches_are_a_function_of_seed_chain_and_step():
+    one, other = Minibatches(3, 5, 24), Minibatches(3, 5, 24)
+    forward = [one.rows(1, step).tolist() for step in range(12)]
+    assert other.rows(1, 11).tolist() == forward[11]  # as after resuming
+    assert Minibatches(4, 5, 24).rows(1, 11).tolist() != forward[11]
+    assert one.rows(0, 11).tolist() != forward[11]
 
 
 def test_minibatch_elbo_with_global_latents_is_unbiased():

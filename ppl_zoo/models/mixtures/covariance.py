@@ -42,12 +42,14 @@ class Full:
         return scale @ scale.mT
 
     def factor(self, scatter: Tensor, floor: Tensor | float = 0.0) -> Tensor:
-        """Scales of the covariances ``scatter + floor``, where scatter may have lost definiteness."""
+        """Scales of ``scatter + floor``; rounding may have made the scatter indefinite."""
         factor, info = torch.linalg.cholesky_ex(scatter + floor)
         if info.any():
             values, vectors = torch.linalg.eigh(scatter)
-            least = values.amax(-1, keepdim=True) * torch.finfo(scatter.dtype).eps
-            repaired = (vectors * values.clamp_min(least.clamp_min(1e-30)).unsqueeze(-2)) @ vectors.mT
+            eps = scatter.shape[-1] * torch.finfo(scatter.dtype).eps
+            values = values.clamp_min(1e-30)
+            values = torch.maximum(values, eps * values.amax(-1, keepdim=True))
+            repaired = (vectors * values.unsqueeze(-2)) @ vectors.mT
             repaired = torch.linalg.cholesky(repaired + floor)
             factor = torch.where((info > 0)[..., None, None], repaired, factor)
         return factor
@@ -66,7 +68,9 @@ class Full:
         """Differences ``(..., D)`` in units of the scale."""
         return torch.linalg.solve_triangular(scale, difference.unsqueeze(-1), upper=False)[..., 0]
 
-    def moments(self, weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, weights: Tensor, means: Tensor, covariances: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean ``(D,)`` and covariance ``(D, D)`` of the whole mixture."""
         mean = weights @ means
         within = (weights[:, None, None] * covariances).sum(0)
@@ -157,7 +161,7 @@ class Diagonal:
         return scale**2
 
     def factor(self, scatter: Tensor, floor: Tensor | float = 0.0) -> Tensor:
-        """Standard deviations of the variances ``scatter + floor``."""
+        """Scales of ``scatter + floor``; rounding may have made the scatter negative."""
         return (scatter.clamp_min(0.0) + floor).clamp_min(1e-30).sqrt()
 
     def linear_map(self, whitener: Tensor, scale: Tensor, inverse: bool = False) -> Tensor:
@@ -172,7 +176,9 @@ class Diagonal:
         """Differences ``(..., D)`` in units of the scale."""
         return difference / scale
 
-    def moments(self, weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, weights: Tensor, means: Tensor, covariances: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean and variances ``(D,)`` of the whole mixture."""
         mean = weights @ means
         within = covariances.reshape(len(means), -1).expand_as(means)

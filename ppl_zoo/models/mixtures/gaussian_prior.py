@@ -107,8 +107,9 @@ class Prior(nn.Module):
             self.mean.copy_(torch.as_tensor(mean))
         if covariance is not None:
             covariance = torch.as_tensor(covariance)
-            diagonal = kind.matrix and covariance.ndim < 2
-            self.covariance.copy_(covariance.expand(num_features).diag() if diagonal else covariance)
+            if kind.matrix and covariance.ndim < 2:
+                covariance = covariance.expand(num_features).diag()
+            self.covariance.copy_(covariance)
 
     @property
     def is_negligible(self) -> bool:
@@ -159,7 +160,7 @@ class Prior(nn.Module):
         scale: Tensor,
         coordinates: Coordinates,
     ) -> dict[str, Tensor]:
-        """Reverse :meth:`maximize`: the statistics of ``num_rows`` whose mode the parameters are."""
+        """Reverse :meth:`maximize`: statistics of which the parameters are the mode."""
         kind, (mean, covariance) = self.kind, self._inside(coordinates)
         extra = self.concentration - 1.0
         weights = logits.double().softmax(0)

@@ -45,7 +45,7 @@ def start(
         return one.log() - math.log(num_components), means, scale
     _, labels = kmeans(coordinates.standardised(x).float(), num_components, weight.float())
     counts = y.new_zeros(num_components).index_add_(0, labels, weight)
-    sums = torch.zeros(num_components, num_features).to(y).index_add_(0, labels, y * weight[:, None])
+    sums = y.new_zeros(num_components, num_features).index_add_(0, labels, y * weight[:, None])
     means = sums / counts.clamp_min(1e-30)[:, None]
     # clusters of few rows borrow their covariance from all of them, and it is never singular
     residual = (y - means[labels]) * weight.sqrt()[:, None]

@@ -29,6 +29,8 @@ __all__ = ["Scorer", "Workspace"]
 TOLERANCE = 1e-3
 #: responsibilities below this do not enter the moments of components summed by differences
 NEGLIGIBLE = 1e-12
+#: log responsibility, up to a factor, that counts as 0
+LEAST = -60.0
 
 
 class Workspace:
@@ -46,7 +48,7 @@ class Workspace:
         return flat[: rows * columns].view(rows, columns)
 
     def __deepcopy__(self, memo: dict) -> Workspace:
-        """Copies of a model do not share memory, nor copy what is in it."""
+        """Return a new workspace: copies of a model share no memory, nor copy what is in it."""
         return Workspace()
 
 
@@ -96,6 +98,7 @@ class Scorer:
         # components that need differences from their mean, and those that do not
         close = rounding > TOLERANCE
         self.close, self.safe = close.nonzero()[:, 0], (~close).nonzero()[:, 0]
+        self.close_list = self.close.tolist()
         self.doubt = 100.0 * rounding[self.close].to(dtype)[:, None]
         self.precision_factor, self.coefficients = factor, coefficients
         self.offset = (constant + offset).to(dtype)[:, None]
@@ -105,9 +108,9 @@ class Scorer:
     # ---- features and scores ----------------------------------------------------------------
 
     def chunk_size(self) -> int:
-        """Rows in memory at once: some 8 MB on a CPU, more on a GPU."""
+        """Rows in memory at once: some 12 MB on a CPU, more on a GPU."""
         width = self.coefficients.shape[1] + 2 * self.num_components + 2 * self.num_features
-        elements = 2**21 if self.means.device.type == "cpu" else 2**26
+        elements = 2**22 if self.means.device.type == "cpu" else 2**26
         return max(64, min(65536, elements // width))
 
     def features(self, y: Tensor) -> Tensor:
@@ -145,17 +148,17 @@ class Scorer:
             candidates = approximate > scores[self.safe].amax(0) - margin
         else:
             candidates = torch.ones_like(approximate, dtype=torch.bool)
-        for k, rows in self._by_component(candidates):
+        for _, k, rows in self._by_component(candidates):
             z = self._in_units(k, y[:, rows] - self.means[k, :, None])
             scores[k, rows] = self.constant[k] - 0.5 * (z * z).sum(0)
 
-    def _by_component(self, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Close components and their rows, where ``(len(close), n)`` chooses any."""
+    def _by_component(self, chosen: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Slot, component and rows of close components, where ``(len(close), n)`` chooses any."""
         component, row = chosen.nonzero(as_tuple=True)
         counts = component.bincount(minlength=len(self.close)).tolist()
-        for k, rows in zip(self.close.tolist(), row.split(counts), strict=True):
+        for slot, (k, rows) in enumerate(zip(self.close_list, row.split(counts), strict=True)):
             if len(rows):
-                yield k, rows
+                yield slot, k, rows
 
     def log_joint(self, y: Tensor) -> Tensor:
         """Log joint density ``(K, n)`` of whitened rows ``(D, n)``, in shared memory."""
@@ -171,6 +174,10 @@ class Scorer:
         out = {"log_likelihood": new(()), "num_rows": new(()), "counts": new(self.num_components)}
         if self.map is not None:
             out["total"] = new(self.num_features, self.num_features)
+        close = (len(self.close), self.num_features)
+        # of components that need differences: powers 0, 1 and 2 of x - mean
+        out |= {"zeroth": new(close[0]), "first": new(close)}
+        out["second"] = new(*close, close[1]) if self.basis.matrix else new(close)
         return out | {"moments": new(self.num_components, products)}
 
     def accumulate(self, y: Tensor, weight: Tensor | None, statistics: dict[str, Tensor]) -> None:
@@ -182,7 +189,9 @@ class Scorer:
         phi = self.features(y)
         r = self.scores(y, phi)
         top = r.amax(0)
-        r.sub_(top).exp_()
+        # numbers too small to matter become 0: denormal ones slow every product down
+        r.sub_(top).clamp_min_(LEAST).exp_()
+        torch.nn.functional.threshold_(r, 2.0 * math.exp(LEAST), 0.0)
         norm = r.sum(0)
         log_density = top + norm.log()
         r.div_(norm if weight is None else norm / weight)
@@ -193,16 +202,25 @@ class Scorer:
         statistics["counts"] += r.sum(1, dtype=torch.float64)
         moments = self.workspace.take("moments", *statistics["moments"].shape, y)
         torch.mm(r, phi.mT, out=moments)
-        total = moments.double()
-        if len(self.close):
-            total[self.close] = 0.0
-            for k, rows in self._by_component(r[self.close] > NEGLIGIBLE):
-                total[k] = self._moments_by_difference(k, y[:, rows], r[k, rows])
-        statistics["moments"] += total
+        statistics["moments"] += moments
+        if not len(self.close):
+            return
+        for slot, k, rows in self._by_component(r[self.close] > NEGLIGIBLE):
+            difference, weights = y[:, rows] - self.means[k, :, None], r[k, rows]
+            weighted = difference * weights
+            statistics["zeroth"][slot] += weights.sum(dtype=torch.float64)
+            statistics["first"][slot] += weighted.sum(1, dtype=torch.float64)
+            if self.basis.matrix:
+                statistics["second"][slot] += weighted @ difference.mT
+            else:
+                statistics["second"][slot] += (weighted * difference).sum(1, dtype=torch.float64)
 
     def finish(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take moments apart into ``sums`` and ``squares``, as the M-step reads them."""
         moments, num_features = statistics.pop("moments"), self.num_features
+        powers = [statistics.pop(name) for name in ("zeroth", "first", "second")]
+        if len(self.close):
+            moments[self.close] = self._from_differences(*powers)
         sums, squares = moments[:, -num_features:], moments[:, :-num_features]
         if self.map is not None:
             sums = torch.linalg.solve_triangular(self.map, sums.mT, upper=False).mT
@@ -220,7 +238,8 @@ class Scorer:
         size of their second moments; errors of single products are taken as independent.
         """
         if self.basis.name == "full":
-            factor = torch.linalg.solve_triangular(scale, _eye(scale).expand_as(scale), upper=False)
+            eye = _eye(scale).expand_as(scale)
+            factor = torch.linalg.solve_triangular(scale, eye, upper=False)
             precision = factor.mT @ factor
             linear = (precision @ means[:, :, None])[..., 0]
             second = (scale**2).sum(-1) + means**2
@@ -247,25 +266,16 @@ class Scorer:
             return factor @ difference
         return difference * (factor[:, None] if self.basis.name == "diagonal" else factor)
 
-    def _moments_by_difference(self, k: int, y: Tensor, r: Tensor) -> Tensor:
-        """Moments of one component from differences to its mean, shifted back in float64."""
-        mean, difference = self.means[k].double(), y - self.means[k, :, None]
-        weighted = difference * r
-        count, first = r.sum(dtype=torch.float64), weighted.sum(1, dtype=torch.float64)
-        if self.basis.name == "full":
-            second = (weighted @ difference.mT).double()
+    def _from_differences(self, count: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Moments of the close components from powers of x - mean."""
+        mean = self.means[self.close].double()
+        sums = first + count[:, None] * mean
+        # sum x x' = C + s m' + m s' - N m m' with s = sum x
+        if self.basis.name == "spherical":
+            second = (second.sum(-1) + self.basis.cross(count, sums, mean))[:, None]
         else:
-            second = (weighted * difference).sum(1, dtype=torch.float64)
-        # around the mean m: sum x x' = C + s m' + m s' - N m m' with s = sum x
-        sums = first + count * mean
-        if self.basis.name == "full":
-            half = torch.outer(sums - 0.5 * count * mean, mean)
-            second = self.basis.pack(second + half + half.mT)
-        else:
-            second = second + (2.0 * sums - count * mean) * mean
-            if self.basis.name == "spherical":
-                second = second.sum(0, keepdim=True)
-        return torch.cat([second, sums])
+            second = self.basis.pack(second + self.basis.cross(count, sums, mean))
+        return torch.cat([second, sums], 1)
 
 
 def _eye(like: Tensor) -> Tensor:

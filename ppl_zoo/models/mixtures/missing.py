@@ -165,7 +165,7 @@ class MissingScorer:
         return statistics | {"squares": self.kind.pack(squares)}
 
     def _patterns(self, y: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows, their values with zeros for NaN, and what is observed, ``(D, 1)`` or ``(D, n)``."""
+        """Rows, their values with 0 for NaN, and what is observed, ``(D, 1)`` or ``(D, n)``."""
         y = y.to(self.means.dtype)
         observed = ~y.isnan()
         y = torch.where(observed, y, torch.zeros_like(y))

@@ -1,0 +1,256 @@
+"""Two ways to take steps of SVI: Pyro's interpreter, and the compiled graph.
+
+Both advance all chains, note an objective for each step, and leave the same state behind, so
+that a fit can be saved, resumed and stopped alike.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppl_zoo.compiler import CaptureError, capture
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.solvers.solution import chain_seed, set_seed
+from ppl_zoo.solvers.svi_chain import SVIChain
+
+__all__ = ["Compiled", "Interpreted", "Minibatches", "choose_engine"]
+
+#: seconds that capturing and compiling take, about; fits that are over sooner run uncompiled
+COMPILE_SECONDS = 3.0
+#: steps that a fit to convergence takes at the least
+TYPICAL_STEPS = 3000
+#: steps between two looks of the stopping rule, where the user does not say
+WINDOWS = {"interpreted": 100, "xla": 1000}
+
+
+class Minibatches:
+    """Rows of each step: the passes' own permutations, one after the other, cut into batches."""
+
+    def __init__(self, seed: int, size: int | None, total: int) -> None:
+        self.seed, self.total = seed, total
+        self.size = size if size and size < total else None
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    def rows(self, chain: int, step: int) -> Tensor:
+        """Choose rows ``(batch,)``; each row comes once a pass, and each batch is of one size."""
+        number, place = divmod(step * self.size, self.total)
+        chosen = self._pass(chain, number)[place : place + self.size]
+        if len(chosen) < self.size:  # the end of one pass and the beginning of the next
+            rest = self._pass(chain, number + 1)[: self.size - len(chosen)]
+            chosen = torch.cat([chosen, rest])
+        return chosen
+
+    def _pass(self, chain: int, number: int) -> Tensor:
+        key = (chain, number)
+        if key not in self._kept:
+            self._kept = {k: v for k, v in self._kept.items() if k[0] != chain or k[1] >= number}
+            generator = torch.Generator().manual_seed(chain_seed(self.seed, chain, -3 - number))
+            self._kept[key] = torch.randperm(self.total, generator=generator)
+        return self._kept[key]
+
+
+class Interpreted:
+    """One step at a time, chain by chain, by Pyro's interpreter."""
+
+    name = "interpreted"
+
+    def __init__(
+        self, rows: Rows, batches: Minibatches, seed: int, clip_norm: float | None
+    ) -> None:
+        self.rows, self.batches, self.seed, self.clip_norm = rows, batches, seed, clip_norm
+        self.full = rows.all() if batches.size is None else ()
+
+    def data(self, chain: SVIChain, step: int) -> tuple[Tensor, ...]:
+        """Return the rows that one step sees."""
+        if self.batches.size is None:
+            return self.full
+        return self.rows[self.batches.rows(chain.index, step)]
+
+    def advance(self, chains: Sequence[SVIChain], max_steps: int) -> int:
+        """Take one step of each chain."""
+        for chain in chains:
+            step = len(chain.objective)
+            set_seed(chain_seed(self.seed, chain.index, step), self.rows.device)
+            chain.step(self.data(chain, step), len(self.rows), self.clip_norm)
+        return 1
+
+    def sync(self) -> None:
+        """Do nothing: the chains hold their parameters themselves."""
+
+
+class Compiled:
+    """A block of steps of all chains at a time, in one XLA program.
+
+    Raises
+    ------
+    CaptureError
+        If the programs have no static graph.
+    ValueError
+        If XLA cannot do what the fit asks for; says what.
+    """
+
+    name = "xla"
+
+    def __init__(self, chains: Sequence[SVIChain], interpreted: Interpreted, window: int) -> None:
+        from ppl_zoo.compiler import xla
+
+        self.chains, self.interpreted, self.window = chains, interpreted, window
+        chain, rows = chains[0], interpreted.rows
+        if not xla.supports(rows.device):
+            raise ValueError(f"JAX does not run on {rows.device} here")
+        options = _adam_options(chain, interpreted.clip_norm)
+        example = interpreted.data(chain, 0)
+
+        def objective(*data: Tensor) -> Tensor:
+            with chain.model.scaled_to(len(rows)), chain.model.defaults():
+                return chain.elbo.differentiable_loss(chain.pair.model, chain.pair.guide, *data)
+
+        modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
+        captured = capture(objective, modules, example)
+        order = {id(p): i for i, p in enumerate(chain.parameters)}
+        # the same order of parameters in all chains, whose modules are alike
+        self.order = [order[id(p)] for p in captured.parameters]
+        self.stepper = xla.Stepper(
+            captured, rows.all(), rows.per_row, xla.AdamOptions(**options), interpreted.seed
+        )
+        self.loaded = False
+
+    def advance(self, chains: Sequence[SVIChain], max_steps: int) -> int:
+        """Take the steps that are left in the stopping rule's window."""
+        if not self.loaded:
+            self.stepper.load([self._read(chain) for chain in self.chains])
+            self.loaded = True
+        step = len(chains[0].objective)
+        count = min(self.window - step % self.window, max_steps - step)
+        active = {chain.index for chain in chains}
+        rates = np.zeros((count, len(self.chains)))
+        for chain in chains:
+            rates[:, chain.index] = _rates(chain, count)
+        values = self.stepper.run(
+            [step] * len(self.chains),
+            rates,
+            np.array([chain.index in active for chain in self.chains]),
+            self._index(step, count),
+        )
+        for chain in chains:
+            row = values[chain.index]
+            if np.isfinite(row).all() and chain.skipped == 0:
+                chain.objective.extend(row.tolist())
+                continue
+            self.sync()
+            for value in row.tolist():
+                chain.note(value, self.interpreted.data(chain, step))
+        flat = self.stepper.flat()
+        for chain in chains:
+            chain.flat = torch.from_numpy(flat[chain.index])
+        return count
+
+    def sync(self) -> None:
+        """Write parameters and optimizer states back into the chains."""
+        if not self.loaded:
+            return
+        like = [self.chains[0].parameters[i] for i in self.order]
+        for chain, state in zip(self.chains, self.stepper.unload(like), strict=True):
+            if chain.stopped == "converged" and not chain.objective:
+                continue
+            counts = self.stepper.counts()
+            for place, (value, first, second) in zip(self.order, state, strict=True):
+                parameter = chain.parameters[place]
+                with torch.no_grad():
+                    parameter.copy_(value)
+                chain.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(counts[chain.index])),
+                    "exp_avg": first,
+                    "exp_avg_sq": second,
+                }
+
+    def _read(self, chain: SVIChain) -> list[tuple[Tensor, Tensor, Tensor, int]]:
+        out = []
+        for place in self.order:
+            parameter = chain.parameters[place]
+            state = chain.optimizer.state.get(parameter, {})
+            zeros = torch.zeros_like(parameter)
+            first, second = state.get("exp_avg", zeros), state.get("exp_avg_sq", zeros)
+            out.append((parameter.detach(), first, second, int(state.get("step", 0))))
+        return out
+
+    def _index(self, step: int, count: int) -> np.ndarray | None:
+        batches = self.interpreted.batches
+        if batches.size is None:
+            return None
+        rows = [
+            [batches.rows(chain.index, s).numpy() for chain in self.chains]
+            for s in range(step, step + count)
+        ]
+        return np.array(rows)
+
+
+def _adam_options(chain: SVIChain, clip_norm: float | None) -> dict[str, Any]:
+    optimizer = chain.optimizer
+    groups = optimizer.param_groups
+    if type(optimizer) is not torch.optim.Adam or len(groups) != 1 or groups[0]["amsgrad"]:
+        raise ValueError(f"the compiled loop has Adam, not {type(optimizer).__name__}")
+    beta1, beta2 = groups[0]["betas"]
+    return {
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": groups[0]["eps"],
+        "weight_decay": groups[0]["weight_decay"],
+        "clip_norm": clip_norm,
+    }
+
+
+def _rates(chain: SVIChain, count: int) -> np.ndarray:
+    group = chain.optimizer.param_groups[0]
+    if chain.schedule is None:
+        return np.full(count, group["lr"])
+    chain.optimizer._opt_called = True  # the steps are taken elsewhere; torch would warn
+    rates = []
+    for _ in range(count):
+        rates.append(group["lr"])
+        chain.schedule.step()
+    return np.array(rates)
+
+
+def choose_engine(
+    mode: Any, chains: Sequence[SVIChain], interpreted: Interpreted, steps: int, window: int | None
+) -> Interpreted | Compiled:
+    """Compile, where asked for or where it pays.
+
+    "auto" times the interpreter for a step and compiles if the fit would take longer than
+    compiling does. A program that cannot be captured runs interpreted, with a warning that names
+    its line.
+    """
+    if mode is False:
+        return interpreted
+    chain, asked = chains[0], mode == "xla"
+    if not asked:
+        if importlib.util.find_spec("jax") is None or interpreted.rows.num_bytes > 2**30:
+            return interpreted
+        left = min(steps, TYPICAL_STEPS) - len(chain.objective)
+        data = interpreted.data(chain, 0)
+        seconds = []
+        for _ in range(2):  # the first call warms up
+            begun = time.perf_counter()
+            set_seed(chain_seed(interpreted.seed, 0, 0), interpreted.rows.device)
+            chain.differentiate(data, len(interpreted.rows))
+            seconds.append(time.perf_counter() - begun)
+        chain.optimizer.zero_grad(set_to_none=True)
+        if seconds[-1] * left * len(chains) < COMPILE_SECONDS:
+            return interpreted
+    try:
+        return Compiled(chains, interpreted, window or WINDOWS["xla"])
+    except CaptureError as error:
+        warnings.warn(f"SVI runs uncompiled, since a graph stops at {error}", stacklevel=2)
+    except (ValueError, RuntimeError) as error:
+        if asked:
+            raise ValueError(f"compile='xla': {error}") from error
+    return interpreted

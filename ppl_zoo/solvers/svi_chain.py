@@ -1,0 +1,131 @@
+"""One chain of SVI: programs, optimizer and stopping rule, and a step of it in Pyro."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppl_zoo.errors import ConvergenceError
+from ppl_zoo.solvers.climb import Chain
+from ppl_zoo.solvers.elbos import estimate_and_differentiate, ignore_nan_warnings
+from ppl_zoo.solvers.guides import Pair
+from ppl_zoo.solvers.optimizer_state import pack_optimizer, unpack_optimizer
+from ppl_zoo.solvers.solution import Solution, load_chain
+from ppl_zoo.tracing import trace_program
+
+__all__ = ["SVIChain", "past_objective"]
+
+#: steps in a row whose objective may be non-finite before that is an error
+PATIENCE = 20
+
+
+@dataclass
+class SVIChain(Chain):
+    """A chain of SVI."""
+
+    pair: Pair | None = None
+    elbo: Any = None
+    parameters: list[Tensor] = field(default_factory=list)
+    optimizer: Any = None
+    schedule: Any = None
+    plateau: Any = None
+    skipped: int = 0
+
+    def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
+        """Estimate the negative ELBO, leaving gradients in the parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.model.scaled_to(total):
+            return estimate_and_differentiate(self.elbo, self.pair, data, self.parameters)
+
+    def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
+        """Take one step; notes the estimate of the ELBO before it, in nats."""
+        value = self.differentiate(data, total)
+        finite = math.isfinite(value)
+        if finite:
+            bound = math.inf if clip_norm is None else clip_norm
+            finite = bool(nn.utils.clip_grad_norm_(self.parameters, bound).isfinite())
+        if finite:
+            self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        self.note(-value if finite else math.nan, data)
+
+    def note(self, value: float, data: tuple[Tensor, ...]) -> None:
+        """Note an objective; one that is not finite counts as the one before.
+
+        A rare overflow of a heavy tail is stepped over; a run of them is an error.
+        """
+        if math.isfinite(value):
+            self.skipped = 0
+        else:
+            self.skipped += 1
+            if self.skipped > PATIENCE or not self.objective:
+                self._explain(data)
+            value = self.objective[-1]
+        self.objective.append(value)
+
+    def _explain(self, data: tuple[Tensor, ...]) -> None:
+        """Raise, naming the sites that are not finite."""
+        guide = trace_program(self.pair.guide, data)
+        model = trace_program(poutine.replay(self.model, trace=guide), data)
+        with ignore_nan_warnings():
+            model.compute_log_prob()
+        bad = [
+            name
+            for name, node in model.nodes.items()
+            if node["type"] == "sample" and not bool(torch.isfinite(node["log_prob"]).all())
+        ]
+        what = f"the log density of {bad} is not finite" if bad else "the gradient is not finite"
+        raise ConvergenceError(
+            f"SVI: objective or gradient not finite at step {len(self.objective)} (chain "
+            f"{self.index}) and {self.skipped} times in a row: {what}; check the scale of the "
+            "data and the support of the model, or lower learning_rate"
+        )
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that resuming takes, beside the parameters."""
+        tensors, plain = pack_optimizer(self.optimizer)
+        if self.plateau.before is not None:
+            tensors["plateau"] = self.plateau.before
+        schedule = None if self.schedule is None else _plain(self.schedule.state_dict().items())
+        return tensors, {
+            "optimizer": plain,
+            "plateau": self.plateau.state(),
+            "schedule": schedule,
+        }
+
+    def restore(self, resume: Solution) -> None:
+        """Go on from where a solution stands."""
+        load_chain(self.model, self.guide, resume.parameters, self.index)
+        self.objective = past_objective(resume, self.index)
+        if resume.stopped[self.index] == "converged":
+            self.stopped = "converged"
+        prefix = f"{self.index}."
+        tensors = {
+            k.removeprefix(prefix): v
+            for k, v in resume.state_tensors.items()
+            if k.startswith(prefix)
+        }
+        values = resume.state_values[str(self.index)]
+        before = tensors.pop("plateau", None)
+        unpack_optimizer(self.optimizer, tensors, values["optimizer"])
+        self.plateau.restore(values["plateau"], before)
+        if self.schedule is not None and values["schedule"] is not None:
+            self.schedule.load_state_dict(values["schedule"])
+
+
+def past_objective(resume: Solution, index: int) -> list[float]:
+    """Objectives of one chain of a solution."""
+    past = resume.history["objective"][index]
+    return past[past == past].tolist()  # without the padding, which is NaN
+
+
+def _plain(items: Iterable[tuple[str, Any]]) -> dict:
+    kinds = (int, float, str, bool, type(None), list)
+    return {k: v for k, v in items if isinstance(v, kinds)}
