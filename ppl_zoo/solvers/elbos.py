@@ -74,6 +74,22 @@ def ignore_nan_warnings() -> Iterator[None]:
         yield
 
 
+def differentiable_loss(elbo: Any, pair: Pair, data: tuple[Tensor, ...]) -> Tensor:
+    """Return the negative bound, whose gradient is the estimator's.
+
+    Raises
+    ------
+    ValueError
+        If Pyro's ELBO only comes with its own backward pass.
+    """
+    if hasattr(elbo, "differentiable_loss"):
+        return elbo.differentiable_loss(pair.model, pair.guide, *data)
+    if type(elbo) is infer.TraceGraph_ELBO:
+        value, surrogate = elbo._loss_and_surrogate_loss(pair.model, pair.guide, data, {})
+        return surrogate - surrogate.detach() - value
+    raise ValueError(f"{type(elbo).__name__} has no differentiable loss")
+
+
 def estimate_and_differentiate(
     elbo: Any, pair: Pair, data: tuple[Tensor, ...], parameters: list[Tensor]
 ) -> float:

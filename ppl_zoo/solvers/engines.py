@@ -18,17 +18,23 @@ from torch import Tensor, nn
 
 from ppl_zoo.compiler import CaptureError, capture
 from ppl_zoo.data.rows import Rows
+from ppl_zoo.solvers.elbos import differentiable_loss
 from ppl_zoo.solvers.solution import chain_seed, set_seed
 from ppl_zoo.solvers.svi_chain import SVIChain
 
-__all__ = ["Compiled", "Interpreted", "Minibatches", "choose_engine"]
+__all__ = ["Compiled", "Interpreted", "Minibatches", "choose_engine", "window_of"]
 
 #: seconds that capturing and compiling take, about; fits that are over sooner run uncompiled
 COMPILE_SECONDS = 3.0
 #: steps that a fit to convergence takes at the least
 TYPICAL_STEPS = 3000
-#: steps between two looks of the stopping rule, where the user does not say
-WINDOWS = {"interpreted": 100, "xla": 1000}
+
+
+def window_of(engine: str, steps: int) -> int:
+    """Choose how many steps lie between two looks of the stopping rule."""
+    if engine == "interpreted":
+        return 100
+    return min(1000, max(100, steps // 20))  # a short fit shall see its learning rate fall, too
 
 
 class Minibatches:
@@ -111,7 +117,7 @@ class Compiled:
 
         def objective(*data: Tensor) -> Tensor:
             with chain.model.scaled_to(len(rows)), chain.model.defaults():
-                return chain.elbo.differentiable_loss(chain.pair.model, chain.pair.guide, *data)
+                return differentiable_loss(chain.elbo, chain.pair, data)
 
         modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
         captured = capture(objective, modules, example)
@@ -247,7 +253,7 @@ def choose_engine(
         if seconds[-1] * left * len(chains) < COMPILE_SECONDS:
             return interpreted
     try:
-        return Compiled(chains, interpreted, window or WINDOWS["xla"])
+        return Compiled(chains, interpreted, window or window_of("xla", steps))
     except CaptureError as error:
         warnings.warn(f"SVI runs uncompiled, since a graph stops at {error}", stacklevel=2)
     except (ValueError, RuntimeError) as error:

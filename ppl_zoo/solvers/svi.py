@@ -15,7 +15,7 @@ from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.climb import climb, pad_history
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
-from ppl_zoo.solvers.engines import WINDOWS, Interpreted, Minibatches, choose_engine
+from ppl_zoo.solvers.engines import Interpreted, Minibatches, choose_engine, window_of
 from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
 from ppl_zoo.solvers.solution import (
     Solution,
@@ -132,7 +132,7 @@ class SVI:
             self.window,
         )
         for chain in chains:
-            chain.plateau.window = self.window or WINDOWS[engine.name]
+            chain.plateau.window = self.window or window_of(engine.name, self.steps)
 
         def solution() -> Solution:
             engine.sync()
@@ -206,7 +206,7 @@ class SVI:
         for chain in chains:
             packed, values[str(chain.index)] = chain.pack()
             tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
-        last = [c.objective[-WINDOWS["interpreted"] :] for c in chains]
+        last = [c.objective[-100:] for c in chains]
         return Solution(
             parameters=stack_chains([read_parameters(c.model, c.guide) for c in chains]),
             history={"objective": pad_history(chains)},

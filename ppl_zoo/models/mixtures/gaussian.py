@@ -132,7 +132,7 @@ class GaussianMixture(GaussianParameters):
         unit = self.kind.start(num_components, num_features)
         self.scale = PyroParam(unit, self.kind.constraint)
         self.coordinates = Coordinates(self.kind, num_features, missing)
-        self.register_buffer("num_seen", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("num_seen", torch.zeros(()))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.__dict__.update(_workspace=Workspace(), _scorer=(None, None))
 
