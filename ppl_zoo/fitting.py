@@ -75,7 +75,8 @@ class Fit:
         """Summarise in one line."""
         chains = len(self.solution.stopped)
         return (
-            f"Fit({type(self.model).__name__}, {type(self.solver).__name__}, "
+            f"Fit({type(self.model).__name__}, {type(self.solver).__name__}"
+            f"{' on XLA' if self.solution.engine == 'xla' else ''}, "
             f"objective={self.objective:.4f}, {self.stopped} after "
             f"{self.solution.steps[self.solution.best]} steps, {chains} "
             f"chain{'s' if chains > 1 else ''}, {self.seconds:.1f} s)"

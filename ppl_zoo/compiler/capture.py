@@ -9,6 +9,7 @@ and hand-written ``autograd.Function`` mean what they mean in torch.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import linecache
 import sys
 import traceback
@@ -47,12 +48,15 @@ class Captured:
         return sum(node.op == "call_function" for node in self.graph.graph.nodes)
 
     def fingerprint(self) -> str:
-        """Text that is the same for graphs that compute the same."""
+        """Text that is the same for graphs that compute the same; constants count by value."""
         lines = []
         for node in self.graph.graph.nodes:
-            meta = node.meta.get("tensor_meta") or node.meta.get("val")
-            shape = tuple(meta.shape) if isinstance(meta, Tensor) else None
-            lines.append(f"{node.op} {node.target} {node.args} {node.kwargs} {shape}")
+            value = node.meta.get("val")
+            kind = (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
+            lines.append(f"{node.name} {node.op} {node.target} {node.args} {node.kwargs} {kind}")
+            if node.op == "get_attr":
+                constant = getattr(self.graph, node.target).detach().cpu()
+                lines.append(hashlib.sha256(constant.numpy().tobytes()).hexdigest())
         return "\n".join(lines)
 
 

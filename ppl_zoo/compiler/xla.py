@@ -144,6 +144,7 @@ class Stepper:
         with self._scope():
             self.loss = lower(captured)
             self.data = tuple(to_jax(t) for t in data)
+        self.identity = captured.fingerprint()
         self.state: tuple | None = None
 
     def _scope(self) -> Any:
@@ -176,10 +177,9 @@ class Stepper:
         """Count the steps of Adam that each chain has taken, ``(chain,)``."""
         return np.asarray(self.state[3])
 
-    def flat(self) -> np.ndarray:
-        """All parameters, ``(chain, parameter)``."""
-        values = [np.asarray(v).reshape(v.shape[0], -1) for v in self.state[0]]
-        return np.concatenate(values, 1)
+    def flat(self, chain: int) -> np.ndarray:
+        """All parameters of one chain, as a vector."""
+        return np.concatenate([np.asarray(v[chain]).ravel() for v in self.state[0]])
 
     def run(
         self, steps: Sequence[int], rates: np.ndarray, active: np.ndarray, index: Any = None
@@ -219,12 +219,9 @@ class Stepper:
             return -np.asarray(losses).T
 
     def _key(self, shape: tuple, index: Any) -> Any:
-        # constants are part of the program, so a graph with some is its own
-        constant = any(n.op == "get_attr" for n in self.captured.graph.graph.nodes)
-        identity = id(self.captured) if constant else self.captured.fingerprint()
         batch = None if index is None else index.shape[-1]
         shapes = tuple((d.shape, str(d.dtype)) for d in self.data)
-        return identity, shapes, shape[1], batch, self.options, self.wide
+        return self.identity, shapes, shape[1], batch, self.options, self.wide
 
 
 def _block(

@@ -59,6 +59,11 @@ def _slice_scatter(x, src, dim=0, start=None, end=None, step=1):
     return x.at[tuple(index)].set(src)
 
 
+def _split_with_sizes(x, sizes, dim=0):
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+    return jnp.split(x, ends, dim)
+
+
 def _select_scatter(x, src, dim, index):
     place = [slice(None)] * x.ndim
     place[dim] = index
@@ -455,9 +460,10 @@ TABLE: dict[str, Callable[..., Any]] = {
     "slice": _slice,
     "slice_copy": _slice,
     "slice_scatter": _slice_scatter,
-    "split_with_sizes_copy": lambda x, sizes, dim=0: jnp.split(
-        x, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], dim
-    ),
+    "split_with_sizes": _split_with_sizes,
+    "split_with_sizes_copy": _split_with_sizes,
+    "unbind": lambda x, dim=0: [jnp.take(x, i, dim) for i in range(x.shape[dim])],
+    "unbind_copy": lambda x, dim=0: [jnp.take(x, i, dim) for i in range(x.shape[dim])],
     "squeeze": _squeeze,
     "squeeze_copy": _squeeze,
     "t": jnp.transpose,

@@ -37,6 +37,10 @@ from ppl_zoo.diagnostics.style import (
 __all__ = ["plot_fit", "plot_history", "plot_posterior", "plot_samples"]
 
 
+#: chains that each get a line in the legend
+MANY_CHAINS = 4
+
+
 def plot_history(fit: Any, card: Any = None) -> Figure:
     """Objective of every chain against the step.
 
@@ -60,6 +64,8 @@ def plot_history(fit: Any, card: Any = None) -> Figure:
         best = " (best)" if chain == fit.solution.best and len(fit.solution.stopped) > 1 else ""
         label = f"chain {chain}{best}: {fit.solution.objective[chain]:,.2f} nats, "
         label += f"{fit.solution.stopped[chain].replace('_', ' ')}"
+        if len(fit.solution.stopped) > MANY_CHAINS and not best:
+            label = None  # the best one speaks for all; a legend of ten hides the curves
         skip = len(values) // 2 if len(values) > 50 else int(len(values) > 3)
         late.append(values[skip:])
         if len(values) <= 50:

@@ -88,6 +88,10 @@ class Interpreted:
             chain.step(self.data(chain, step), len(self.rows), self.clip_norm)
         return 1
 
+    def vector(self, chain: SVIChain) -> Tensor:
+        """All parameters of a chain."""
+        return torch.cat([p.detach().flatten() for p in chain.parameters])
+
     def sync(self) -> None:
         """Do nothing: the chains hold their parameters themselves."""
 
@@ -154,10 +158,11 @@ class Compiled:
             self.sync()
             for value in row.tolist():
                 chain.note(value, self.interpreted.data(chain, step))
-        flat = self.stepper.flat()
-        for chain in chains:
-            chain.flat = torch.from_numpy(flat[chain.index])
         return count
+
+    def vector(self, chain: SVIChain) -> Tensor:
+        """All parameters of a chain."""
+        return torch.from_numpy(self.stepper.flat(chain.index))
 
     def sync(self) -> None:
         """Write parameters and optimizer states back into the chains."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,15 @@ class Plateau:
         self.before: Tensor | None = None
 
     def review(
-        self, objective: list[float], optimizer: torch.optim.Optimizer, parameters: list[Tensor]
+        self,
+        objective: list[float],
+        optimizer: torch.optim.Optimizer,
+        parameters: Callable[[], Tensor],
     ) -> bool:
-        """Look at the last window when it is full; return whether the chain has converged."""
+        """Look at the last window when it is full; return whether the chain has converged.
+
+        ``parameters()`` gives all of them as one vector.
+        """
         if len(objective) % self.window:
             return False
         tail = np.asarray(objective[-self.window :])
@@ -41,11 +48,11 @@ class Plateau:
         # 1.4826: MAD to sd; 1.2533: sd of a median over sd of a mean, Gaussian noise
         deviation = 1.4826 * float(np.median(np.abs(tail - median)))
         noise = 1.2533 * math.sqrt(2.0 / self.window) * deviation
-        now = torch.cat([p.detach().flatten() for p in parameters])
+        now = parameters()
         moved = math.inf
         if self.before is not None:
             moved = float((now - self.before).norm() / (self.before.norm() + 1e-12))
-        self.before = now.clone()
+        self.before = now
         self.medians.append(median)
         span = self.span if self.scale == 1.0 else self.span // 2
         if len(self.medians) <= span:

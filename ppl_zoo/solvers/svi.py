@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,9 @@ class SVI:
         def advance(active: Sequence[SVIChain]) -> int:
             count = engine.advance(active, self.steps)
             for chain in active:
-                if chain.plateau.review(chain.objective, chain.optimizer, chain.parameters):
+                if chain.plateau.review(
+                    chain.objective, chain.optimizer, partial(engine.vector, chain)
+                ):
                     chain.stopped = "converged"
                 elif len(chain.objective) >= self.steps:
                     chain.stopped = "max_steps"

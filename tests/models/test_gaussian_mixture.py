@@ -103,8 +103,13 @@ def test_em_takes_the_steps_of_sklearn(kind, blobs):
     covariances = start.covariances.numpy()
     precisions = 1.0 / covariances if KINDS[kind] in ("diag", "spherical") else None
     peer = Sklearn(
-        3, covariance_type=KINDS[kind], max_iter=7, tol=0.0, reg_covar=0.0,
-        weights_init=start.weights.numpy(), means_init=start.means.numpy(),
+        3,
+        covariance_type=KINDS[kind],
+        max_iter=7,
+        tol=0.0,
+        reg_covar=0.0,
+        weights_init=start.weights.numpy(),
+        means_init=start.means.numpy(),
         precisions_init=np.linalg.inv(covariances) if precisions is None else precisions,
     )
     with pytest.warns(UserWarning, match="did not converge"):
@@ -151,8 +156,13 @@ def test_mode_is_closed_form_on_one_component(kind, blobs):
     m, kappa, strength = torch.tensor([1.0, -1.0, 0.5]).double(), 20.0, 50.0
     psi0 = torch.tensor([1.0, 2.0, 3.0]).double()
     model = fitted(
-        blobs, 1, kind, mean_prior=m, mean_strength=kappa,
-        covariance_prior=psi0, covariance_strength=strength,
+        blobs,
+        1,
+        kind,
+        mean_prior=m,
+        mean_strength=kappa,
+        covariance_prior=psi0,
+        covariance_strength=strength,
     )
     n, d = blobs.shape
     psi, nu, average = strength * psi0.diag(), strength - d - 2, blobs.mean(0)
@@ -181,8 +191,15 @@ def test_mode_of_weights(blobs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_prior_keeps_em_monotone(kind, blobs):
     x = blobs.float()
-    model = made(6, 3, kind, torch.float32, weight_concentration=1.5, mean_strength=2.0,
-                 covariance_strength=3.0)
+    model = made(
+        6,
+        3,
+        kind,
+        torch.float32,
+        weight_concentration=1.5,
+        mean_strength=2.0,
+        covariance_strength=3.0,
+    )
     fit = zoo.fit(model, x, zoo.EM(max_steps=60, tol=0.0), device="cpu", progress=False)
     objective = fit.history["objective"].ravel()
     objective = objective[np.isfinite(objective)]
@@ -216,8 +233,9 @@ def test_gradient_of_enumerated_bound_is_that_of_the_likelihood():
         torch.testing.assert_close(-loss, expected)
         parameters = list(model.parameters())
         got = torch.autograd.grad(-loss, parameters)
-        for a, b in zip(got, torch.autograd.grad(expected, parameters, retain_graph=True),
-                        strict=True):
+        for a, b in zip(
+            got, torch.autograd.grad(expected, parameters, retain_graph=True), strict=True
+        ):
             torch.testing.assert_close(a, b)
 
 
@@ -282,8 +300,9 @@ def test_weights_are_repeated_rows(kind, missing, blobs):
     a = made(3, 3, kind)
     zoo.fit(a, (blobs, counts.double()), zoo.EM(), device="cpu", progress=False)
     b = fitted(repeated, 3, kind)
-    assert a.log_prob(repeated).mean().item() == pytest.approx(b.log_prob(repeated).mean().item(),
-                                                               abs=1e-3)
+    assert a.log_prob(repeated).mean().item() == pytest.approx(
+        b.log_prob(repeated).mean().item(), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -436,8 +455,10 @@ BAD = [
     (torch.randn(10), r"\(10,\).*\(10, 2\)"),
     (torch.randn(2, 2), r"2 rows.*num_components=3"),
     (torch.stack([torch.randn(9), torch.full((9,), 4.0)], 1), "constant features 1.*4.*leave"),
-    (torch.randn(9, 2).index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(math.nan)),
-     r"nan at \(4, 1\).*missing=True"),
+    (
+        torch.randn(9, 2).index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(math.nan)),
+        r"nan at \(4, 1\).*missing=True",
+    ),
     (torch.full((9, 2), math.inf), "inf"),
     (torch.empty(0, 2), "no rows"),
     ((torch.randn(9, 2), torch.ones(8)), r"sample_weight.*\(8,\).*\(9,\)"),

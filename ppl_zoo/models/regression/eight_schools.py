@@ -46,7 +46,7 @@ class EightSchools(Model):
     torch.Size([1, 10, 8])
     """
 
-    queries = {"log_prob": "estimate", "sample": "exact", "encode": "estimate"}
+    queries = {"log_prob": "estimate", "sample": "estimate", "encode": "estimate"}
     default_solver = ("SVI", {"restarts": 2})
     representation = "theta"
 

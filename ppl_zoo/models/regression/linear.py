@@ -59,7 +59,7 @@ class LinearRegression(Model):
     [2.0, 3.0]
     """
 
-    queries = {"log_prob": "estimate", "sample": "exact", "encode": "none"}
+    queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("SVI", {"guide": "multivariate-normal"})
     event_dims = {"weights": ("feature",)}
 
