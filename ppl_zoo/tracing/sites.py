@@ -1,0 +1,116 @@
+"""What one run of a Pyro program shows: its sites, plates and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+__all__ = [
+    "Program",
+    "Site",
+    "describe",
+    "is_sample",
+    "nesting_of",
+    "trace_program",
+    "with_summed_out",
+]
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample statement as a single run shows it."""
+
+    name: str
+    kind: str  # "latent", "observed", "deterministic" or "factor"
+    plates: tuple[tuple[str, int, int], ...]  # (plate, dim, size), left to right
+    shape: tuple[int, ...]  # of the value in a single run
+    event_dim: int
+    discrete: bool  # a latent of finite support, which can be summed out
+    reparametrised: bool
+
+    @property
+    def batch_ndim(self) -> int:
+        """Number of batch dimensions of the value."""
+        return len(self.shape) - self.event_dim
+
+    def is_local(self, rows: str | None) -> bool:
+        """Whether the site lies in the plate over the data."""
+        return rows is not None and any(name == rows for name, _, _ in self.plates)
+
+
+def trace_program(program: Program, data: tuple) -> Trace:
+    """Run a Pyro program once, away from any handler outside, and return its trace."""
+    with torch.no_grad(), poutine.block():
+        return poutine.trace(program).get_trace(*data)
+
+
+def is_sample(site: dict) -> bool:
+    """Tell sample statements from what else a trace holds."""
+    return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
+
+
+def describe(trace: Trace) -> dict[str, Site]:
+    """Describe the sites of a trace, in the order of the program."""
+    sites = {}
+    for name, node in trace.nodes.items():
+        if not is_sample(node) or node["infer"].get("is_auxiliary"):
+            continue
+        deterministic = bool(node["infer"].get("_deterministic"))
+        kind = "observed" if node["is_observed"] else "latent"
+        if deterministic:
+            kind = "deterministic"
+        elif isinstance(node["fn"], dist.Unit):
+            kind = "factor"
+        value = node["value"]
+        if not isinstance(value, Tensor):
+            value = torch.as_tensor(value)
+        frames = sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
+        if any(f.name == name for f in frames):
+            raise ValueError(f"site {name!r} and its plate share a name; rename one of them")
+        discrete = kind == "latent" and getattr(node["fn"], "has_enumerate_support", False)
+        sites[name] = Site(
+            name=name,
+            kind=kind,
+            plates=tuple((f.name, f.dim, f.size) for f in frames),
+            shape=tuple(value.shape),
+            event_dim=0 if deterministic and frames else len(node["fn"].event_shape),
+            discrete=bool(discrete),
+            reparametrised=bool(getattr(node["fn"], "has_rsample", False)),
+        )
+    return sites
+
+
+def with_summed_out(program: Program, names: Iterable[str]) -> Program:
+    """Mark the named discrete sites as ones to be summed out in parallel."""
+    names = frozenset(names)
+    if not names:
+        return program
+
+    def settings(site: dict) -> dict | None:
+        return {"enumerate": "parallel"} if site["name"] in names else {"enumerate": None}
+
+    return poutine.infer_config(
+        program, lambda site: settings(site) if site["type"] == "sample" else {}
+    )
+
+
+def nesting_of(*traces: Trace) -> int:
+    """Count the batch dimensions that plates take, as Pyro's ``max_plate_nesting``."""
+    dims = [
+        -frame.dim
+        for trace in traces
+        for node in trace.nodes.values()
+        if node["type"] == "sample"
+        for frame in node["cond_indep_stack"]
+        if frame.vectorized
+    ]
+    return max(dims, default=0)
