@@ -9,13 +9,14 @@ import pyro
 pyro.settings.set(module_local_params=True)
 
 from ppl_zoo import data, models, testing  # noqa: E402  the setting comes first
+from ppl_zoo.calibration import calibrate  # noqa: E402
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError  # noqa: E402
 from ppl_zoo.fitting import Fit, fit  # noqa: E402
 from ppl_zoo.model import Model  # noqa: E402
 from ppl_zoo.models import *  # noqa: E402, F403
 from ppl_zoo.models import __all__ as _models  # noqa: E402
 from ppl_zoo.saving import load  # noqa: E402
-from ppl_zoo.solvers import EM, SVI  # noqa: E402
+from ppl_zoo.solvers import EM, NUTS, SVI  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -27,8 +28,10 @@ __all__ = [
     "DataError",
     "Fit",
     "Model",
+    "NUTS",
     "QueryError",
     "RunError",
+    "calibrate",
     "data",
     "fit",
     "load",

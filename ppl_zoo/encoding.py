@@ -69,6 +69,7 @@ def decode(value: Any, tensors: dict[str, Tensor], key: str, path: Path) -> Any:
 
 def encode_solver(solver: Any) -> dict:
     """Write a solver's options; classes by name, functions only as a note."""
+    solver = solver.to_save() if hasattr(solver, "to_save") else solver
     options = {}
     for field in dataclasses.fields(solver):
         value = getattr(solver, field.name)

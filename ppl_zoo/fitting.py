@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_zoo import solvers
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError
+from ppl_zoo.functions import FunctionModel
 from ppl_zoo.model import Model
 from ppl_zoo.queries import no_latents
 from ppl_zoo.solvers.solution import Solution, chain_seed, load_chain, set_seed
@@ -126,7 +127,9 @@ class Fit:
         for index in range(len(self.solution.stopped)):
             with self.chain(index), self._seeded(index), self.model.defaults():
                 plate = self.model.find_rows(data)
-                out.append(draw(self.model, guide, data, num_samples, plate))
+                given = self._drawn(index, num_samples)
+                num = num_samples if given is None else len(next(iter(given.values())))
+                out.append(draw(self.model, guide, data, num, plate, latents=given))
         return out
 
     def replicates(self, num_samples: int = 1000, rows: Rows | None = None) -> list[dict]:
@@ -137,7 +140,9 @@ class Fit:
         for index in range(len(self.solution.stopped)):
             with self.chain(index), self._seeded(index), self.model.defaults():
                 plate = self.model.find_rows(data)
-                drawn = predict(self.model, guide, data, num_samples, plate, keep_local=True)
+                given = self._drawn(index, num_samples)
+                num = num_samples if given is None else len(next(iter(given.values())))
+                drawn = predict(self.model, guide, data, num, plate, True, latents=given)
                 sites = describe(trace_program(self.model, data))
             out.append({k: v for k, v in drawn.items() if sites[k].kind == "observed"})
         return out
@@ -160,8 +165,29 @@ class Fit:
         parts = [d.values for d in self.draws(num_samples)]
         return {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
 
+    def _drawn(self, chain: int, num_samples: int) -> dict[str, Tensor] | None:
+        """Latents that a sampler drew, at even distances; None where the guide draws."""
+        draws = self.solution.draws
+        if draws is None:
+            return None
+        names = {n for n, s in self.model.sites(*self.data()).items() if s.kind == "latent"}
+        available = next(iter(draws.values())).shape[1]
+        picked = torch.linspace(0, available - 1, min(num_samples, available)).round().long()
+        return {k: v[chain][picked].to(self.model.device) for k, v in draws.items() if k in names}
+
     def log_weights(self, num_samples: int = 4000) -> Tensor:
-        """Log importance weights of the guide's draws, ``(chain, draw)``."""
+        """Log importance weights of the guide's draws, ``(chain, draw)``.
+
+        Raises
+        ------
+        QueryError
+            If a sampler made the draws: they have no weights.
+        """
+        if self.solution.draws is not None:
+            raise QueryError(
+                f"{type(self.solver).__name__} draws from the posterior itself: there are no "
+                "importance weights, look at R-hat and divergences"
+            )
         return torch.stack([d.log_weight for d in self.draws(num_samples)])
 
     def khat(self, num_samples: int = 4000) -> np.ndarray:
@@ -173,6 +199,59 @@ class Fit:
         from ppl_zoo.diagnostics.khat import khat
 
         return np.array([khat(w) for w in self.log_weights(num_samples)])
+
+    def check(self, reference: Any = None, *, num_samples: int = 4000) -> Any:
+        """Say how good the answer is.
+
+        Parameters
+        ----------
+        reference
+            None; a sampler, ``zoo.NUTS()``, which is then run on the same model and data; a fit;
+            or posterior draws ``{site: (chain, draw, ...)}``.
+        num_samples
+            Draws a chain.
+
+        Returns
+        -------
+        Check
+            Prints as a table with a verdict; ``.passed``, ``.verdict``, ``.plot()``. See
+            :mod:`ppl_zoo.diagnostics.checking` for what is measured and the limits.
+        """
+        from ppl_zoo.diagnostics.checking import check_draws
+
+        if hasattr(reference, "solve"):
+            own = self.model.fresh()
+            own.load_state_dict(self.model.state_dict())
+            reference = fit(
+                own,
+                self.data(),
+                reference,
+                device=self.model.device,
+                seed=self.seed,
+                progress=False,
+            )
+        if isinstance(reference, Fit):
+            reference = reference.posterior(10**9 if reference.solution.draws else num_samples)
+        sampled = self.solution.draws is not None
+        khat = [np.nan] * len(self.solution.stopped) if sampled else self.khat(num_samples)
+        sites = self.model.sites(*self.data())
+        observed = {
+            name: trace_program(self.model, self.data()).nodes[name]["value"]
+            for name, site in sites.items()
+            if site.kind == "observed"
+        }
+        with self.model.defaults():
+            best = self.replicates(min(num_samples, 1000))[self.solution.best]
+        guide = type(self.guide).__name__
+        return check_draws(
+            _arrays(self.posterior(num_samples)),
+            khat=khat,
+            num_weights=num_samples,
+            reference=None if reference is None else _arrays(reference),
+            replicates=_arrays(best),
+            observed=_arrays(observed),
+            mean_field=guide == "AutoNormal",
+        )
 
     def to_arviz(self, num_samples: int = 1000, **options: Any) -> Any:
         """Convert to ArviZ: ``InferenceData`` (0.23) or ``DataTree`` (1.x).
@@ -194,6 +273,10 @@ class Fit:
         with fork_generators(self.model.device):
             set_seed(chain_seed(self.seed, chain, -7), self.model.device)
             yield
+
+
+def _arrays(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {k: np.asarray(v.cpu() if isinstance(v, Tensor) else v) for k, v in tensors.items()}
 
 
 def fork_generators(device: torch.device) -> Any:
@@ -242,13 +325,14 @@ def fit(
     Parameters
     ----------
     model
-        A :class:`~ppl_zoo.Model`; fitted in place.
+        A :class:`~ppl_zoo.Model`; fitted in place. Or a plain Pyro function, whose ``pyro.param``
+        and ``pyro.module`` are fitted as well; ``fit.model`` then wraps it.
     data
         Tensor or array ``(num_rows, ...)``, a tuple or mapping of them in the order of the
         arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``). Memory-mapped
         arrays are read a chunk at a time.
     solver
-        ``zoo.SVI(...)``, ``zoo.EM(...)``; None for the model's own default.
+        ``zoo.SVI(...)``, ``zoo.EM(...)``, ``zoo.NUTS(...)``; None for the model's own default.
     device
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
     seed
@@ -274,7 +358,11 @@ def fit(
         If the objective becomes non-finite, or EM lowers it.
     """
     if not isinstance(model, Model):
-        raise DataError(f"model: got a {type(model).__name__}, expected a zoo.Model")
+        if not callable(model) or isinstance(model, type):
+            raise DataError(
+                f"model: got {model!r}, expected a zoo.Model or a function with pyro.sample in it"
+            )
+        model = FunctionModel(model)
     before: Fit | None = None
     if resume is not None:
         from ppl_zoo.saving import load

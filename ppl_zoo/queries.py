@@ -75,8 +75,11 @@ class Queries(PyroModule):
         """
         rows = self.as_rows(data)
         self.check_data(rows)
+        guide = self.proposal()
+        if hasattr(guide, "for_new_rows"):
+            guide = guide.for_new_rows()  # draws of a sampler say nothing of their own density
         with self.defaults():
-            draws = draw(self, self.proposal(), rows.all(), num_samples, self.find_rows(rows))
+            draws = draw(self, guide, rows.all(), num_samples, self.find_rows(rows))
         name = type(self).__name__
         if draws.log_joint_rows is None:
             raise QueryError(
@@ -154,21 +157,33 @@ class Queries(PyroModule):
             local = [wanted] if wanted else self._local_latents(rows)
             if not local:
                 raise QueryError(f"{type(self).__name__} has no latent variables of single rows")
-            draws = draw(self, self.proposal(), rows.all(), num_samples, plate)
+            guide = self.proposal()
+            if not getattr(guide, "knows", lambda *data: True)(*rows.all()):
+                raise QueryError(
+                    f"{type(self).__name__} was sampled at other rows: their latents are known "
+                    "at the rows of the fit only; fit with SVI for new ones"
+                )
+            draws = draw(self, guide, rows.all(), num_samples, plate)
         means = {k: draws.values[k].to(self.dtype).mean(0) for k in local if k in draws.values}
         return next(iter(means.values())) if len(means) == 1 else means
 
-    def input_names(self, *data: Any) -> tuple[str, ...]:
-        """Names of the arguments that no site observes: inputs, not outputs."""
+    def observed_arguments(self, *data: Any) -> dict[str, str]:
+        """Map each argument that a site observes to that site."""
         with self.defaults():
             trace = trace_program(self, data)
-        seen = [trace.nodes[s.name]["value"] for s in describe(trace).values()]
-        pairs = zip(self.argument_names, data, strict=False)
-        return tuple(
-            name
-            for name, given in pairs
-            if isinstance(given, Tensor) and not any(_same_memory(given, value) for value in seen)
-        )
+        out = {}
+        for name, given in zip(self.argument_names, data, strict=False):
+            for site in describe(trace):
+                if isinstance(given, Tensor) and _same_memory(given, trace.nodes[site]["value"]):
+                    out[name] = site
+        return out
+
+    def input_names(self, *data: Any) -> tuple[str, ...]:
+        """Names of the arguments that no site observes: inputs, not outputs."""
+        observed = self.observed_arguments(*data)
+        names = self.argument_names[: len(data)]
+        pairs = zip(names, data, strict=True)
+        return tuple(n for n, v in pairs if isinstance(v, Tensor) and n not in observed)
 
     def _local_latents(self, rows: Rows, among: Any = None) -> list[str]:
         plate = self.find_rows(rows)

@@ -36,6 +36,7 @@ from ppl_zoo.encoding import (
 from ppl_zoo.errors import RunError
 from ppl_zoo.fitting import Fit, fork_generators, pick_device
 from ppl_zoo.model import Model
+from ppl_zoo.solvers.drawn import PosteriorDraws
 from ppl_zoo.solvers.solution import Solution, chain_seed, set_seed
 
 __all__ = ["load", "save"]
@@ -88,6 +89,8 @@ def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Pat
         tensors["weights"] |= {f"draws.{k}": v for k, v in solution.draws.items()}
     tensors["state"] |= solution.state_tensors
     tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in solution.history.items()}
+    stats = {f"sample_stats.{k}": v for k, v in solution.sample_stats.items()}
+    tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in stats.items()}
     kept = _data_tensors(fit.rows, include_data)
     tensors["data"] |= kept
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,16 +191,22 @@ def load(
         k: v.to(own.device) for k, v in weights.items() if k.startswith(("model.", "guide."))
     }
     draws = {k.removeprefix("draws."): v for k, v in weights.items() if k.startswith("draws.")}
-    guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
+    if draws:
+        guide = PosteriorDraws(own, draws, None if rows is None else rows.all())
+    else:
+        guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
+    history = {k: v.numpy() for k, v in tensors["history"].items()}
+    stats = {k: v for k, v in history.items() if k.startswith("sample_stats.")}
     solution = Solution(
         parameters=parameters,
-        history={k: v.numpy() for k, v in tensors["history"].items()},
+        history={k: v for k, v in history.items() if k not in stats},
         objective=np.array([np.nan if v is None else v for v in record["objective"]]),
         stopped=tuple(record["stopped"]),
         guide=guide,
         summed_out=tuple(record["summed_out"]),
         engine=record["engine"],
         draws=draws or None,
+        sample_stats={k.removeprefix("sample_stats."): v for k, v in stats.items()},
         state_tensors={k: v.to(own.device) for k, v in tensors["state"].items()},
         state_values=record["state"],
     )

@@ -29,15 +29,17 @@ ARROWS: dict[str, set[str]] = {
     "queries": {"tracing", "data/rows"},  # the three queries, a base class of Model
     "model": {"card", "errors", "queries"},
     # The house, from the ground up.
+    "functions": {"model"},  # plain Pyro functions as models
     "compiler": {"model"},
-    "solvers": {"compiler"},
+    "solvers": {"compiler", "functions"},
     "diagnostics": {"compiler"},
     "models": {"model"},
     "fitting": {"solvers", "diagnostics", "data"},
     "restoration": {"fitting", "models", "imaging"},
     "testing": {"fitting"},
+    "calibration": {"fitting"},
     "catalogue": {"fitting", "models", "data"},
-    "__init__": {"catalogue", "restoration", "testing"},  # the public surface
+    "__init__": {"calibration", "catalogue", "restoration", "testing"},  # the public surface
     "cli": {"__init__"},  # it only calls the public surface
     "__main__": {"cli"},  # python -m ppl_zoo
 }

@@ -55,7 +55,7 @@ def test_bad_data(case):
 
 def test_bad_arguments():
     with pytest.raises(zoo.DataError, match=r"expected a zoo\.Model"):
-        zoo.fit(lambda x: None, line(), progress=False)
+        zoo.fit("model", line(), progress=False)
     with pytest.raises(zoo.DataError, match="expected zoo.SVI"):
         zoo.fit(Mean(), line(), "svi", progress=False)
     with pytest.raises(zoo.DataError, match="not available here"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_zoo.compiler.capture import Captured
 from ppl_zoo.compiler.xla_random import RANDOM
-from ppl_zoo.compiler.xla_table import TABLE
+from ppl_zoo.compiler.xla_table import TABLE, jax_dtype
 
 __all__ = ["AdamOptions", "LoweringError", "Stepper", "lower", "supports"]
 
@@ -28,15 +28,17 @@ _BLOCKS: dict[Any, Any] = {}
 
 
 class LoweringError(RuntimeError):
-    """A graph with an operation that the table lacks."""
+    """A graph with an operation that the table lacks or that XLA cannot run."""
+
+    def __init__(self, message: str, operation: str = "") -> None:
+        super().__init__(message)
+        self.operation = operation
 
 
 @dataclass(frozen=True)
 class AdamOptions:
     """Options of torch's Adam that the compiled loop follows."""
 
-    beta1: float = 0.9
-    beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
@@ -53,7 +55,14 @@ def supports(device: torch.device) -> bool:
 
 def _name(target: Any) -> str:
     packet = getattr(target, "overloadpacket", target)
-    return packet.__name__
+    return getattr(packet, "__name__", str(packet))
+
+
+#: operations that make a tensor of the default type where they are told none
+_MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "scalar_tensor")
+_MADE += ("zeros", "randint", "randperm")
+#: arguments that say where and how, not what
+_PLACES = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
 
 
 class _Lowered(torch.fx.Interpreter):
@@ -63,18 +72,61 @@ class _Lowered(torch.fx.Interpreter):
         super().__init__(graph)
         self.constants, self.key, self.drawn = constants, key, 0
 
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Run an operation, and hold shape and type of the result against torch's."""
+        self.expected = n.meta.get("val")
+        first = n.args[0].meta.get("val") if n.args and isinstance(n.args[0], torch.fx.Node) else 0
+        self.contiguous = isinstance(first, Tensor) and first.is_contiguous()
+        try:
+            result = super().run_node(n)
+        except LoweringError:
+            raise
+        except Exception as error:
+            # a tracer's complaint or a bad shape: either way this graph cannot run here
+            text = str(error).strip().splitlines()
+            raise LoweringError(
+                f"XLA cannot run {n.target}: {type(error).__name__}: {text[0] if text else ''}",
+                _name(n.target),
+            ) from error
+        if n.op != "call_function":
+            return result
+        if isinstance(self.expected, (list, tuple)) and isinstance(result, (list, tuple)):
+            pairs = zip(result, self.expected, strict=False)
+            return type(result)(_as_expected(n, r, e) for r, e in pairs)
+        return _as_expected(n, result, self.expected)
+
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """Look an operation up in the tables."""
         name = _name(target)
         if name == "getitem":
             return args[0][args[1]]
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "layout", "pin_memory")}
+        kwargs = {k: v for k, v in kwargs.items() if k not in _PLACES}
+        if name in _MADE and kwargs.get("dtype") is None and isinstance(self.expected, Tensor):
+            kwargs["dtype"] = self.expected.dtype
+        if name in ("_linalg_det", "_linalg_slogdet"):
+            # torch factors the transpose of a matrix that lies row by row, and its gradient knows
+            kwargs["transposed"] = self.contiguous
         if name in RANDOM:
             self.drawn += 1
             return RANDOM[name](jax.random.fold_in(self.key, self.drawn), *args, **kwargs)
         return TABLE[name](*args, **kwargs)
 
     def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """Return a constant."""
         return self.constants[target]
+
+
+def _as_expected(node: torch.fx.Node, result: Any, expected: Any) -> Any:
+    if not isinstance(expected, Tensor) or result is None:
+        return result
+    result = jnp.asarray(result)
+    if result.shape != tuple(expected.shape):
+        raise LoweringError(
+            f"XLA's {node.target} has shape {result.shape}, torch's {tuple(expected.shape)}",
+            _name(node.target),
+        )
+    # torch's rules of promotion: a tensor without dimensions does not widen others
+    return result.astype(jax_dtype(expected.dtype))
 
 
 def to_jax(tensor: Tensor) -> Any:
@@ -97,21 +149,49 @@ def lower(captured: Captured) -> Callable[..., tuple]:
     Raises
     ------
     LoweringError
-        If the table lacks an operation; the message names it.
+        If the table lacks an operation, or XLA cannot run one as torch does; the message names
+        it, and the line of the user that calls for it.
     """
     graph = captured.graph
-    names = {_name(n.target) for n in graph.graph.nodes if n.op == "call_function"}
-    unknown = sorted(names - TABLE.keys() - RANDOM.keys() - {"getitem"})
-    if unknown:
-        raise LoweringError(f"XLA has no lowering for the operations {unknown}")
+    used: dict[str, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            used.setdefault(_name(node.target), node.target)
+    for name in sorted(used.keys() - TABLE.keys() - RANDOM.keys() - {"getitem"}):
+        error = LoweringError(f"XLA has no lowering for the operation {used[name]}", name)
+        raise _with_line(error, captured)
+    for node in graph.graph.nodes:
+        if _name(node.target).startswith("as_strided") and not _fills_its_storage(node.args[0]):
+            error = LoweringError(f"{node.target} reads memory, which XLA does not show", "")
+            raise _with_line(error, captured)
     constants = {
-        n.target: to_jax(getattr(graph, n.target)) for n in graph.graph.nodes if n.op == "get_attr"
+        # a copy: what is changed in place later does not reach into a compiled block
+        n.target: jnp.array(to_jax(getattr(graph, n.target)), copy=True)
+        for n in graph.graph.nodes
+        if n.op == "get_attr"
     }
 
     def function(key: Any, *inputs: Any) -> tuple:
         return _Lowered(graph, constants, key).run(*inputs, enable_io_processing=False)
 
+    examples = [n.meta.get("val") for n in graph.graph.nodes if n.op == "placeholder"]
+    if all(isinstance(e, Tensor) for e in examples):
+        shapes = [jax.ShapeDtypeStruct(tuple(e.shape), jax_dtype(e.dtype)) for e in examples]
+        try:
+            jax.eval_shape(function, jax.random.key(0), *shapes)
+        except LoweringError as error:
+            raise _with_line(error, captured) from error
     return function
+
+
+def _fills_its_storage(node: Any) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_contiguous() and value.storage_offset() == 0
+
+
+def _with_line(error: LoweringError, captured: Captured) -> LoweringError:
+    line = captured.line_of(error.operation) if error.operation else None
+    return LoweringError(f"{error}, called at {line}", error.operation) if line else error
 
 
 class Stepper:
@@ -191,7 +271,7 @@ class Stepper:
         steps
             Number of the first step of each chain, for the noise.
         rates
-            Learning rates ``(step, chain)``.
+            Learning rate, beta1 and beta2 ``(step, chain, 3)``.
         active
             Chains that move, ``(chain,)``; the others stay.
         index
@@ -207,6 +287,8 @@ class Stepper:
             if key not in _BLOCKS:
                 _BLOCKS[key] = jax.jit(partial(_block, self.loss, self.per_row, self.options))
             dtype = self.state[0][0].dtype
+            with np.errstate(divide="ignore"):  # logarithms, since 1 - 0.999 is little in float32
+                rates = np.concatenate([rates, np.log(rates[..., 1:])], -1)
             self.state, losses = _BLOCKS[key](
                 self.state,
                 self.data,
@@ -221,7 +303,8 @@ class Stepper:
     def _key(self, shape: tuple, index: Any) -> Any:
         batch = None if index is None else index.shape[-1]
         shapes = tuple((d.shape, str(d.dtype)) for d in self.data)
-        return self.identity, shapes, shape[1], batch, self.options, self.wide
+        per_row = tuple(self.per_row)
+        return self.identity, shapes, per_row, shape[1], batch, self.options, self.wide
 
 
 def _block(
@@ -254,8 +337,8 @@ def _block(
             gradients = [g * factor for g in gradients]
         count = count + ok
         t = count.astype(rate.dtype)
-        b1, b2 = options.beta1, options.beta2
-        correct1, correct2 = 1 - b1**t, jnp.sqrt(1 - b2**t)
+        rate, b1, b2, log1, log2 = rate
+        correct1, correct2 = -jnp.expm1(t * log1), jnp.sqrt(-jnp.expm1(t * log2))
         moved = []
         for p, m, v, g in zip(values, first, second, gradients, strict=True):
             if options.weight_decay:

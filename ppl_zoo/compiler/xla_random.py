@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import torch
 
-from ppl_zoo.compiler.xla_table import factory
+from ppl_zoo.compiler.xla_table import factory, jax_dtype
 
 __all__ = ["RANDOM"]
 
@@ -65,15 +66,50 @@ def _cauchy(key, x, median=0.0, sigma=1.0, generator=None):
     return median + sigma * jax.random.cauchy(key, x.shape, x.dtype)
 
 
+def _binomial(key, count, prob, generator=None):
+    return jax.random.binomial(key, count, prob, dtype=jnp.result_type(count, prob))
+
+
+def _dropout(key, x, p, train=True):
+    if train is False or p == 0:
+        return x, jnp.ones(x.shape, jnp.bool_)
+    kept = jax.random.bernoulli(key, 1.0 - p, x.shape)
+    return (x * kept / (1.0 - p) if p < 1 else x * 0.0), kept
+
+
+def _geometric(key, x, p, generator=None):
+    return jax.random.geometric(key, p, x.shape).astype(x.dtype)
+
+
+def _log_normal(key, x, mean=1.0, std=2.0, generator=None):
+    return jnp.exp(_normal(key, x, mean, std))
+
+
+def _randint(key, *args, dtype=None, **_):
+    low, high, size = (0, *args) if len(args) == 2 else args
+    dtype = jax_dtype(dtype or torch.int64)
+    return jax.random.randint(key, tuple(size), low, high).astype(dtype)
+
+
+def _randperm(key, n, dtype=None, **_):
+    return jax.random.permutation(key, n).astype(jax_dtype(dtype or torch.int64))
+
+
 RANDOM: dict[str, Callable[..., Any]] = {
     "bernoulli": _bernoulli,
+    "binomial": _binomial,
     "cauchy": _cauchy,
     "exponential": _exponential,
+    "geometric": _geometric,
+    "log_normal": _log_normal,
     "multinomial": _multinomial,
+    "native_dropout": _dropout,
     "normal_functional": _normal,
     "poisson": _poisson,
     "rand": _shape_uniform,
     "rand_like": lambda key, x, **_: _rand_like(key, x),
+    "randint": _randint,
+    "randperm": _randperm,
     "randn": _shape_normal,
     "randn_like": lambda key, x, **_: _normal(key, x),
     "uniform": _rand_like,

@@ -75,8 +75,14 @@ def _index_tuple(indices):
 
 
 def _index_put(x, indices, values, accumulate=False):
-    place = x.at[_index_tuple(indices)]
     values = values.astype(x.dtype)
+    masks = [i for i in indices if i is not None]
+    if len(masks) == 1 and masks[0].dtype == jnp.bool_ and values.size == 1 and not accumulate:
+        # one value where a mask holds: its shape does not depend on the mask
+        lead = next(n for n, i in enumerate(indices) if i is not None)
+        tail = x.ndim - lead - masks[0].ndim
+        return jnp.where(masks[0].reshape(*masks[0].shape, *(1,) * tail), values.reshape(()), x)
+    place = x.at[_index_tuple(indices)]
     return place.add(values) if accumulate else place.set(values)
 
 
@@ -113,19 +119,41 @@ def _scatter(x, dim, index, src, reduce=None):
     place[dim] = index
     if jnp.ndim(src):
         src = src[tuple(slice(n) for n in index.shape)]
-    if reduce == "add":
-        return x.at[tuple(place)].add(src)
-    return x.at[tuple(place)].set(src)
+    src = jnp.asarray(src).astype(x.dtype)
+    where = x.at[tuple(place)]
+    if reduce is None:
+        return where.set(src)
+    return where.add(src) if reduce == "add" else where.multiply(src)
+
+
+def _scatter_reduce(x, dim, index, src, reduce, include_self=True):
+    place = list(jnp.ogrid[tuple(slice(n) for n in index.shape)])
+    place[dim] = index
+    place, src = tuple(place), src[tuple(slice(n) for n in index.shape)]
+    start = {"sum": 0, "mean": 0, "prod": 1, "amax": -jnp.inf, "amin": jnp.inf}[reduce]
+    if jnp.issubdtype(x.dtype, jnp.integer) and abs(start) > 1:
+        start = jnp.iinfo(x.dtype).min if start < 0 else jnp.iinfo(x.dtype).max
+    hit = jnp.zeros(x.shape, jnp.int32).at[place].add(1)
+    out = x if include_self else jnp.where(hit > 0, jnp.asarray(start, x.dtype), x)
+    name = {"sum": "add", "mean": "add", "prod": "multiply", "amax": "max", "amin": "min"}[reduce]
+    out = getattr(out.at[place], name)(src)
+    if reduce == "mean":
+        out = out / jnp.maximum(hit + include_self, 1)
+    return out
 
 
 def _gather(x, dim, index, sparse_grad=False):
-    return jnp.take_along_axis(x, index, axis=dim) if x.ndim else jnp.broadcast_to(x, index.shape)
+    if not x.ndim:
+        return jnp.broadcast_to(x, index.shape)
+    dim = dim % x.ndim  # torch lets the index be shorter than x in the other dimensions
+    x = x[tuple(slice(None) if d == dim else slice(n) for d, n in enumerate(index.shape))]
+    return jnp.take_along_axis(x, index, axis=dim)
 
 
 def _pad(x, pad, value=0.0):
     widths = [(0, 0)] * (x.ndim - len(pad) // 2)
     widths += [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
-    return jax.lax.pad(x, jnp.asarray(value, x.dtype), [(a, b, 0) for a, b in widths])
+    return jax.lax.pad(x, jnp.asarray(value).astype(x.dtype), [(a, b, 0) for a, b in widths])
 
 
 def _squeeze(x, dims=None):
@@ -142,14 +170,23 @@ def _sum(x, dim=None, keepdim=False, dtype=None):
     return jnp.sum(x, _axes(dim), dtype=dtype, keepdims=keepdim)
 
 
+def _prod(x, dim=None, keepdim=False, dtype=None):
+    if dtype is None and not jnp.issubdtype(x.dtype, jnp.inexact):
+        dtype = torch.int64
+    return jnp.prod(x, _axes(dim), dtype=jax_dtype(dtype), keepdims=keepdim)
+
+
 def _var(x, dim=None, correction=1, keepdim=False):
+    correction = 1 if correction is None else correction
     return jnp.var(x, _axes(dim), ddof=correction, keepdims=keepdim)
 
 
-def _with_index(value, index):
+def _with_index(value, index, pair):
     def run(x, dim=None, keepdim=False):
         if dim is None:
             return value(x)
+        if hasattr(dim, "dtype"):  # the larger of two tensors
+            return pair(x, dim)
         return value(x, dim, keepdims=keepdim), index(x, dim, keepdims=keepdim)
 
     return run
@@ -167,7 +204,10 @@ def _div(a, b, rounding_mode=None):
     if rounding_mode == "floor":
         return jnp.floor_divide(a, b)
     if rounding_mode == "trunc":
-        return jnp.trunc(a / b).astype(jnp.result_type(a, b))
+        kind = jnp.result_type(a, b)
+        if jnp.issubdtype(kind, jnp.integer):
+            return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(a, kind), jnp.asarray(b, kind)))
+        return jnp.trunc(a / b)
     return jnp.true_divide(a, b)
 
 
@@ -317,6 +357,303 @@ def _sort(x, dim=-1, descending=False, stable=False):
     return jnp.take_along_axis(x, index, dim), index
 
 
+def _topk(x, k, dim=-1, largest=True, sorted=True):
+    values, index = _sort(x, dim, descending=largest)
+    return jax.lax.slice_in_dim(values, 0, k, axis=dim), jax.lax.slice_in_dim(
+        index, 0, k, axis=dim
+    )
+
+
+def _kthvalue(x, k, dim=-1, keepdim=False):
+    values, index = _sort(x, dim)
+    if keepdim:
+        return tuple(jax.lax.slice_in_dim(v, k - 1, k, axis=dim) for v in (values, index))
+    return jnp.take(values, k - 1, dim), jnp.take(index, k - 1, dim)
+
+
+def _median(x, dim=None, keepdim=False):
+    if dim is None:
+        return jnp.sort(x.ravel())[(x.size - 1) // 2]
+    return _kthvalue(x, (x.shape[dim] - 1) // 2 + 1, dim, keepdim)
+
+
+def _unfold(x, dim, size, step):
+    count = (x.shape[dim] - size) // step + 1
+    index = step * jnp.arange(count)[:, None] + jnp.arange(size)
+    return jnp.moveaxis(jnp.take(x, index, dim), dim % x.ndim + 1, -1)
+
+
+def _vector_norm(x, ord=2, dim=None, keepdim=False, dtype=None):
+    x = x if dtype is None else x.astype(jax_dtype(dtype))
+    if dim is None and not keepdim:
+        x = x.ravel()
+    axes = _axes(dim)
+    if axes is None:
+        axes = tuple(range(x.ndim))
+    if ord == 2:
+        return jnp.sqrt(jnp.sum(x * x, axes, keepdims=keepdim))
+    size = jnp.abs(x)
+    if ord in (float("inf"), float("-inf")):
+        return (jnp.max if ord > 0 else jnp.min)(size, axes, keepdims=keepdim)
+    if ord == 0:
+        return jnp.sum(x != 0, axes, keepdims=keepdim).astype(x.dtype)
+    return jnp.sum(size**ord, axes, keepdims=keepdim) ** (1 / ord)
+
+
+def _cdist(a, b, p=2.0, compute_mode=None):
+    return _vector_norm(a[..., :, None, :] - b[..., None, :, :], p, (-1,))
+
+
+def _cdist_backward(g, a, b, p, distance):
+    gap = a[..., :, None, :] - b[..., None, :, :]
+    g, distance = g[..., None], distance[..., None]
+    if p == 1:
+        return (g * jnp.sign(gap)).sum(-2)
+    safe = jnp.where(distance > 0, distance, 1)
+    if p == float("inf"):
+        slope = jnp.sign(gap) * (jnp.abs(gap) == distance)
+    else:
+        slope = jnp.sign(gap) * (jnp.abs(gap) / safe) ** (p - 1)
+    return jnp.where(distance > 0, g * slope, 0).sum(-2)
+
+
+def _searchsorted(edges, x, out_int32=False, right=False, side=None, sorter=None, **_):
+    side = side or ("right" if right else "left")
+    x = jnp.asarray(x)
+    if sorter is not None:
+        edges = jnp.take_along_axis(edges, sorter, -1)
+    if edges.ndim == 1:
+        return jnp.searchsorted(edges, x, side=side)
+    rows = jax.vmap(lambda e, v: jnp.searchsorted(e, v, side=side))
+    found = rows(edges.reshape(-1, edges.shape[-1]), x.reshape(-1, x.shape[-1]))
+    return found.reshape(x.shape)
+
+
+def _trilinear(a, b, c, expand1, expand2, expand3, sumdim, unroll_dim=1):
+    parts = zip((a, b, c), (expand1, expand2, expand3), strict=True)
+    a, b, c = (jnp.expand_dims(v, tuple(dims)) for v, dims in parts)
+    return (a * b * c).sum(tuple(sumdim))
+
+
+def _erfcx(x):
+    far = 25.0 if x.dtype == jnp.float64 else 8.0
+    near, large = jnp.where(x < far, x, 0), jnp.where(x < far, far, x)
+    r = 0.5 / (large * large)
+    series = (1 - r * (1 - 3 * r * (1 - 5 * r * (1 - 7 * r)))) / (large * jnp.pi**0.5)
+    return jnp.where(x < far, jnp.exp(near * near) * jax.scipy.special.erfc(near), series)
+
+
+def _batch_norm(x, weight, bias, mean, var, training, momentum, eps):
+    if not training:
+        return _batch_norm_eval(x, weight, bias, mean, var, momentum, eps)
+    axes = (0, *range(2, x.ndim))
+    mean, var = x.mean(axes), jnp.var(x, axes)
+    y, _, _ = _batch_norm_eval(x, weight, bias, mean, var, momentum, eps)
+    return y, mean, jax.lax.rsqrt(var + eps)
+
+
+def _cholesky_solve(b, factor, upper=False):
+    batch = jnp.broadcast_shapes(factor.shape[:-2], b.shape[:-2])
+    b = jnp.broadcast_to(b, batch + b.shape[-2:])
+    factor = jnp.broadcast_to(factor, batch + factor.shape[-2:])
+    return jax.scipy.linalg.cho_solve((factor, not upper), b)
+
+
+def _cholesky_inverse(factor, upper=False):
+    eye = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
+    return _cholesky_solve(eye, factor, upper)
+
+
+def _lu(a):
+    factors, pivots, _ = jax.lax.linalg.lu(a)
+    return factors, pivots + 1
+
+
+def _factors(a, transposed):
+    return _lu(jnp.swapaxes(a, -1, -2) if transposed else a)
+
+
+def _det(a, transposed=False):
+    return (jnp.linalg.det(a), *_factors(a, transposed))
+
+
+def _slogdet(a, transposed=False):
+    return (*jnp.linalg.slogdet(a), *_factors(a, transposed))
+
+
+def _solve_ex(a, b, left=True, check_errors=False):
+    vector = b.ndim == 1 or (b.ndim == a.ndim - 1 and b.shape == a.shape[:-1])
+    rhs = b[..., None] if vector else b
+    if left:
+        x = jnp.linalg.solve(a, rhs)
+    else:
+        x = jnp.swapaxes(
+            jnp.linalg.solve(jnp.swapaxes(a, -1, -2), jnp.swapaxes(b, -1, -2)), -1, -2
+        )
+    factors, pivots = _lu(a)
+    return x[..., 0] if vector else x, factors, pivots, jnp.zeros(a.shape[:-2], jnp.int32)
+
+
+def _lu_solve(factors, pivots, b, left=True, adjoint=False):
+    if not left:
+        flipped = _lu_solve(factors, pivots, jnp.swapaxes(b, -1, -2), adjoint=not adjoint)
+        return jnp.swapaxes(flipped, -1, -2)
+    n = factors.shape[-1]
+    order = jax.lax.linalg.lu_pivots_to_permutation(pivots - 1, n)
+    batch = jnp.broadcast_shapes(factors.shape[:-2], b.shape[:-2])
+    b = jnp.broadcast_to(b, batch + b.shape[-2:])
+    order = jnp.broadcast_to(order, (*batch, n))
+    if not adjoint:
+        b = jnp.take_along_axis(b, order[..., None], -2)
+        b = _solve_triangular(factors, b, False, unitriangular=True)
+        return _solve_triangular(factors, b, True)
+    turned = jnp.swapaxes(factors, -1, -2)
+    b = _solve_triangular(turned, b, False)
+    b = _solve_triangular(turned, b, True, unitriangular=True)
+    return jnp.take_along_axis(b, jnp.argsort(order, -1)[..., None], -2)
+
+
+def _eigh(a, uplo="L", compute_v=True):
+    values, vectors = jnp.linalg.eigh(a, UPLO=uplo, symmetrize_input=False)
+    return values, vectors
+
+
+def _layer_norm(x, shape, weight, bias, eps):
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    mean = x.mean(axes, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.var(x, axes, keepdims=True) + eps)
+    y = (x - mean) * rstd
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias, mean, rstd
+
+
+def _layer_norm_backward(g, x, shape, mean, rstd, weight, bias, mask):
+    lead = tuple(range(x.ndim - len(shape)))
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    z = (x - mean) * rstd
+    gz = g if weight is None else g * weight
+    inner = gz - gz.mean(axes, keepdims=True) - z * (gz * z).mean(axes, keepdims=True)
+    return (
+        rstd * inner if mask[0] else None,
+        (g * z).sum(lead) if mask[1] and weight is not None else None,
+        g.sum(lead) if mask[2] and bias is not None else None,
+    )
+
+
+def _group_norm(x, weight, bias, n, c, hw, groups, eps):
+    grouped = x.reshape(n, groups, -1)
+    mean = grouped.mean(-1)
+    rstd = jax.lax.rsqrt(jnp.var(grouped, -1) + eps)
+    y = ((grouped - mean[..., None]) * rstd[..., None]).reshape(x.shape)
+    spread = (1, c, *(1,) * (x.ndim - 2))
+    y = y if weight is None else y * weight.reshape(spread)
+    return y if bias is None else y + bias.reshape(spread), mean, rstd
+
+
+def _batch_norm_eval(x, weight, bias, mean, var, momentum, eps):
+    spread = (1, -1, *(1,) * (x.ndim - 2))
+    y = (x - mean.reshape(spread)) * jax.lax.rsqrt(var + eps).reshape(spread)
+    y = y if weight is None else y * weight.reshape(spread)
+    nothing = jnp.zeros((0,), x.dtype)
+    return y if bias is None else y + bias.reshape(spread), nothing, nothing
+
+
+def _embedding_backward(g, index, num_weights, padding_idx, scale_grad_by_freq):
+    rows = index.reshape(-1)
+    g = g.reshape(-1, g.shape[-1])
+    if scale_grad_by_freq:
+        g = g / jnp.zeros(num_weights, g.dtype).at[rows].add(1)[rows][:, None]
+    if padding_idx >= 0:
+        g = jnp.where((rows == padding_idx)[:, None], 0, g)
+    return jnp.zeros((num_weights, g.shape[-1]), g.dtype).at[rows].add(g)
+
+
+def _avg_pool2d(
+    x, kernel, stride=(), padding=(0, 0), ceil=False, count_include_pad=True, divisor=None
+):
+    if ceil:
+        raise NotImplementedError("avg_pool2d with ceil_mode")
+    kernel, stride, padding = _two(kernel), _two(stride or kernel), _two(padding)
+    lead = (1,) * (x.ndim - 2)
+    pads = [(0, 0)] * (x.ndim - 2) + [(p, p) for p in padding]
+
+    def add(v):
+        zero = x.dtype.type(0)
+        return jax.lax.reduce_window(
+            v, zero, jax.lax.add, (*lead, *kernel), (*lead, *stride), pads
+        )
+
+    if divisor:
+        return add(x) / divisor
+    return add(x) / (kernel[0] * kernel[1] if count_include_pad else add(jnp.ones_like(x)))
+
+
+def _avg_pool2d_backward(g, x, *options):
+    return jax.vjp(lambda x: _avg_pool2d(x, *options), x)[1](g)[0]
+
+
+def _nearest(count, size, scale):
+    step = size / count if scale is None else 1 / scale
+    return jnp.minimum(jnp.floor(jnp.arange(count) * step).astype(jnp.int32), size - 1)
+
+
+def _upsample(x, size, height=None, width=None):
+    rows = _nearest(size[0], x.shape[-2], height)
+    cols = _nearest(size[1], x.shape[-1], width)
+    return x[..., rows[:, None], cols]
+
+
+def _upsample_backward(g, size, input_size, height=None, width=None):
+    x = jnp.zeros(tuple(input_size), g.dtype)
+    return jax.vjp(lambda x: _upsample(x, size, height, width), x)[1](g)[0]
+
+
+def _two(value):
+    value = [value] if isinstance(value, int) else list(value)
+    return tuple(value * 2 if len(value) == 1 else value)
+
+
+def _max_pool2d(x, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil=False):
+    if ceil:
+        raise NotImplementedError("max_pool2d with ceil_mode")
+    kernel, stride, padding = _two(kernel), _two(stride or kernel), _two(padding)
+    height, width = x.shape[-2:]
+    pads = [(0, 0)] * (x.ndim - 2) + [(p, p) for p in padding]
+    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+    places = jnp.arange(height * width).reshape(height, width)
+    places = jnp.pad(places, [(p, p) for p in padding])
+    windows = []
+    for size, step, many, far in zip(
+        kernel, stride, padded.shape[-2:], _two(dilation), strict=True
+    ):
+        count = (many - far * (size - 1) - 1) // step + 1
+        windows.append(step * jnp.arange(count)[:, None] + far * jnp.arange(size))
+    rows, cols = windows[0][:, None, :, None], windows[1][None, :, None, :]
+    values = padded[..., rows, cols]
+    shape = values.shape[:-2]
+    values = values.reshape(*shape, -1)
+    best = jnp.argmax(values, -1)
+    index = jnp.broadcast_to(places[rows, cols].reshape(*shape[-2:], -1), values.shape)
+    return values.max(-1), jnp.take_along_axis(index, best[..., None], -1)[..., 0]
+
+
+def _max_pool2d_backward(g, x, kernel, stride, padding, dilation, ceil, index):
+    flat = jnp.zeros((*x.shape[:-2], x.shape[-2] * x.shape[-1]), g.dtype)
+    index, g = index.reshape(*x.shape[:-2], -1), g.reshape(*x.shape[:-2], -1)
+    return _scatter(flat, flat.ndim - 1, index, g, "add").reshape(x.shape)
+
+
+def _triangle(function):
+    def run(rows, cols, offset=0, dtype=None, **_):
+        return jnp.stack(function(rows, offset, cols))
+
+    return run
+
+
+def _logcumsumexp(x, dim):
+    return jax.lax.associative_scan(jnp.logaddexp, x, axis=dim) if x.ndim else x
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     # element by element
     "abs": jnp.abs,
@@ -338,6 +675,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "clamp_min": jnp.maximum,
     "cos": jnp.cos,
     "cosh": jnp.cosh,
+    "copysign": jnp.copysign,
     "digamma": lambda x: jax.scipy.special.digamma(x),
     "div": _div,
     "elu": lambda x, a=1.0, s=1.0, i=1.0: jnp.where(x > 0, s * x, s * a * jnp.expm1(i * x)),
@@ -353,6 +691,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "ge": lambda a, b: a >= b,
     "gelu": lambda x, approximate="none": jax.nn.gelu(x, approximate=approximate == "tanh"),
     "gt": lambda a, b: a > b,
+    "hypot": jnp.hypot,
     "isfinite": jnp.isfinite,
     "isinf": jnp.isinf,
     "isnan": jnp.isnan,
@@ -394,6 +733,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "xlogy": lambda a, b: jax.scipy.special.xlogy(a, b),
     "special_xlog1py": lambda a, b: jax.scipy.special.xlog1py(a, b),
     "special_log_ndtr": lambda x: jax.scipy.special.log_ndtr(x),
+    "special_erfcx": _erfcx,
     "special_ndtr": lambda x: jax.scipy.special.ndtr(x),
     "special_ndtri": lambda x: jax.scipy.special.ndtri(x),
     "special_i0": jnp.i0,
@@ -409,16 +749,19 @@ TABLE: dict[str, Callable[..., Any]] = {
     "argmin": lambda x, dim=None, keepdim=False: jnp.argmin(x, dim, keepdims=keepdim),
     "cumprod": _cumulative(jnp.cumprod),
     "cumsum": _cumulative(jnp.cumsum),
-    "max": _with_index(jnp.max, jnp.argmax),
+    "kthvalue": _kthvalue,
+    "linalg_vector_norm": _vector_norm,
+    "logcumsumexp": _logcumsumexp,
+    "max": _with_index(jnp.max, jnp.argmax, jnp.maximum),
     "mean": lambda x, dim=None, keepdim=False, dtype=None: jnp.mean(
         x, _axes(dim), jax_dtype(dtype), keepdims=keepdim
     ),
-    "min": _with_index(jnp.min, jnp.argmin),
-    "prod": lambda x, dim=None, keepdim=False, dtype=None: jnp.prod(
-        x, _axes(dim), keepdims=keepdim
-    ),
+    "median": _median,
+    "min": _with_index(jnp.min, jnp.argmin, jnp.minimum),
+    "prod": _prod,
     "sort": _sort,
     "sum": _sum,
+    "topk": _topk,
     "var": _var,
     "_softmax": _softmax(jax.nn.softmax),
     "_log_softmax": _softmax(jax.nn.log_softmax),
@@ -445,6 +788,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "index": lambda x, indices: x[_index_tuple(indices)],
     "index_put": _index_put,
     "index_select": lambda x, dim, index: jnp.take(x, index, dim),
+    "bucketize": lambda x, edges, **options: _searchsorted(edges, x, **options),
+    "searchsorted": _searchsorted,
     "lift_fresh_copy": _same,
     "lift_fresh": _same,
     "permute": jnp.transpose,
@@ -454,6 +799,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "roll": lambda x, shifts, dims=(): jnp.roll(x, tuple(shifts), _axes(dims)),
     "scatter": _scatter,
     "scatter_add": lambda x, dim, index, src: _scatter(x, dim, index, src, "add"),
+    "scatter_reduce": _scatter_reduce,
     "select": lambda x, dim, i: jnp.take(x, i, dim),
     "select_copy": lambda x, dim, i: jnp.take(x, i, dim),
     "select_scatter": _select_scatter,
@@ -470,6 +816,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "transpose": jnp.swapaxes,
     "tril": jnp.tril,
     "triu": jnp.triu,
+    "unfold": _unfold,
+    "unfold_copy": _unfold,
     "unsqueeze": jnp.expand_dims,
     "unsqueeze_copy": jnp.expand_dims,
     "view": lambda x, s: jnp.reshape(x, tuple(s)),
@@ -479,9 +827,11 @@ TABLE: dict[str, Callable[..., Any]] = {
     # made anew
     "arange": _arange,
     "empty": lambda s, dtype=None, **_: jnp.zeros(*factory(s, dtype)),
+    "empty_strided": lambda s, stride, dtype=None, **_: jnp.zeros(*factory(s, dtype)),
     "empty_like": lambda x, dtype=None, **_: jnp.zeros(x.shape, jax_dtype(dtype) or x.dtype),
     "eye": lambda n, m=None, dtype=None, **_: jnp.eye(n, m, dtype=factory((), dtype)[1]),
     "full": _full,
+    "fill": _full_like,
     "full_like": _full_like,
     "linspace": lambda a, b, n, dtype=None, **_: jnp.linspace(
         a, b, n, dtype=factory((), dtype)[1]
@@ -491,20 +841,55 @@ TABLE: dict[str, Callable[..., Any]] = {
     ),
     "ones": lambda s, dtype=None, **_: jnp.ones(*factory(s, dtype)),
     "scalar_tensor": _scalar_tensor,
+    "tril_indices": _triangle(jnp.tril_indices),
+    "triu_indices": _triangle(jnp.triu_indices),
     "zeros": lambda s, dtype=None, **_: jnp.zeros(*factory(s, dtype)),
+    # layers
+    "avg_pool2d": _avg_pool2d,
+    "avg_pool2d_backward": _avg_pool2d_backward,
+    "embedding": lambda weight, index, *_: weight[index],
+    "embedding_dense_backward": _embedding_backward,
+    "hardtanh": lambda x, low=-1.0, high=1.0: jnp.clip(x, low, high),
+    "max_pool2d_with_indices": _max_pool2d,
+    "max_pool2d_with_indices_backward": _max_pool2d_backward,
+    "native_group_norm": _group_norm,
+    "native_batch_norm": _batch_norm,
+    "native_layer_norm": _layer_norm,
+    "native_layer_norm_backward": _layer_norm_backward,
+    "upsample_nearest2d": _upsample,
+    "upsample_nearest2d_backward": _upsample_backward,
+    "_native_batch_norm_legit_no_training": _batch_norm_eval,
     # linear algebra
     "addmm": lambda c, a, b, beta=1, alpha=1: beta * c + alpha * (a @ b),
     "baddbmm": lambda c, a, b, beta=1, alpha=1: beta * c + alpha * (a @ b),
     "bmm": jnp.matmul,
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
+    "cholesky": lambda x, upper=False: jnp.linalg.cholesky(x, upper=upper),
+    "cholesky_inverse": _cholesky_inverse,
+    "cholesky_solve": _cholesky_solve,
     "dot": jnp.dot,
     "linalg_cholesky_ex": _cholesky,
+    "linalg_inv_ex": lambda a, check_errors=False: (
+        jnp.linalg.inv(a),
+        jnp.zeros(a.shape[:-2], jnp.int32),
+    ),
+    "linalg_lu_solve": _lu_solve,
+    "linalg_matrix_exp": jax.scipy.linalg.expm,
+    "linalg_qr": lambda a, mode="reduced": tuple(jnp.linalg.qr(a, mode)),
     "linalg_solve_triangular": lambda a, b, upper, left=True, unitriangular=False: (
         _solve_triangular(a, b, upper, left, unitriangular)
     ),
     "mm": jnp.matmul,
     "mv": jnp.matmul,
+    "_cdist_forward": _cdist,
+    "_cdist_backward": _cdist_backward,
+    "_trilinear": _trilinear,
+    "_cholesky_solve_helper": _cholesky_solve,
+    "_linalg_det": _det,
+    "_linalg_eigh": _eigh,
+    "_linalg_slogdet": _slogdet,
+    "_linalg_solve_ex": _solve_ex,
     "_standard_gamma_grad": lambda alpha, sample: jax.lax.random_gamma_grad(alpha, sample),
     "_linalg_check_errors": lambda *a, **k: None,
 }

@@ -111,18 +111,30 @@ def posterior(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Da
 
 
 def sample_stats(names: Names, records: list[ChainRecord]) -> xr.Dataset:
-    """Log densities of the draws, in nats."""
+    """Log densities of the draws, in nats, and what a sampler says of them."""
     said = {
         "lp": "log p(x, z)",
         "log_q": "log density of the guide",
         "log_weight": "lp - log_q, log importance weight",
+        "energy": "potential and kinetic energy",
     }
+    other = {
+        "acceptance_rate": "mean acceptance probability along the trajectory",
+        "diverging": "the energy error of the trajectory passed 1000",
+        "n_steps": "leapfrog steps",
+        "step_size": "leapfrog step size",
+        "tree_depth": "depth of the trajectory's tree",
+    }
+    if "energy" in records[0].stats:
+        said["lp"] = "log p(x, z) on the unconstrained scale, Jacobian included"
     return names.dataset(
         {
             name: (
                 ("chain", "draw"),
                 _stack([r.stats[name] for r in records]),
-                {"long_name": said[name], "units": "nats"},
+                {"long_name": said[name], "units": "nats"}
+                if name in said
+                else {"long_name": other.get(name, name)},
             )
             for name in records[0].stats
         }

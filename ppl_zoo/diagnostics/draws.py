@@ -73,7 +73,9 @@ class Reader:
         with fit._seeded(0), self.model.defaults():
             self.plate = self.model.find_rows(self.rows)
             self.guide = no_latents if fit.guide is None else fit.guide
-            self.own = self.model.guide is not None and not isinstance(self.guide, AutoGuide)
+            sampled = fit.solution.draws is not None
+            amortised = self.model.guide is not None and not isinstance(self.guide, AutoGuide)
+            self.own = amortised and not sampled
             # all rows only where the guide has parameters for each of them
             probe = self.rows.head(1) if self.own else self.rows.all()
             if fit.solution.draws is not None:
@@ -208,6 +210,10 @@ class Reader:
             model, self.guide, self.at(self.shown), len(replayed), plate, True, BLOCK, replay
         )
         out.replicates = self._observed(new)
+        if given is not None:
+            stats = self.fit.solution.sample_stats.items()
+            chosen = picked.cpu().numpy()
+            out.stats |= {k: torch.from_numpy(v[chain][chosen]) for k, v in stats}
         if given is None and self.has_global:
             out.khat = khat(torch.cat(weights))
         if not self.has_global:

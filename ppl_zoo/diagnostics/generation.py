@@ -129,6 +129,26 @@ def rhat(idata: Any) -> xr.Dataset:
     return out if isinstance(out, xr.Dataset) else out.to_dataset()
 
 
+def ess_and_rhat(values: np.ndarray) -> tuple[float, float]:
+    """Bulk effective sample size and R-hat of one scalar; NaN where they mean nothing.
+
+    Parameters
+    ----------
+    values
+        ``(chain, draw)``.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.filterwarnings("ignore", category=RuntimeWarning)
+        if is_classic():
+            ess, rhat = _arviz().ess(values), _arviz().rhat(values)
+        else:
+            from arviz_stats.base import array_stats
+
+            ess = array_stats.ess(values, chain_axis=0, draw_axis=1)
+            rhat = array_stats.rhat(values, chain_axis=0, draw_axis=1)
+    return float(ess), float(rhat) if len(values) > 1 else float("nan")
+
+
 def max_rhat(idata: Any) -> float:
     """Largest R-hat over the posterior; NaN where there is one chain, or only constants.
 

@@ -2,10 +2,12 @@
 
 They differ in what they hold fixed and in what family q lies. EM takes q to be the exact
 posterior of the local latents and a point for theta; SVI climbs L by stochastic gradients.
+NUTS draws from the posterior itself and is the referee.
 """
 
 from ppl_zoo.solvers.em import EM
+from ppl_zoo.solvers.nuts import NUTS
 from ppl_zoo.solvers.solution import Solution
 from ppl_zoo.solvers.svi import SVI
 
-__all__ = ["EM", "SVI", "Solution"]
+__all__ = ["EM", "NUTS", "SVI", "Solution"]

@@ -85,7 +85,7 @@ def climb(
             while active := [c for c in chains if c.stopped is None]:
                 bar.update(advance(active))
                 if not bar.disable:
-                    best = max(c.objective[-1] for c in chains if c.objective)
+                    best = max((c.objective[-1] for c in chains if c.objective), default=np.nan)
                     running = f", {len(active)}/{len(chains)} chains" if len(chains) > 1 else ""
                     bar.set_postfix_str(f"objective {best:.6g}{running}", refresh=False)
                 if checkpoint and time.monotonic() - saved > checkpoint_seconds:

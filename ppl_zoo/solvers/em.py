@@ -105,7 +105,7 @@ class EM:
                 chains,
                 advance,
                 solution,
-                max_steps=self.max_steps,
+                max_steps=self.max_steps + 1,  # the last objective takes an E-step of its own
                 label=f"EM {type(model).__name__}",
                 progress=progress,
                 checkpoint=checkpoint,

@@ -7,7 +7,6 @@ that a fit can be saved, resumed and stopped alike.
 from __future__ import annotations
 
 import importlib.util
-import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ppl_zoo.compiler import CaptureError, capture
+from ppl_zoo.compiler import Captured, CaptureError, capture
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.solvers.elbos import differentiable_loss
 from ppl_zoo.solvers.solution import chain_seed, set_seed
@@ -24,10 +23,10 @@ from ppl_zoo.solvers.svi_chain import SVIChain
 
 __all__ = ["Compiled", "Interpreted", "Minibatches", "choose_engine", "window_of"]
 
-#: seconds that capturing and compiling take, about; fits that are over sooner run uncompiled
-COMPILE_SECONDS = 3.0
-#: steps that a fit to convergence takes at the least
-TYPICAL_STEPS = 3000
+#: Steps, chains added up, from which "auto" compiles. Pyro's interpreter takes a millisecond or
+#: more a step and compiling takes seconds. It is a count and not a measured time, since the two
+#: engines draw different noise: which one runs must not depend on how busy a machine is.
+COMPILE_FROM = 2000
 
 
 def window_of(engine: str, steps: int) -> int:
@@ -118,20 +117,31 @@ class Compiled:
             raise ValueError(f"JAX does not run on {rows.device} here")
         options = _adam_options(chain, interpreted.clip_norm)
         example = interpreted.data(chain, 0)
-
-        def objective(*data: Tensor) -> Tensor:
-            with chain.model.scaled_to(len(rows)), chain.model.defaults():
-                return differentiable_loss(chain.elbo, chain.pair, data)
-
-        modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
-        captured = capture(objective, modules, example)
-        order = {id(p): i for i, p in enumerate(chain.parameters)}
-        # the same order of parameters in all chains, whose modules are alike
-        self.order = [order[id(p)] for p in captured.parameters]
+        captured = self._capture(chain, example)
+        self.order = _order(chain, captured)
+        identity = captured.fingerprint()
+        # a second look: at the other chains, or at the one again, one step further on
+        for other in chains[1:] or [chain]:
+            again = self._capture(other, interpreted.data(other, 0))
+            if _order(other, again) != self.order or again.fingerprint() != identity:
+                what = (
+                    "differ in more than their parameters"
+                    if chains[1:]
+                    else ("change from one run to the next by something that is not a tensor")
+                )
+                raise CaptureError(f"{type(chain.model).__name__}: its programs {what}")
         self.stepper = xla.Stepper(
             captured, rows.all(), rows.per_row, xla.AdamOptions(**options), interpreted.seed
         )
         self.loaded = False
+
+    def _capture(self, chain: SVIChain, example: tuple[Tensor, ...]) -> Captured:
+        def objective(*data: Tensor) -> Tensor:
+            with chain.model.scaled_to(len(self.interpreted.rows)), chain.model.defaults():
+                return differentiable_loss(chain.elbo, chain.pair, data)
+
+        modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
+        return capture(objective, modules, example)
 
     def advance(self, chains: Sequence[SVIChain], max_steps: int) -> int:
         """Take the steps that are left in the stopping rule's window."""
@@ -141,7 +151,7 @@ class Compiled:
         step = len(chains[0].objective)
         count = min(self.window - step % self.window, max_steps - step)
         active = {chain.index for chain in chains}
-        rates = np.zeros((count, len(self.chains)))
+        rates = np.zeros((count, len(self.chains), 3))
         for chain in chains:
             rates[:, chain.index] = _rates(chain, count)
         values = self.stepper.run(
@@ -204,15 +214,20 @@ class Compiled:
         return np.array(rows)
 
 
+def _order(chain: SVIChain, captured: Captured) -> list[int]:
+    places = {id(p): i for i, p in enumerate(chain.parameters)}
+    return [places[id(p)] for p in captured.parameters]
+
+
 def _adam_options(chain: SVIChain, clip_norm: float | None) -> dict[str, Any]:
     optimizer = chain.optimizer
     groups = optimizer.param_groups
-    if type(optimizer) is not torch.optim.Adam or len(groups) != 1 or groups[0]["amsgrad"]:
+    if type(optimizer) is not torch.optim.Adam or len(groups) != 1:
         raise ValueError(f"the compiled loop has Adam, not {type(optimizer).__name__}")
-    beta1, beta2 = groups[0]["betas"]
+    for option in ("amsgrad", "maximize", "decoupled_weight_decay"):
+        if groups[0].get(option):
+            raise ValueError(f"the compiled loop has Adam without {option}")
     return {
-        "beta1": beta1,
-        "beta2": beta2,
         "eps": groups[0]["eps"],
         "weight_decay": groups[0]["weight_decay"],
         "clip_norm": clip_norm,
@@ -220,13 +235,18 @@ def _adam_options(chain: SVIChain, clip_norm: float | None) -> dict[str, Any]:
 
 
 def _rates(chain: SVIChain, count: int) -> np.ndarray:
+    """Learning rate, beta1 and beta2 of the steps to come, ``(step, 3)``."""
     group = chain.optimizer.param_groups[0]
+
+    def now() -> tuple[float, float, float]:
+        return float(group["lr"]), *map(float, group["betas"])
+
     if chain.schedule is None:
-        return np.full(count, group["lr"])
+        return np.tile(now(), (count, 1))
     chain.optimizer._opt_called = True  # the steps are taken elsewhere; torch would warn
     rates = []
     for _ in range(count):
-        rates.append(group["lr"])
+        rates.append(now())
         chain.schedule.step()
     return np.array(rates)
 
@@ -236,26 +256,16 @@ def choose_engine(
 ) -> Interpreted | Compiled:
     """Compile, where asked for or where it pays.
 
-    "auto" times the interpreter for a step and compiles if the fit would take longer than
-    compiling does. A program that cannot be captured runs interpreted, with a warning that names
-    its line.
+    "auto" compiles fits of many steps, where JAX is installed and the data fit into memory. A
+    program that cannot be captured runs interpreted, with a warning that names its line.
     """
     if mode is False:
         return interpreted
-    chain, asked = chains[0], mode == "xla"
+    asked = mode == "xla"
     if not asked:
         if importlib.util.find_spec("jax") is None or interpreted.rows.num_bytes > 2**30:
             return interpreted
-        left = min(steps, TYPICAL_STEPS) - len(chain.objective)
-        data = interpreted.data(chain, 0)
-        seconds = []
-        for _ in range(2):  # the first call warms up
-            begun = time.perf_counter()
-            set_seed(chain_seed(interpreted.seed, 0, 0), interpreted.rows.device)
-            chain.differentiate(data, len(interpreted.rows))
-            seconds.append(time.perf_counter() - begun)
-        chain.optimizer.zero_grad(set_to_none=True)
-        if seconds[-1] * left * len(chains) < COMPILE_SECONDS:
+        if steps * len(chains) < COMPILE_FROM:
             return interpreted
     try:
         return Compiled(chains, interpreted, window or window_of("xla", steps))
@@ -264,4 +274,6 @@ def choose_engine(
     except (ValueError, RuntimeError) as error:
         if asked:
             raise ValueError(f"compile='xla': {error}") from error
+        if isinstance(error, RuntimeError):  # an operation; optimizers and devices are no surprise
+            warnings.warn(f"SVI runs uncompiled: {error}", stacklevel=2)
     return interpreted

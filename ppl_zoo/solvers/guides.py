@@ -16,6 +16,7 @@ from torch import nn
 
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import DataError
+from ppl_zoo.functions import FunctionModel, FunctionProgram
 from ppl_zoo.model import Model
 from ppl_zoo.queries import no_latents
 from ppl_zoo.tracing import Site, describe, trace_program, with_summed_out
@@ -97,7 +98,12 @@ def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain
                 )
             guide = spec(poutine.block(model, hide=list(discrete)))
         else:
-            guide = spec
+            guide = spec if isinstance(spec, nn.Module) else FunctionProgram(spec)
+    if small and isinstance(model, FunctionModel):
+        raise DataError(
+            f"got batch_size={batch_size} for a plain function, expected a zoo.Model whose plate "
+            "over the data is self.observations(name, x), which scales a minibatch"
+        )
     if isinstance(guide, nn.Module):
         with torch.no_grad(), poutine.block():
             guide(*setup)  # autoguides make their parameters at their first run

@@ -28,7 +28,7 @@ class Solution:
     objective
         Final value of the quantity that was maximised, ``(chain,)``, in nats.
     stopped
-        Why, one for each chain: "converged", "max_steps" or "interrupted".
+        Why, one for each chain: "converged", "max_steps", "interrupted" or "diverged".
     guide
         The guide program, its parameters those of the best chain; None where the solver has none.
     summed_out
@@ -37,6 +37,8 @@ class Solution:
         What ran the steps: "interpreted" or "xla".
     draws
         Posterior draws ``{site: (chain, draw, ...)}``, for solvers that sample.
+    sample_stats
+        What a sampler says of its draws, ``{name: (chain, draw)}``.
     state
         What resuming takes beyond the parameters: tensors by name, and plain values.
     """
@@ -49,6 +51,7 @@ class Solution:
     summed_out: tuple[str, ...] = ()
     engine: str = "interpreted"
     draws: dict[str, Tensor] | None = None
+    sample_stats: dict[str, np.ndarray] = field(default_factory=dict)
     state_tensors: dict[str, Tensor] = field(default_factory=dict)
     state_values: dict[str, Any] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -142,6 +143,8 @@ class SVI:
         def advance(active: Sequence[SVIChain]) -> int:
             count = engine.advance(active, self.steps)
             for chain in active:
+                if chain.stopped == "diverged":
+                    continue
                 if chain.plateau.review(
                     chain.objective, chain.optimizer, partial(engine.vector, chain)
                 ):
@@ -160,7 +163,14 @@ class SVI:
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
         )
-        return solution()
+        result = solution()
+        lost = [chain for chain in chains if chain.error is not None]
+        if len(lost) == len(chains):
+            lost[0].error.solution = result  # so that nothing is lost
+            raise lost[0].error
+        for chain in lost:
+            warnings.warn(f"{chain.error}; the other chains went on", stacklevel=3)
+        return result
 
     def pair(self, model: Model, rows: Rows) -> Pair:
         """Model and guide as programs; the guide's parameters are made."""
@@ -213,7 +223,12 @@ class SVI:
         return Solution(
             parameters=stack_chains([read_parameters(c.model, c.guide) for c in chains]),
             history={"objective": pad_history(chains)},
-            objective=np.array([np.median(tail) if tail else np.nan for tail in last]),
+            objective=np.array(
+                [
+                    np.median(tail) if tail and chain.error is None else np.nan
+                    for chain, tail in zip(chains, last, strict=True)
+                ]
+            ),
             stopped=tuple(c.stopped or "interrupted" for c in chains),
             guide=chains[0].model.guide if self._own_guide(chains[0]) else chains[0].guide,
             summed_out=chains[0].pair.summed_out,

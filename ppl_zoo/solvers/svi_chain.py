@@ -36,6 +36,7 @@ class SVIChain(Chain):
     schedule: Any = None
     plateau: Any = None
     skipped: int = 0
+    error: ConvergenceError | None = None
 
     def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
         """Estimate the negative ELBO, leaving gradients in the parameters."""
@@ -59,19 +60,22 @@ class SVIChain(Chain):
     def note(self, value: float, data: tuple[Tensor, ...]) -> None:
         """Note an objective; one that is not finite counts as the one before.
 
-        A rare overflow of a heavy tail is stepped over; a run of them is an error.
+        A rare overflow of a heavy tail is stepped over; a run of them ends the chain.
         """
+        if self.stopped == "diverged":
+            return
         if math.isfinite(value):
             self.skipped = 0
         else:
             self.skipped += 1
             if self.skipped > PATIENCE or not self.objective:
-                self._explain(data)
+                self.stopped, self.error = "diverged", self._explain(data)
+                return
             value = self.objective[-1]
         self.objective.append(value)
 
-    def _explain(self, data: tuple[Tensor, ...]) -> None:
-        """Raise, naming the sites that are not finite."""
+    def _explain(self, data: tuple[Tensor, ...]) -> ConvergenceError:
+        """Name the sites that are not finite."""
         guide = trace_program(self.pair.guide, data)
         model = trace_program(poutine.replay(self.model, trace=guide), data)
         with ignore_nan_warnings():
@@ -82,7 +86,7 @@ class SVIChain(Chain):
             if node["type"] == "sample" and not bool(torch.isfinite(node["log_prob"]).all())
         ]
         what = f"the log density of {bad} is not finite" if bad else "the gradient is not finite"
-        raise ConvergenceError(
+        return ConvergenceError(
             f"SVI: objective or gradient not finite at step {len(self.objective)} (chain "
             f"{self.index}) and {self.skipped} times in a row: {what}; check the scale of the "
             "data and the support of the model, or lower learning_rate"

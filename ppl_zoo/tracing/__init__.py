@@ -7,7 +7,7 @@ wrong.
 """
 
 from ppl_zoo.tracing.drawing import broadcasts, draw
-from ppl_zoo.tracing.predicting import predict
+from ppl_zoo.tracing.predicting import predict, simulate
 from ppl_zoo.tracing.scoring import Draws
 from ppl_zoo.tracing.sites import Site, describe, trace_program, with_summed_out
 
@@ -18,6 +18,7 @@ __all__ = [
     "describe",
     "draw",
     "predict",
+    "simulate",
     "trace_program",
     "with_summed_out",
 ]

@@ -19,7 +19,7 @@ from ppl_zoo.tracing.sites import (
     trace_program,
 )
 
-__all__ = ["predict"]
+__all__ = ["predict", "simulate"]
 
 
 class _Unobserve(Messenger):
@@ -30,6 +30,14 @@ class _Unobserve(Messenger):
         if msg["is_observed"] and not kept:
             msg["infer"] = {**msg["infer"], "_drawn_anew": True}
             msg.update(is_observed=False, value=None, done=False)
+
+
+@torch.no_grad()
+def simulate(model: Program, data: tuple) -> dict[str, Tensor]:
+    """Draw everything once from the model itself: ``{site: value}``, observed sites included."""
+    with poutine.block():
+        trace = poutine.trace(_Unobserve()(model)).get_trace(*data)
+    return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in describe(trace)}
 
 
 @torch.no_grad()

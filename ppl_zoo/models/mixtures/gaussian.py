@@ -118,14 +118,24 @@ class GaussianMixture(GaussianParameters):
     ) -> None:
         super().__init__()
         checks.options(
-            num_components, num_features, covariance, init,
-            weight_concentration, mean_strength, covariance_strength,
+            num_components,
+            num_features,
+            covariance,
+            init,
+            weight_concentration,
+            mean_strength,
+            covariance_strength,
         )
         self.num_components, self.num_features = num_components, num_features
         self.kind, self.init, self.allow_missing = KINDS[covariance], init, missing
         self.prior = Prior(
-            self.kind, num_features, weight_concentration,
-            mean_prior, mean_strength, covariance_prior, covariance_strength,
+            self.kind,
+            num_features,
+            weight_concentration,
+            mean_prior,
+            mean_strength,
+            covariance_prior,
+            covariance_strength,
         )
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.zeros(num_components, num_features))

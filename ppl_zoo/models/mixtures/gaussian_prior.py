@@ -115,9 +115,7 @@ class Prior(nn.Module):
     def is_negligible(self) -> bool:
         """Whether the prior only keeps covariances valid, so that the fit is one of likelihood."""
         return (
-            self.concentration == 1.0
-            and self.mean_strength == 0.0
-            and self.strength <= NEGLIGIBLE
+            self.concentration == 1.0 and self.mean_strength == 0.0 and self.strength <= NEGLIGIBLE
         )
 
     def set_default(self, mean: Tensor, variance: Tensor) -> None:
@@ -148,8 +146,14 @@ class Prior(nn.Module):
         """M-step in the coordinates of the statistics; see :func:`posterior_mode`."""
         mean, covariance = self._inside(coordinates)
         return posterior_mode(
-            self.kind, statistics, means, covariance, self.strength,
-            self.concentration, mean, self.mean_strength,
+            self.kind,
+            statistics,
+            means,
+            covariance,
+            self.strength,
+            self.concentration,
+            mean,
+            self.mean_strength,
         )
 
     def statistics(

@@ -1,0 +1,230 @@
+"""A model's posterior as one density over a vector without constraints.
+
+Each continuous latent is a piece of the vector, sent through ``biject_to`` of its own support;
+finite discrete latents are summed out. Supports may depend on other latents, since the
+transforms are made while the model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.traceenum_elbo import _compute_model_factors
+from pyro.ops import packed
+from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.model import Model
+from ppl_zoo.tracing import describe, trace_program, with_summed_out
+
+__all__ = ["Unconstrained"]
+
+
+class Unconstrained:
+    """The potential energy of a model over an unconstrained vector.
+
+    Parameters
+    ----------
+    model
+        The model; its parameters stay as they are.
+    rows
+        The data.
+
+    Attributes
+    ----------
+    size
+        Length of the vector.
+    shapes
+        ``{site: shape}`` of the continuous latents and the deterministic sites.
+    summed_out
+        Names of the finite discrete latents.
+
+    Raises
+    ------
+    DataError
+        If the model has no continuous latents, or discrete ones without finite support, or a
+        support that no transform leads to.
+    """
+
+    def __init__(self, model: Model, rows: Rows) -> None:
+        self.model, self.data = model, rows.all()
+        name = type(model).__name__
+        trace = trace_program(model, self.data)
+        sites = describe(trace)
+        latent = [s for s in sites.values() if s.kind == "latent"]
+        self.summed_out = tuple(s.name for s in latent if s.discrete)
+        continuous = [s for s in latent if not s.discrete]
+        for site in continuous:
+            if trace.nodes[site.name]["fn"].support.is_discrete:
+                raise DataError(
+                    f"{name}: got the discrete latent {site.name!r} "
+                    f"({_family(trace.nodes[site.name]['fn'])}) without finite support, expected "
+                    "continuous latents, or discrete ones that can be summed out"
+                )
+        if not continuous:
+            hint = " (the discrete ones are summed out)" if self.summed_out else ""
+            raise DataError(f"{name}: got no continuous latent{hint}, expected one to draw")
+        self.places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        start = 0
+        for site in continuous:
+            fn = trace.nodes[site.name]["fn"]
+            try:
+                shape = tuple(torch.distributions.biject_to(fn.support).inverse_shape(site.shape))
+            except NotImplementedError as error:
+                raise DataError(
+                    f"{name}: got the latent {site.name!r} with support {fn.support}, "
+                    "expected one that a transform leads to"
+                ) from error
+            size = torch.Size(shape).numel()
+            self.places[site.name] = (start, start + size, shape)
+            start += size
+        self.size = start
+        self.program = with_summed_out(model, self.summed_out)
+        plates = [-dim for s in sites.values() for _, dim, _ in s.plates]
+        self.nesting = max(plates, default=0)
+        wanted = {*self.places, *(s.name for s in sites.values() if s.kind == "deterministic")}
+        shapes = {s.name: s.shape for s in sites.values() if s.name in wanted}
+        with torch.no_grad(), poutine.block():
+            found = self._run(torch.zeros(start, dtype=model.dtype), self.data)[0]
+        # a deterministic site may depend on a latent that is summed out: it has no single value
+        self.shapes = {
+            k: shape
+            for k, shape in shapes.items()
+            if tuple(torch.as_tensor(found.nodes[k]["value"]).shape) == shape
+        }
+
+    def energy(self, z: Tensor, *data: Tensor) -> Tensor:
+        """Return minus the log density of the vector ``z (size,)``, a scalar, in nats."""
+        with poutine.block():
+            trace, log_det = self._run(z, data)
+            return -(self._log_joint(trace) + log_det)
+
+    def values(self, z: Tensor, *data: Tensor) -> dict[str, Tensor]:
+        """Return latents and deterministic sites on the model's own scale."""
+        with poutine.block():
+            trace, _ = self._run(z, data)
+        return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in self.shapes}
+
+    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the vector at which the latents have these values.
+
+        Raises
+        ------
+        DataError
+            If a latent is missing or of another shape.
+        """
+        for name in self.places:
+            found = tuple(values[name].shape) if name in values else None
+            if found != tuple(self.shapes[name]):
+                raise DataError(
+                    f"init: got {'no ' if found is None else ''}{name!r}"
+                    f"{'' if found is None else f' of shape {found}'}, "
+                    f"expected shape {tuple(self.shapes[name])}"
+                )
+        inverse = _Inverse({k: values[k] for k in self.places})
+        with torch.no_grad(), poutine.block():
+            poutine.trace(inverse(self.model)).get_trace(*self.data)
+        return torch.cat([inverse.found[name].flatten() for name in self.places])
+
+    def parameters(self) -> list[str]:
+        """Name the model's parameters that the density depends on."""
+        named = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        if not named:
+            return []
+        with torch.enable_grad():
+            energy = self.energy(torch.zeros(self.size, dtype=self.model.dtype), *self.data)
+            if not energy.requires_grad:
+                return []
+            grads = torch.autograd.grad(energy, list(named.values()), allow_unused=True)
+        return [k for k, g in zip(named, grads, strict=True) if g is not None]
+
+    def _run(self, z: Tensor, data: tuple) -> tuple[Trace, Any]:
+        forward = _Forward(z, self.places)
+        program = forward(self.program)
+        if self.summed_out:
+            program = poutine.enum(program, first_available_dim=-1 - self.nesting)
+        trace = poutine.trace(program).get_trace(*data)
+        missing = self.places.keys() - forward.seen
+        if missing:
+            raise DataError(
+                f"{type(self.model).__name__}: the latents {sorted(missing)} come and go from run "
+                "to run, expected the same latents in every run"
+            )
+        return trace, forward.log_det
+
+    def _log_joint(self, trace: Trace) -> Tensor:
+        if not self.summed_out:
+            return trace.log_prob_sum()
+        guide = poutine.trace(lambda: None).get_trace()
+        trace.compute_log_prob()
+        trace.pack_tensors()
+        guide.pack_tensors(trace.plate_to_symbol)
+        costs, factors, _, sum_dims, scale = _compute_model_factors(trace, guide)
+        total: Any = 0.0
+        for terms in costs.values():
+            total = total + sum(term.sum() for term in terms)
+        if len(factors) == 1 and len(sum_dims) == 1:
+            # one latent to sum out, and all in its plate: directly, without a chain of products
+            (terms,) = factors.values()
+            terms = packed.broadcast_all(*terms)
+            dims = terms[0]._pyro_dims
+            joint = torch.logsumexp(sum(terms), dims.index(next(iter(sum_dims))))
+            kept = "".join(d for d in dims if d not in sum_dims)
+            joint._pyro_dims = kept
+            total = total + packed.scale_and_mask(joint, scale=scale).sum()
+        elif factors:
+            for terms in contract_tensor_tree(factors, sum_dims).values():
+                for term in terms:
+                    total = total + packed.scale_and_mask(term, scale=scale).sum()
+        return total
+
+
+class _Forward(Messenger):
+    """Put the pieces of a vector in the place of the latents, and add up the Jacobians."""
+
+    def __init__(self, z: Tensor, places: Mapping[str, tuple[int, int, tuple[int, ...]]]) -> None:
+        super().__init__()
+        self.z, self.places = z, places
+        self.log_det: Any = 0.0
+        self.seen: set[str] = set()
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] not in self.places:
+            return
+        start, stop, shape = self.places[msg["name"]]
+        transform = torch.distributions.biject_to(msg["fn"].support)
+        u = self.z[start:stop].reshape(shape)
+        value = transform(u)
+        self.log_det = self.log_det + transform.log_abs_det_jacobian(u, value).sum()
+        self.seen.add(msg["name"])
+        msg["value"], msg["is_observed"] = value, True
+
+
+class _Inverse(Messenger):
+    """Hold the latents at values and note where they lie without constraints."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.found: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] not in self.values:
+            return
+        value = self.values[msg["name"]]
+        self.found[msg["name"]] = torch.distributions.biject_to(msg["fn"].support).inv(value)
+        msg["value"], msg["is_observed"] = value, True
+
+
+def _family(fn: Any) -> str:
+    while isinstance(fn, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return type(fn).__name__

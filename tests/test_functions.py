@@ -1,0 +1,152 @@
+"""Published Pyro code goes through zoo.fit as it stands; the parameter store stays as it was."""
+
+import functools
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import config_enumerate
+from tiny_models import line
+from torch import nn
+from torch.distributions import constraints
+
+import ppl_zoo as zoo
+
+# ---- the introductory tutorial: a coin with a Beta guide (pyro.ai/examples/svi_part_i.html) ----
+
+
+def coin(data):
+    f = pyro.sample("latent_fairness", dist.Beta(10.0, 10.0))
+    with pyro.plate("tosses", len(data)):
+        pyro.sample("obs", dist.Bernoulli(f), obs=data)
+
+
+def coin_guide(data):
+    alpha = pyro.param("alpha_q", torch.tensor(15.0), constraint=constraints.positive)
+    beta = pyro.param("beta_q", lambda: torch.tensor(15.0), constraint=constraints.positive)
+    pyro.sample("latent_fairness", dist.Beta(alpha, beta))
+
+
+@pytest.fixture(autouse=True)
+def store_untouched():
+    pyro.clear_param_store()
+    pyro.get_param_store()["mine"] = torch.tensor(3.0)
+    yield
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("compiled", ["xla", False])
+def test_coin_tutorial(compiled):
+    tosses = torch.tensor([1.0] * 6 + [0.0] * 4)
+    svi = zoo.SVI(steps=2500, guide=coin_guide, compile=compiled)
+    fit = zoo.fit(coin, tosses, svi, progress=False)
+    assert fit.solution.engine == ("xla" if compiled else "interpreted")
+    # Beta(16, 14), which the guide's family holds
+    draws = fit.posterior(8000)["latent_fairness"]
+    assert draws.mean().item() == pytest.approx(16 / 30, abs=0.015)
+    assert draws.std().item() == pytest.approx((16 * 14 / 30**2 / 31) ** 0.5, rel=0.1)
+
+
+# ---- Bayesian regression with an autoguide (pyro.ai/examples/bayesian_regression.html) -------
+
+
+def regression(x, y):
+    a = pyro.sample("a", dist.Normal(0.0, 10.0))
+    b = pyro.sample("b", dist.Normal(0.0, 10.0))
+    sigma = pyro.sample("sigma", dist.Uniform(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("obs", dist.Normal(a + b * x, sigma), obs=y)
+
+
+def test_regression_tutorial():
+    x = torch.linspace(-1, 1, 60)
+    y = 0.5 + 2.0 * x + 0.3 * torch.randn(60)
+    fit = zoo.fit(regression, (x, y), zoo.SVI(guide="multivariate-normal"), progress=False)
+    posterior = fit.posterior(2000)
+    design = torch.stack([torch.ones_like(x), x], 1)
+    least_squares = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
+    assert posterior["a"].mean().item() == pytest.approx(least_squares[0].item(), abs=0.03)
+    assert posterior["b"].mean().item() == pytest.approx(least_squares[1].item(), abs=0.05)
+    assert fit.to_arviz(50)["posterior"].sizes["draw"] == 50
+
+
+# ---- the mixture tutorial, enumerated (pyro.ai/examples/gmm.html) ------------------------
+
+
+@config_enumerate
+def mixture(data):
+    weights = pyro.sample("weights", dist.Dirichlet(0.5 * torch.ones(2)))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 2.0))
+    with pyro.plate("components", 2):
+        locs = pyro.sample("locs", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(data)):
+        assignment = pyro.sample("assignment", dist.Categorical(weights))
+        pyro.sample("obs", dist.Normal(locs[assignment], scale), obs=data)
+
+
+def test_mixture_tutorial():
+    data = torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0])
+
+    def start(site):  # the tutorial's own
+        if site["name"] == "weights":
+            return torch.ones(2) / 2
+        if site["name"] == "scale":
+            return (data.var() / 2).sqrt()
+        return data[torch.multinomial(torch.ones(5) / 5, 2)]
+
+    guide = functools.partial(pyro.infer.autoguide.AutoDelta, init_loc_fn=start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a start with both locs alike may diverge, see below
+        fit = zoo.fit(mixture, data, zoo.SVI(guide=guide, restarts=4), progress=False)
+    locs = fit.posterior(1)["locs"][fit.solution.best, 0].sort().values
+    assert locs[0].item() == pytest.approx(0.5, abs=0.1)
+    assert locs[1].item() == pytest.approx(11.0, abs=0.1)
+
+
+def test_a_chain_that_diverges_is_left_behind():
+    # the density has no bound where a weight runs to 0, and one of these starts finds it
+    data = torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0])
+    with pytest.warns(UserWarning, match="the other chains went on"):
+        fit = zoo.fit(mixture, data, zoo.SVI(guide="delta", restarts=3), progress=False)
+    assert "diverged" in fit.solution.stopped
+    assert fit.stopped == "converged"
+    assert all(v.isfinite().all() for v in fit.solution.parameters.values())
+
+
+# ---- pyro.module: an autoencoder with functions for model and guide ----------------------
+
+
+def test_autoencoder_with_modules():
+    torch.manual_seed(0)
+    decoder, encoder = nn.Linear(1, 3), nn.Linear(3, 2)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            loc, log_sd = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_sd.exp()).to_event(1))
+
+    z = torch.randn(100, 1)
+    x = z * torch.tensor([1.0, -1.0, 0.5]) + 0.5 * torch.randn(100, 3)
+    fit = zoo.fit(model, x, zoo.SVI(guide=guide), progress=False)
+    assert fit.solution.engine == "xla"
+    loading = decoder.weight[:, 0].detach()
+    covariance = torch.outer(loading, loading) + 0.25 * torch.eye(3)
+    exact = dist.MultivariateNormal(decoder.bias.detach(), covariance).log_prob(x).sum()
+    best = dist.MultivariateNormal(x.mean(0), x.T.cov(correction=0)).log_prob(x).sum()
+    assert fit.objective == pytest.approx(exact.item(), abs=3.0)  # the guide holds the posterior
+    assert best.item() - exact.item() < 15.0
+
+
+def test_plain_functions_have_no_scaled_plate():
+    with pytest.raises(zoo.DataError, match=r"self\.observations"):
+        zoo.fit(coin, line(20).abs().clamp(0, 1).round(), zoo.SVI(batch_size=5), progress=False)
