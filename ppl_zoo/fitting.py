@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +309,7 @@ def default_solver(model: Model) -> Any:
 
 
 def fit(
-    model: Model | Callable[..., Any],
+    model: Any,
     data: Any,
     solver: Any = None,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,12 @@ def _name(target: Any) -> str:
     return getattr(packet, "__name__", str(packet))
 
 
+#: the operation behind every normal draw, the one that reparametrised guides are made of
+NORMAL = "normal_functional"
+#: Normals of a step up to this many are drawn for a block of steps at once, and parameters up to
+#: this many make one vector: a loop over a few numbers is otherwise spent on starting kernels.
+FEW = 2048
+
 #: operations that make a tensor of the default type where they are told none
 _MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "scalar_tensor")
 _MADE += ("zeros", "randint", "randperm")
@@ -68,9 +75,12 @@ _PLACES = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
 class _Lowered(torch.fx.Interpreter):
     """Walks an aten graph with JAX arrays; every random operation gets a key of its own."""
 
-    def __init__(self, graph: torch.fx.GraphModule, constants: dict[str, Any], key: Any) -> None:
+    def __init__(
+        self, graph: torch.fx.GraphModule, constants: dict[str, Any], key: Any, noise: Any
+    ) -> None:
         super().__init__(graph)
         self.constants, self.key, self.drawn = constants, key, 0
+        self.noise, self.used = noise, 0
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Run an operation, and hold shape and type of the result against torch's."""
@@ -106,10 +116,18 @@ class _Lowered(torch.fx.Interpreter):
         if name in ("_linalg_det", "_linalg_slogdet"):
             # torch factors the transpose of a matrix that lies row by row, and its gradient knows
             kwargs["transposed"] = self.contiguous
+        if name == NORMAL and self.noise is not None:
+            return self._normal(*args, **kwargs)
         if name in RANDOM:
             self.drawn += 1
             return RANDOM[name](jax.random.fold_in(self.key, self.drawn), *args, **kwargs)
         return TABLE[name](*args, **kwargs)
+
+    def _normal(self, x: Any, mean: Any = 0.0, std: Any = 1.0, generator: Any = None) -> Any:
+        """Take the next of the normals that were drawn for the whole graph at once."""
+        taken = self.noise[self.used : self.used + x.size].reshape(x.shape)
+        self.used += x.size
+        return mean + std * taken.astype(x.dtype)
 
     def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """Return a constant."""
@@ -144,7 +162,10 @@ def to_torch(array: Any, like: Tensor) -> Tensor:
 
 
 def lower(captured: Captured) -> Callable[..., tuple]:
-    """Return ``function(key, *inputs)``, the graph in JAX.
+    """Return ``function(key, *inputs, noise=None)``, the graph in JAX.
+
+    ``noise`` are ``function.num_normals`` standard normals, to be used instead of drawing some
+    for every operation that wants them.
 
     Raises
     ------
@@ -171,8 +192,12 @@ def lower(captured: Captured) -> Callable[..., tuple]:
         if n.op == "get_attr"
     }
 
-    def function(key: Any, *inputs: Any) -> tuple:
-        return _Lowered(graph, constants, key).run(*inputs, enable_io_processing=False)
+    def function(key: Any, *inputs: Any, noise: Any = None) -> tuple:
+        lowered = _Lowered(graph, constants, key, noise)
+        return lowered.run(*inputs, enable_io_processing=False)
+
+    normals = [n.meta["val"] for n in graph.graph.nodes if _name(n.target) == NORMAL]
+    function.num_normals = sum(value.numel() for value in normals)
 
     examples = [n.meta.get("val") for n in graph.graph.nodes if n.op == "placeholder"]
     if all(isinstance(e, Tensor) for e in examples):
@@ -320,15 +345,33 @@ def _block(
     index: Any,
 ) -> tuple:
     """Scan over steps, map over chains."""
+    values, first, second, count = state
+    shapes = [value.shape[1:] for value in values]
+    packed = sum(math.prod(shape) for shape in shapes) <= FEW
+    if packed:
+        values, first, second = ((_pack(arrays, 1),) for arrays in (values, first, second))
     keys = jax.vmap(lambda chain: jax.random.fold_in(key, chain))(jnp.arange(active.shape[0]))
+    steps = first_step + jnp.arange(rates.shape[0])[:, None]
+    keys = jax.vmap(jax.vmap(jax.random.fold_in))(jnp.broadcast_to(keys, steps.shape), steps)
+    noise = None
+    if 0 < loss.num_normals <= FEW:
+        draw = partial(jax.random.normal, shape=(loss.num_normals,), dtype=values[0].dtype)
+        noise = jax.vmap(jax.vmap(draw))(keys)
 
-    def one(state: tuple, key: Any, step: Any, rate: Any, moves: Any, rows: Any) -> tuple:
+    def differentiate(values: tuple, data: tuple, key: Any, noise: Any) -> tuple:
+        if not packed:
+            value, *gradients = loss(key, *values, *data, noise=noise)
+            return value, gradients
+        value, *gradients = loss(key, *_unpack(values[0], shapes, 0), *data, noise=noise)
+        return value, [_pack(gradients, 0)]
+
+    def one(state: tuple, key: Any, noise: Any, rate: Any, moves: Any, rows: Any) -> tuple:
         values, first, second, count = state
         chosen = data
         if rows is not None:
             pairs = zip(data, per_row, strict=True)
             chosen = tuple(d[rows] if split else d for d, split in pairs)
-        value, *gradients = loss(jax.random.fold_in(key, step), *values, *chosen)
+        value, gradients = differentiate(values, chosen, key, noise)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients))
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         ok = finite & moves
@@ -351,12 +394,36 @@ def _block(
         values, first, second = zip(*moved, strict=True)
         return (values, first, second, count), jnp.where(finite, value, jnp.nan)
 
-    def step(carry: tuple, xs: tuple) -> tuple:
-        state, number = carry
-        rate, rows = xs
-        axes = (0, 0, 0, 0, 0, None if rows is None else 0)
-        state, losses = jax.vmap(one, axes)(state, keys, number, rate, active, rows)
-        return (state, number + 1), losses
+    def step(state: tuple, xs: tuple) -> tuple:
+        key, noise, rate, rows = xs
+        arguments = (state, key, noise, rate, active, rows)
+        if active.shape[0] == 1:
+            # a batch of one keeps XLA from its fast matrix product
+            single = one(*jax.tree.map(lambda a: a[0], arguments))
+            return jax.tree.map(lambda a: a[None], single)
+        axes = tuple(None if a is None else 0 for a in arguments)
+        return jax.vmap(one, axes)(*arguments)
 
-    (state, _), losses = jax.lax.scan(step, (state, first_step), (rates, index))
-    return state, losses
+    state = (values, first, second, count)
+    (values, first, second, count), losses = jax.lax.scan(step, state, (keys, noise, rates, index))
+    if packed:
+        values, first, second = (
+            tuple(_unpack(arrays[0], shapes, 1)) for arrays in (values, first, second)
+        )
+    return (values, first, second, count), losses
+
+
+def _pack(arrays: Sequence[Any], lead: int) -> Any:
+    """Join arrays to one vector, their first ``lead`` dimensions kept."""
+    return jnp.concatenate([a.reshape(*a.shape[:lead], -1) for a in arrays], -1)
+
+
+def _unpack(vector: Any, shapes: Sequence[tuple[int, ...]], lead: int) -> list[Any]:
+    """Reverse :func:`_pack`."""
+    out, start = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        piece = vector[..., start : start + size]
+        out.append(piece.reshape(*vector.shape[:lead], *shape))
+        start += size
+    return out
