@@ -1,12 +1,9 @@
-"""XLA: a captured graph in JAX, and a block of SVI steps of all chains as one program."""
+"""XLA: a captured graph as a JAX function."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 # JAX would take three quarters of a GPU's memory at its first use
@@ -22,10 +19,7 @@ from ppl_zoo.compiler.capture import Captured
 from ppl_zoo.compiler.xla_random import RANDOM
 from ppl_zoo.compiler.xla_table import TABLE, jax_dtype
 
-__all__ = ["AdamOptions", "LoweringError", "Stepper", "lower", "supports"]
-
-#: compiled blocks by graph and options, so that a second fit of the same shapes starts at once
-_BLOCKS: dict[Any, Any] = {}
+__all__ = ["LoweringError", "lower", "supports"]
 
 
 class LoweringError(RuntimeError):
@@ -34,15 +28,6 @@ class LoweringError(RuntimeError):
     def __init__(self, message: str, operation: str = "") -> None:
         super().__init__(message)
         self.operation = operation
-
-
-@dataclass(frozen=True)
-class AdamOptions:
-    """Options of torch's Adam that the compiled loop follows."""
-
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
 
 
 def supports(device: torch.device) -> bool:
@@ -61,10 +46,6 @@ def _name(target: Any) -> str:
 
 #: the operation behind every normal draw, the one that reparametrised guides are made of
 NORMAL = "normal_functional"
-#: Normals of a step up to this many are drawn for a block of steps at once, and parameters up to
-#: this many make one vector: a loop over a few numbers is otherwise spent on starting kernels.
-FEW = 2048
-
 #: operations that make a tensor of the default type where they are told none
 _MADE = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "scalar_tensor")
 _MADE += ("zeros", "randint", "randperm")
@@ -217,213 +198,3 @@ def _fills_its_storage(node: Any) -> bool:
 def _with_line(error: LoweringError, captured: Captured) -> LoweringError:
     line = captured.line_of(error.operation) if error.operation else None
     return LoweringError(f"{error}, called at {line}", error.operation) if line else error
-
-
-class Stepper:
-    """Runs blocks of SVI steps, all chains side by side, inside one XLA program.
-
-    Parameters
-    ----------
-    captured
-        Loss and gradients.
-    data
-        All rows, or all rows of which each step takes those of its index.
-    per_row
-        Which of the data a minibatch indexes.
-    options
-        Of Adam.
-    seed
-        Noise is a function of (seed, chain, step).
-    """
-
-    def __init__(
-        self,
-        captured: Captured,
-        data: tuple[Tensor, ...],
-        per_row: Sequence[bool],
-        options: AdamOptions,
-        seed: int,
-    ) -> None:
-        self.captured, self.per_row, self.options, self.seed = captured, per_row, options, seed
-        self.wide = any(t.dtype == torch.float64 for t in (*data, *captured.parameters))
-        with self._scope():
-            self.loss = lower(captured)
-            self.data = tuple(to_jax(t) for t in data)
-        self.identity = captured.fingerprint()
-        self.state: tuple | None = None
-
-    def _scope(self) -> Any:
-        return jax.enable_x64(self.wide)
-
-    def load(self, chains: Sequence[Sequence[tuple[Tensor, Tensor, Tensor, int]]]) -> None:
-        """Take (value, first moment, second moment, steps) of every parameter of every chain."""
-        with self._scope():
-            columns = list(zip(*chains, strict=True))
-            values, first, second = (
-                tuple(jnp.stack([to_jax(chain[i]) for chain in column]) for column in columns)
-                for i in range(3)
-            )
-            counts = jnp.asarray([chain[0][3] for chain in chains], jnp.int32)
-            self.state = (values, first, second, counts)
-
-    def unload(self, like: Sequence[Tensor]) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
-        """Give the state back as tensors, a list of parameters for each chain."""
-        values, first, second, _ = self.state
-        num_chains = values[0].shape[0]
-        return [
-            [
-                tuple(to_torch(a[c], tensor) for a in (values[i], first[i], second[i]))
-                for i, tensor in enumerate(like)
-            ]
-            for c in range(num_chains)
-        ]
-
-    def counts(self) -> np.ndarray:
-        """Count the steps of Adam that each chain has taken, ``(chain,)``."""
-        return np.asarray(self.state[3])
-
-    def flat(self, chain: int) -> np.ndarray:
-        """All parameters of one chain, as a vector."""
-        return np.concatenate([np.asarray(v[chain]).ravel() for v in self.state[0]])
-
-    def run(
-        self, steps: Sequence[int], rates: np.ndarray, active: np.ndarray, index: Any = None
-    ) -> np.ndarray:
-        """Take a block of steps.
-
-        Parameters
-        ----------
-        steps
-            Number of the first step of each chain, for the noise.
-        rates
-            Learning rate, beta1 and beta2 ``(step, chain, 3)``.
-        active
-            Chains that move, ``(chain,)``; the others stay.
-        index
-            Rows of each step's minibatch ``(step, chain, batch)``, None for all rows.
-
-        Returns
-        -------
-        ndarray
-            ELBO before each step ``(chain, step)``; not finite where the step was left out.
-        """
-        with self._scope():
-            key = self._key(rates.shape, index)
-            if key not in _BLOCKS:
-                _BLOCKS[key] = jax.jit(partial(_block, self.loss, self.per_row, self.options))
-            dtype = self.state[0][0].dtype
-            with np.errstate(divide="ignore"):  # logarithms, since 1 - 0.999 is little in float32
-                rates = np.concatenate([rates, np.log(rates[..., 1:])], -1)
-            self.state, losses = _BLOCKS[key](
-                self.state,
-                self.data,
-                jax.random.key(self.seed & 0xFFFFFFFF),
-                jnp.asarray(steps, jnp.int32),
-                jnp.asarray(rates, dtype),
-                jnp.asarray(active),
-                None if index is None else jnp.asarray(index, jnp.int32),
-            )
-            return -np.asarray(losses).T
-
-    def _key(self, shape: tuple, index: Any) -> Any:
-        batch = None if index is None else index.shape[-1]
-        shapes = tuple((d.shape, str(d.dtype)) for d in self.data)
-        per_row = tuple(self.per_row)
-        return self.identity, shapes, per_row, shape[1], batch, self.options, self.wide
-
-
-def _block(
-    loss: Callable[..., tuple],
-    per_row: Sequence[bool],
-    options: AdamOptions,
-    state: tuple,
-    data: tuple,
-    key: Any,
-    first_step: Any,
-    rates: Any,
-    active: Any,
-    index: Any,
-) -> tuple:
-    """Scan over steps, map over chains."""
-    values, first, second, count = state
-    shapes = [value.shape[1:] for value in values]
-    packed = sum(math.prod(shape) for shape in shapes) <= FEW
-    if packed:
-        values, first, second = ((_pack(arrays, 1),) for arrays in (values, first, second))
-    keys = jax.vmap(lambda chain: jax.random.fold_in(key, chain))(jnp.arange(active.shape[0]))
-    steps = first_step + jnp.arange(rates.shape[0])[:, None]
-    keys = jax.vmap(jax.vmap(jax.random.fold_in))(jnp.broadcast_to(keys, steps.shape), steps)
-    noise = None
-    if 0 < loss.num_normals <= FEW:
-        draw = partial(jax.random.normal, shape=(loss.num_normals,), dtype=values[0].dtype)
-        noise = jax.vmap(jax.vmap(draw))(keys)
-
-    def differentiate(values: tuple, data: tuple, key: Any, noise: Any) -> tuple:
-        if not packed:
-            value, *gradients = loss(key, *values, *data, noise=noise)
-            return value, gradients
-        value, *gradients = loss(key, *_unpack(values[0], shapes, 0), *data, noise=noise)
-        return value, [_pack(gradients, 0)]
-
-    def one(state: tuple, key: Any, noise: Any, rate: Any, moves: Any, rows: Any) -> tuple:
-        values, first, second, count = state
-        chosen = data
-        if rows is not None:
-            pairs = zip(data, per_row, strict=True)
-            chosen = tuple(d[rows] if split else d for d, split in pairs)
-        value, gradients = differentiate(values, chosen, key, noise)
-        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients))
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        ok = finite & moves
-        if options.clip_norm is not None:
-            factor = jnp.minimum(1.0, options.clip_norm / (norm + 1e-6))
-            gradients = [g * factor for g in gradients]
-        count = count + ok
-        t = count.astype(rate.dtype)
-        rate, b1, b2, log1, log2 = rate
-        correct1, correct2 = -jnp.expm1(t * log1), jnp.sqrt(-jnp.expm1(t * log2))
-        moved = []
-        for p, m, v, g in zip(values, first, second, gradients, strict=True):
-            if options.weight_decay:
-                g = g + options.weight_decay * p
-            m_new = b1 * m + (1 - b1) * g
-            v_new = b2 * v + (1 - b2) * g * g
-            p_new = p - rate / correct1 * m_new / (jnp.sqrt(v_new) / correct2 + options.eps)
-            pairs = ((p_new, p), (m_new, m), (v_new, v))
-            moved.append(tuple(jnp.where(ok, new, old) for new, old in pairs))
-        values, first, second = zip(*moved, strict=True)
-        return (values, first, second, count), jnp.where(finite, value, jnp.nan)
-
-    def step(state: tuple, xs: tuple) -> tuple:
-        key, noise, rate, rows = xs
-        arguments = (state, key, noise, rate, active, rows)
-        if active.shape[0] == 1:
-            # a batch of one keeps XLA from its fast matrix product
-            single = one(*jax.tree.map(lambda a: a[0], arguments))
-            return jax.tree.map(lambda a: a[None], single)
-        axes = tuple(None if a is None else 0 for a in arguments)
-        return jax.vmap(one, axes)(*arguments)
-
-    state = (values, first, second, count)
-    (values, first, second, count), losses = jax.lax.scan(step, state, (keys, noise, rates, index))
-    if packed:
-        values, first, second = (
-            tuple(_unpack(arrays[0], shapes, 1)) for arrays in (values, first, second)
-        )
-    return (values, first, second, count), losses
-
-
-def _pack(arrays: Sequence[Any], lead: int) -> Any:
-    """Join arrays to one vector, their first ``lead`` dimensions kept."""
-    return jnp.concatenate([a.reshape(*a.shape[:lead], -1) for a in arrays], -1)
-
-
-def _unpack(vector: Any, shapes: Sequence[tuple[int, ...]], lead: int) -> list[Any]:
-    """Reverse :func:`_pack`."""
-    out, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        piece = vector[..., start : start + size]
-        out.append(piece.reshape(*vector.shape[:lead], *shape))
-        start += size
-    return out

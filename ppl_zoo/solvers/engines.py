@@ -109,7 +109,7 @@ class Compiled:
     name = "xla"
 
     def __init__(self, chains: Sequence[SVIChain], interpreted: Interpreted, window: int) -> None:
-        from ppl_zoo.compiler import xla
+        from ppl_zoo.compiler import xla, xla_svi
 
         self.chains, self.interpreted, self.window = chains, interpreted, window
         chain, rows = chains[0], interpreted.rows
@@ -130,8 +130,8 @@ class Compiled:
                     else ("change from one run to the next by something that is not a tensor")
                 )
                 raise CaptureError(f"{type(chain.model).__name__}: its programs {what}")
-        self.stepper = xla.Stepper(
-            captured, rows.all(), rows.per_row, xla.AdamOptions(**options), interpreted.seed
+        self.stepper = xla_svi.Stepper(
+            captured, rows.all(), rows.per_row, xla_svi.AdamOptions(**options), interpreted.seed
         )
         self.loaded = False
 

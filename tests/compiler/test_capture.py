@@ -399,9 +399,9 @@ def test_steps_that_are_not_finite_are_left_out_and_a_run_of_them_is_an_error():
 
 
 def test_ctrl_c_between_blocks_keeps_what_stands_and_can_go_on(monkeypatch):
-    from ppl_zoo.compiler import xla
+    from ppl_zoo.compiler import xla_svi
 
-    plain, calls = xla.Stepper.run, []
+    plain, calls = xla_svi.Stepper.run, []
 
     def run(self, *args, **kwargs):
         calls.append(1)
@@ -409,7 +409,7 @@ def test_ctrl_c_between_blocks_keeps_what_stands_and_can_go_on(monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(xla.Stepper, "run", run)
+    monkeypatch.setattr(xla_svi.Stepper, "run", run)
     svi = zoo.SVI(steps=100, window=20, compile="xla")
     fit = zoo.fit(Mean(), line(6), svi, progress=False)
     assert fit.stopped == "interrupted" and fit.solution.steps == (40,)
