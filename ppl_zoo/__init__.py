@@ -8,22 +8,22 @@ import pyro
 # reads a trace here, rest on it. It is read at run time, so it has to stay on.
 pyro.settings.set(module_local_params=True)
 
-from ppl_zoo import data, models, testing  # noqa: E402  the setting comes first
-from ppl_zoo.calibration import calibrate  # noqa: E402
-from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError  # noqa: E402
-from ppl_zoo.fitting import Fit, fit  # noqa: E402
-from ppl_zoo.model import Model  # noqa: E402
-from ppl_zoo.models import *  # noqa: E402, F403
-from ppl_zoo.models import __all__ as _models  # noqa: E402
-from ppl_zoo.saving import load  # noqa: E402
-from ppl_zoo.solvers import EM, NUTS, SVI  # noqa: E402
+from ppl_zoo import data, models, testing
+from ppl_zoo.calibration import calibrate
+from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
+from ppl_zoo.fitting import Fit, fit
+from ppl_zoo.model import Model
+from ppl_zoo.models import *
+from ppl_zoo.models import __all__ as _models
+from ppl_zoo.saving import load
+from ppl_zoo.solvers import EM, NUTS, SVI
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EM",
     "SVI",
-    "ZOO",  # noqa: F405  see __getattr__
+    "ZOO",  # made by __getattr__, when it is first asked for
     "ConvergenceError",
     "DataError",
     "Fit",

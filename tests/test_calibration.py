@@ -4,8 +4,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
-import torch
-from tiny_models import Mean, line
+from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
 from ppl_zoo.calibration import Calibration
@@ -70,17 +69,6 @@ def test_a_model_that_observes_nothing_is_refused():
 
 @pytest.mark.slow
 def test_mean_field_on_a_correlated_posterior_is_overconfident():
-    class Correlated(zoo.Model):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("one", torch.tensor(1.0))
-
-        def model(self, x):
-            a = pyro.sample("a", dist.Normal(0.0, self.one))
-            b = pyro.sample("b", dist.Normal(0.0, self.one))
-            with self.observations("observations", x):
-                pyro.sample("x", dist.Normal(a + b, self.one), obs=x)
-
     narrow = zoo.calibrate(Correlated(), line(20), zoo.SVI(steps=4000), 100, progress=False)
     assert any("too narrow" in text for text in narrow.verdict)
     full = zoo.SVI(steps=4000, guide="multivariate-normal")

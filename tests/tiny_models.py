@@ -183,6 +183,20 @@ class Switch(zoo.Model):
         return (self.weights.log()[:, None] + sides).logsumexp(0)
 
 
+class Correlated(zoo.Model):
+    """Two means of which the data see the sum: correlation -0.98, so mean field is too narrow."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("one", torch.tensor(1.0))
+
+    def model(self, x):
+        a = pyro.sample("a", dist.Normal(0.0, self.one))
+        b = pyro.sample("b", dist.Normal(0.0, self.one))
+        with self.observations("observations", x):
+            pyro.sample("x", dist.Normal(a + b, self.one), obs=x)
+
+
 def binary(num_rows=60, num_features=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     rates = torch.tensor([[0.9, 0.8, 0.1, 0.2], [0.1, 0.2, 0.9, 0.7]])[:, :num_features]

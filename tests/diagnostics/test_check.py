@@ -4,24 +4,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from tiny_models import Mean, line
+from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
 from ppl_zoo.diagnostics.checking import LIMITS
-
-
-class Correlated(zoo.Model):
-    """Two means of which the data see the sum: correlation -0.98, so mean field is too narrow."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("one", torch.tensor(1.0))
-
-    def model(self, x):
-        a = pyro.sample("a", dist.Normal(0.0, self.one))
-        b = pyro.sample("b", dist.Normal(0.0, self.one))
-        with self.observations("observations", x):
-            pyro.sample("x", dist.Normal(a + b, self.one), obs=x)
 
 
 class TwoModes(zoo.Model):
