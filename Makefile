@@ -36,8 +36,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/ppl-zoo demo
 
+# on all cores, one thread each: tests/conftest.py
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow

@@ -1,5 +1,6 @@
 """Types are checked while testing: jaxtyping's shapes by beartype, in all of ppl_zoo."""
 
+import os
 import warnings
 
 import pytest
@@ -11,6 +12,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     with install_import_hook("ppl_zoo", "beartype.beartype"):
         import ppl_zoo  # noqa: F401
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # the cores are taken by the other workers; threads beyond them would only wait
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

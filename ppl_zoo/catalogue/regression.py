@@ -1,0 +1,121 @@
+"""Cards of the regressions."""
+
+from ppl_zoo.card import Card, Figure, Recipe, Reference
+
+__all__ = ["CARDS"]
+
+LINEAR_REGRESSION = Card(
+    name="linear-regression",
+    title="Bayesian linear regression",
+    family="regression",
+    factory="ppl_zoo.models:LinearRegression",
+    summary="A line through the data, with a conjugate prior on its coefficients and noise; the"
+    " smallest model of the zoo, and the one to copy.",
+    solvers=("SVI",),
+    references=(
+        Reference(
+            "Bishop",
+            2006,
+            "Pattern Recognition and Machine Learning, section 3.3",
+            "https://www.microsoft.com/en-us/research/publication/"
+            "pattern-recognition-machine-learning/",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="old-faithful",
+            title="The wait for the next eruption, from the length of the last",
+            data="old-faithful",
+            data_options={"supervised": True},
+            # the intercept is 33 minutes from the start: steps of 0.02 would take long
+            options={"restarts": 2, "learning_rate": 0.5},
+            demo=True,
+        ),
+    ),
+    figures=(
+        Figure(
+            what="posterior mean of the slope, minutes of waiting a minute of eruption",
+            published=10.7296,
+            source="least squares, R: lm(waiting ~ eruptions, faithful)",
+            reproduced=10.7406,
+            command="ppl-zoo reproduce linear-regression",
+            recipe="old-faithful",
+            measure=lambda fit, data: fit.posterior(4000)["weights"].mean().item(),
+            tolerance=0.03,  # a tenth of the standard error of the slope
+        ),
+        Figure(
+            what="posterior mean of the intercept, minutes",
+            published=33.4744,
+            source="least squares, R: lm(waiting ~ eruptions, faithful)",
+            reproduced=33.4464,
+            command="ppl-zoo reproduce linear-regression",
+            recipe="old-faithful",
+            measure=lambda fit, data: fit.posterior(4000)["intercept"].mean().item(),
+            tolerance=0.12,
+        ),
+    ),
+)
+
+EIGHT_SCHOOLS = Card(
+    name="eight-schools",
+    title="Eight schools",
+    family="regression",
+    factory="ppl_zoo.models:EightSchools",
+    summary="Effects of coaching in eight schools, pooled as far as the data ask for it; the"
+    " hierarchical model on which samplers and guides are tried.",
+    solvers=("SVI",),
+    references=(
+        Reference(
+            "Rubin",
+            1981,
+            "Estimation in parallel randomized experiments",
+            "https://doi.org/10.3102/10769986006004377",
+        ),
+        Reference(
+            "Papaspiliopoulos, Roberts & Skold",
+            2007,
+            "A general framework for the parametrization of hierarchical models",
+            "https://arxiv.org/abs/0708.3797",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="noncentered",
+            title="Partial pooling without the funnel",
+            data="eight-schools",
+            model={"parametrization": "noncentered"},
+            demo=True,
+        ),
+        Recipe(
+            name="centered",
+            title="Partial pooling as the story is told: harder for a mean-field guide",
+            data="eight-schools",
+            model={"parametrization": "centered"},
+            options={"restarts": 4},
+        ),
+    ),
+    figures=(
+        Figure(
+            what="posterior mean of mu, points of the test",
+            published=4.4105,
+            source="posteriordb, 10,000 reference draws of eight_schools_noncentered",
+            reproduced=4.4994,
+            command="ppl-zoo reproduce eight-schools",
+            recipe="noncentered",
+            measure=lambda fit, data: fit.posterior(4000)["mu"].mean().item(),
+            tolerance=0.17,  # 0.05 posterior sd
+        ),
+        Figure(
+            what="posterior mean of theta in school A, points of the test",
+            published=6.1505,
+            source="posteriordb, 10,000 reference draws of eight_schools_noncentered",
+            reproduced=5.3446,
+            command="ppl-zoo reproduce eight-schools",
+            recipe="noncentered",
+            measure=lambda fit, data: fit.posterior(4000)["theta"][..., 0].mean().item(),
+            tolerance=1.3,  # the mean-field family itself is 0.22 posterior sd away
+        ),
+    ),
+)
+
+CARDS = (LINEAR_REGRESSION, EIGHT_SCHOOLS)

@@ -1,0 +1,3 @@
+"""Autoregressive models."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Models of discrete variables."""
+
+__all__: list[str] = []

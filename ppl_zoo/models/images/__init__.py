@@ -1,0 +1,3 @@
+"""Models of images and their patches."""
+
+__all__: list[str] = []

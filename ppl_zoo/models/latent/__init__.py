@@ -1,0 +1,3 @@
+"""Models with continuous latent variables."""
+
+__all__: list[str] = []
