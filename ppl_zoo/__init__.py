@@ -8,34 +8,46 @@ import pyro
 # reads a trace here, rest on it. It is read at run time, so it has to stay on.
 pyro.settings.set(module_local_params=True)
 
-from ppl_zoo import data, models, testing
+from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo.calibration import calibrate
+from ppl_zoo.divergences import kl
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
+from ppl_zoo.evidence import evidence
 from ppl_zoo.fitting import Fit, fit
 from ppl_zoo.model import Model
 from ppl_zoo.models import *
 from ppl_zoo.models import __all__ as _models
+from ppl_zoo.restoration import Restoration, Tiling, restore
 from ppl_zoo.saving import load
-from ppl_zoo.solvers import EM, NUTS, SVI
+from ppl_zoo.solvers import CAVI, EM, NUTS, SVI, LocalELBO
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CAVI",
     "EM",
     "SVI",
     "ZOO",  # made by __getattr__, when it is first asked for
     "ConvergenceError",
     "DataError",
     "Fit",
+    "LocalELBO",
     "Model",
     "NUTS",
     "QueryError",
+    "Restoration",
     "RunError",
+    "Tiling",
     "calibrate",
     "data",
+    "evaluation",
+    "evidence",
     "fit",
+    "imaging",
+    "kl",
     "load",
     "models",
+    "restore",
     "testing",
     *_models,
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from ppl_zoo.errors import DataError
 
-__all__ = ["Card", "Figure", "Recipe", "Reference"]
+__all__ = ["Card", "Figure", "Recipe", "Reference", "Size"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,22 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How many free parameters a model of n features has, for the tables that compare them.
+
+    Attributes
+    ----------
+    formula
+        In words or symbols, "2^n - 1".
+    example
+        Arguments of the model for n = 10 yes-no features.
+    """
+
+    formula: str
+    example: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Card:
     """One model of the zoo.
 
@@ -145,6 +161,8 @@ class Card:
         Names of the solvers that fit it, its own default first.
     references, recipes, figures
         Its sources, known fits, and published numbers.
+    size
+        Its number of free parameters, where a family compares them.
     """
 
     name: str
@@ -156,6 +174,7 @@ class Card:
     references: tuple[Reference, ...] = ()
     recipes: tuple[Recipe, ...] = ()
     figures: tuple[Figure, ...] = ()
+    size: Size | None = None
 
     @property
     def model_class(self) -> type:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_zoo import solvers
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError
+from ppl_zoo.evaluation import LatentUse, latent_use
 from ppl_zoo.functions import FunctionModel
 from ppl_zoo.model import Model
 from ppl_zoo.queries import no_latents
@@ -22,6 +23,9 @@ from ppl_zoo.solvers.solution import Solution, chain_seed, load_chain, set_seed
 from ppl_zoo.tracing import Draws, describe, draw, predict, trace_program
 
 __all__ = ["Fit", "fit"]
+
+#: rows that `Fit.check` looks at one by one where each has latents of its own
+LOOKED_AT = 30
 
 
 class Fit:
@@ -219,12 +223,14 @@ class Fit:
         """
         from ppl_zoo.diagnostics.checking import check_draws
 
+        rows, use = self._looked_at()
         if hasattr(reference, "solve"):
             own = self.model.fresh()
             own.load_state_dict(self.model.state_dict())
+            own.remember(self.rows, self.guide)
             reference = fit(
                 own,
-                self.data(),
+                self.data() if rows is None else rows.all(),
                 reference,
                 device=self.model.device,
                 seed=self.seed,
@@ -232,26 +238,65 @@ class Fit:
             )
         if isinstance(reference, Fit):
             reference = reference.posterior(10**9 if reference.solution.draws else num_samples)
-        sampled = self.solution.draws is not None
-        khat = [np.nan] * len(self.solution.stopped) if sampled else self.khat(num_samples)
-        sites = self.model.sites(*self.data())
+        if use is None:
+            drawn, data = self.posterior(num_samples), self.data()
+            sampled = self.solution.draws is not None
+            khat = [np.nan] * len(self.solution.stopped) if sampled else self.khat(num_samples)
+        else:
+            chains = self.draws(num_samples, rows)
+            drawn = {k: torch.stack([d.values[k] for d in chains]) for k in chains[0].values}
+            khat, data = [_khat_of_rows(d) for d in chains], rows.all()
+        sites = self.model.sites(*data)
         observed = {
-            name: trace_program(self.model, self.data()).nodes[name]["value"]
+            name: trace_program(self.model, data).nodes[name]["value"]
             for name, site in sites.items()
             if site.kind == "observed"
         }
         with self.model.defaults():
-            best = self.replicates(min(num_samples, 1000))[self.solution.best]
+            best = self.replicates(min(num_samples, 1000), rows)[self.solution.best]
         guide = type(self.guide).__name__
         return check_draws(
-            _arrays(self.posterior(num_samples)),
+            _arrays(drawn),
             khat=khat,
             num_weights=num_samples,
             reference=None if reference is None else _arrays(reference),
             replicates=_arrays(best),
             observed=_arrays(observed),
             mean_field=guide == "AutoNormal",
+            active=None if use is None else use.active.cpu().numpy(),
         )
+
+    def _looked_at(self) -> tuple[Rows | None, LatentUse | None]:
+        """Choose rows to check, and what their latents carry, under a guide that takes any rows.
+
+        Latents of single rows do not depend on each other there, and there may be millions.
+        """
+        guide = self.model.guide
+        if guide is None or self.guide is not guide or self.solution.draws is not None:
+            return None, None
+        some = self.model.as_rows(self.rows.spread(LOOKED_AT))
+        sites = self.model.sites(*some.all()).values()
+        latent = [s for s in sites if s.kind == "latent"]
+        plate = self.model.rows_plate
+        if not latent or not all(s.is_local(plate) for s in latent) or self.solution.summed_out:
+            return None, None
+        if any(s.discrete for s in latent):
+            return None, None
+        return some, latent_use(self.model, *self.rows.spread(2000))
+
+    def linear_response(self) -> Any:
+        """Covariances that a mean-field fit leaves out; see :mod:`solvers.linear_response`.
+
+        Returns
+        -------
+        LinearResponse
+            ``.mean`` and ``.sd`` by site, ``.covariance`` of all latents, ``.labels`` of its rows.
+        """
+        from ppl_zoo.solvers.linear_response import linear_response
+
+        with fork_generators(self.model.device), self.model.defaults():
+            rows = self.model.as_rows(self.data())
+            return linear_response(self.model, rows, self.guide, seed=self.seed)
 
     def to_arviz(self, num_samples: int = 1000, **options: Any) -> Any:
         """Convert to ArviZ: ``InferenceData`` (0.23) or ``DataTree`` (1.x).
@@ -273,6 +318,16 @@ class Fit:
         with fork_generators(self.model.device):
             set_seed(chain_seed(self.seed, chain, -7), self.model.device)
             yield
+
+
+def _khat_of_rows(draws: Draws) -> float:
+    """Pareto k-hat that nine of ten rows are below."""
+    from ppl_zoo.diagnostics.khat import khat
+
+    if draws.log_joint_rows is None or draws.log_guide_rows is None:
+        return np.nan
+    each = [khat(w) for w in (draws.log_joint_rows - draws.log_guide_rows).mT]
+    return float(np.nanquantile(each, 0.9)) if np.isfinite(each).any() else np.nan
 
 
 def _arrays(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -329,8 +384,8 @@ def fit(
         and ``pyro.module`` are fitted as well; ``fit.model`` then wraps it.
     data
         Tensor or array ``(num_rows, ...)``, a tuple or mapping of them in the order of the
-        arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``). Memory-mapped
-        arrays are read a chunk at a time.
+        arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``; its ``valid``
+        for early stopping). Memory-mapped arrays are read a chunk at a time.
     solver
         ``zoo.SVI(...)``, ``zoo.EM(...)``, ``zoo.NUTS(...)``; None for the model's own default.
     device
@@ -381,6 +436,10 @@ def fit(
     model.to(pick_device(device))
     rows = model.as_rows(getattr(data, "train", data))
     model.check_data(rows)
+    held_out = {}
+    if getattr(solver, "patience", None) is not None and getattr(data, "valid", None) is not None:
+        held_out["valid"] = model.as_rows(data.valid)
+        model.check_data(held_out["valid"])
     with fork_generators(model.device), model.defaults():
         model.find_rows(rows)
     started = time.perf_counter()
@@ -401,6 +460,7 @@ def fit(
                 resume=None if before is None else before.solution,
                 checkpoint=keep,
                 checkpoint_seconds=checkpoint_seconds,
+                **held_out,
             )
     except ConvergenceError as error:
         if error.solution is not None:

@@ -51,6 +51,8 @@ class Model(Queries):
         Site whose posterior mean is the representation; None for all latents of single rows.
     allow_missing
         Whether NaN in the data means "not observed".
+    compiles
+        False for a program that runs faster as it is written: one with its own gradients.
 
     Examples
     --------
@@ -70,6 +72,7 @@ class Model(Queries):
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("SVI", {})
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     allow_missing: bool = False
+    compiles: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Remember the arguments of ``__init__``, so that a saved fit can repeat it."""

@@ -36,6 +36,7 @@ from ppl_zoo.encoding import (
 from ppl_zoo.errors import RunError
 from ppl_zoo.fitting import Fit, fork_generators, pick_device
 from ppl_zoo.model import Model
+from ppl_zoo.pretrained import PRETRAINED, load_pretrained
 from ppl_zoo.solvers.drawn import PosteriorDraws
 from ppl_zoo.solvers.solution import Solution, chain_seed, set_seed
 
@@ -136,13 +137,14 @@ def load(
     data: Any = None,
     solver: Any = None,
     device: str | torch.device = "auto",
-) -> Fit:
-    """Read a saved fit.
+) -> Fit | Model:
+    """Read a saved fit, or a model that this project trained.
 
     Parameters
     ----------
     path
-        A run directory written by :meth:`Fit.save`.
+        A run directory written by :meth:`Fit.save`, or the name of a pretrained model, such as
+        "gmm200-patches".
     model
         A model or class of one's own; found by name if it is imported already. No code is run
         or imported because a file names it.
@@ -155,13 +157,16 @@ def load(
 
     Returns
     -------
-    Fit
+    Fit or Model
+        The fit; for a name, the model.
 
     Raises
     ------
     RunError
         If the run is missing, truncated, corrupt or of a class that is not known here.
     """
+    if isinstance(path, str) and path in PRETRAINED and not Path(path).exists():
+        return load_pretrained(path, pick_device(device))
     path = Path(path)
     record = _read_record(path)
     tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
@@ -266,7 +271,7 @@ def _build_guide(
         rows = Rows(tuple(t for t, _ in example), model.device, model.dtype)
     with fork_generators(model.device), model.defaults():
         set_seed(chain_seed(seed, 0), model.device)
-        pair = solver.pair(model, rows)
+        pair = solver.pair(model, rows, parameters)
     guide = pair.guide if model.guide is None or solver.guide is not None else model.guide
     if isinstance(guide, nn.Module):
         made = {k: tuple(v.shape) for k, v in guide.state_dict().items()}

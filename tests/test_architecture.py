@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "card": {"errors"},
     "tracing": {"errors"},
     "imaging": {"errors"},
+    "annealing": set(),  # integrals of densities, plain tensors
     "data/rows": {"errors"},  # how a fit reads its data, not a data set: models need it
     "data": set(),
     "queries": {"tracing", "data/rows"},  # the three queries, a base class of Model
@@ -34,12 +35,18 @@ ARROWS: dict[str, set[str]] = {
     "solvers": {"compiler", "functions"},
     "diagnostics": {"compiler"},
     "models": {"model"},
-    "fitting": {"solvers", "diagnostics", "data"},
-    "restoration": {"fitting", "models", "imaging"},
+    "fitting": {"solvers", "diagnostics", "data", "evaluation"},  # evaluation: what latents carry
+    "pretrained": {"models"},
+    "restoration": {"fitting", "models", "imaging", "pretrained"},
     "testing": {"fitting"},
     "calibration": {"fitting"},
+    "evidence": {"fitting", "annealing"},  # log p(x) of a fit
+    "local_density": {"model"},
+    "evaluation": {"local_density", "annealing"},  # log p(x) of single rows
+    "divergences": {"model"},  # any two models, fitted or not
     "catalogue": {"fitting", "models", "data"},
-    "__init__": {"calibration", "catalogue", "restoration", "testing"},  # the public surface
+    # the public surface
+    "__init__": {"calibration", "catalogue", "divergences", "evaluation", "evidence", "restoration", "testing"},
     "cli": {"__init__"},  # it only calls the public surface
     "__main__": {"cli"},  # python -m ppl_zoo
 }
@@ -54,7 +61,7 @@ PIECE_OF: dict[str, str] = {
 # Arrows that only some files of a part have.
 EXTRA_ARROWS: dict[str, set[str]] = {
     "models/images": {"imaging"},  # patches and operators
-    "saving": {"models"},  # a saved run names the class of its model; models never import fitting
+    "saving": {"models", "pretrained"},  # a saved run names the class of its model; models never import fitting
     "encoding": {"models"},
 }
 

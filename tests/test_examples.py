@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,27 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ARGUMENTS = {
+    "arriving": {"num_rows": 60, "steps": 50},
+    "autoregressive_samples": {"steps": 5, "draws": 2},
+    "inpainting": {"steps": 5, "draws": 2, "digits": 1},
+    "bayesian_mixture": {"components": 4, "passes": 5},
+    "mean_field": {"simulations": 5},
+    "diagnosis": {"evidence": ["smoke=yes", "dysp=yes"], "do": ["asia=yes"]},
     "eight_schools": {"steps": 30, "draws": 20},
     "gaussian_mixture": {"largest": 2, "restarts": 1},
+    "markov_text": {"orders": (0, 1), "length": 20},
+    "factor_analysis": {"largest": 2, "rows": 300},
+    "gradient_estimators": {"repeats": 200, "out": tempfile.gettempdir()},
+    "ising": {"size": 12, "sweeps": 20},
+    "restore_photo": {"size": 48, "draws": 8, "out": tempfile.gettempdir()},
     "own_model": {"steps": 30, "draws": 20},
+    "vae": {"steps": 30, "samples": 100, "out": tempfile.gettempdir()},
+    "spam_filter": {
+        "data": "digits",
+        "sizes": (50, 100),
+        "seeds": 1,
+        "out": tempfile.gettempdir(),
+    },
 }
 
 

@@ -58,9 +58,16 @@ def make_photo_patches() -> None:
     np.savez_compressed(EMBEDDED / "photo_patches.npz", **arrays)
 
 
+def make_photograph() -> None:
+    """Cut a grey piece of 160 x 200 pixels out of a photograph, for the demo of restoration."""
+    piece = grey("china.jpg")[190:350, 60:260]
+    np.savez_compressed(EMBEDDED / "photograph.npz", image=piece)
+
+
 if __name__ == "__main__":
     EMBEDDED.mkdir(exist_ok=True)
     source = Path(os.environ["PPL_ZOO_DATA"]) / "oldfaithful" / "faithful.csv"
     shutil.copyfile(source, EMBEDDED / "old_faithful.csv")
     make_digits()
     make_photo_patches()
+    make_photograph()

@@ -125,4 +125,92 @@ GAUSSIAN_MIXTURE = Card(
     ),
 )
 
-CARDS = (GAUSSIAN_MIXTURE,)
+GAUSSIAN_SCALE_MIXTURE = Card(
+    name="gaussian-scale-mixture",
+    title="Gaussian scale mixture",
+    family="mixtures",
+    factory="ppl_zoo.models:GaussianScaleMixture",
+    summary="One covariance, loud and quiet rows: heavy tails with few parameters; all three"
+    " queries are exact.",
+    solvers=("EM", "SVI"),
+    references=(
+        Reference(
+            "Andrews & Mallows",
+            1974,
+            "Scale mixtures of normal distributions",
+            "https://doi.org/10.1111/j.2517-6161.1974.tb00989.x",
+        ),
+        Reference(
+            "Portilla, Strela, Wainwright & Simoncelli",
+            2003,
+            "Image denoising using scale mixtures of Gaussians in the wavelet domain",
+            "https://doi.org/10.1109/TIP.2003.818640",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="photo-patches",
+            title="Eight contrasts of one kind of patch",
+            data="photo-patches",
+            model={"num_components": 8, "zero_mean": True},
+            options={"max_steps": 100, "tol": 1e-3},
+        ),
+    ),
+)
+
+BAYESIAN_GAUSSIAN_MIXTURE = Card(
+    name="bayesian-gaussian-mixture",
+    title="Bayesian mixture of Gaussians",
+    family="mixtures",
+    factory="ppl_zoo.models:BayesianGaussianMixture",
+    summary="A mixture with a posterior over its parameters, Dirichlet or stick-breaking weights,"
+    " and components that empty out when the data do not ask for them.",
+    solvers=("CAVI", "NUTS"),
+    references=(
+        Reference(
+            "Attias",
+            2000,
+            "A variational Bayesian framework for graphical models",
+            "https://proceedings.neurips.cc/paper/1999/hash/"
+            "74563ba21a90da13dacf2a73e3ddefa7-Abstract.html",
+        ),
+        Reference(
+            "Blei & Jordan",
+            2006,
+            "Variational inference for Dirichlet process mixtures",
+            "https://doi.org/10.1214/06-BA104",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="old-faithful",
+            title="How many kinds of eruption: at most six, by stick breaking",
+            data="old-faithful",
+            model={"num_components": 6, "weights": "dirichlet-process"},
+            dtype="float64",
+            demo=True,
+        ),
+        Recipe(
+            name="old-faithful-2",
+            title="Two kinds of eruption",
+            data="old-faithful",
+            model={"num_components": 2},
+            options={"tol": 1e-9},
+            dtype="float64",
+        ),
+    ),
+    figures=(
+        Figure(
+            what="mean wait in the longer kind, minutes",
+            published=79.9460,
+            source="scikit-learn BayesianGaussianMixture, 2 components, no regularisation",
+            reproduced=79.9459,
+            command="ppl-zoo reproduce bayesian-gaussian-mixture",
+            recipe="old-faithful-2",
+            measure=lambda fit, data: fit.model.means[0, 1].item(),
+            tolerance=2e-3,  # its default prior covariance divides by n - 1
+        ),
+    ),
+)
+
+CARDS = (GAUSSIAN_MIXTURE, BAYESIAN_GAUSSIAN_MIXTURE, GAUSSIAN_SCALE_MIXTURE)

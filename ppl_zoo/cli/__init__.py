@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
-from ppl_zoo.cli import commands, demo
+from ppl_zoo.cli import commands, demo, restoring
 from ppl_zoo.cli.terminal import note
 from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.recipes import SOLVERS, parse_settings
@@ -173,6 +173,65 @@ def reproduce(name: Name, /, *, device: str = "auto", json: bool = False) -> int
     return commands.reproduce(name, device=device, as_json=json)
 
 
+def restore(
+    image: Annotated[str, Positional, arg(metavar="IMAGE")],
+    /,
+    *,
+    task: Literal["denoise", "deblur", "inpaint", "upscale"] = "denoise",
+    sigma: float | None = None,
+    kernel: Annotated[str | None, arg(metavar="FILE")] = None,
+    mask: Annotated[str | None, arg(metavar="FILE")] = None,
+    factor: int = 2,
+    prior: str = "gmm200-patches",
+    method: Literal["map", "posterior", "svi"] | None = None,
+    quality: Literal["best", "fast", "fastest", "exact"] = "best",
+    draws: int = 32,
+    out: Annotated[str | None, arg(metavar="FILE")] = None,
+    device: str = "auto",
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Restore a photograph; write it, and a figure of input, result and pixel sd.
+
+    Parameters
+    ----------
+    image
+        PNG, JPEG or TIFF, grey or colour.
+    task
+        What is wrong with it.
+    sigma
+        Standard deviation of the noise in grey levels of 255; default: estimated to denoise,
+        else 2.55 to deblur (one in a hundred), 1 to up-scale and 0 to inpaint.
+    kernel
+        To deblur: the blur's kernel, an image or .npy file.
+    mask
+        To inpaint: an image, white where the photograph is seen.
+    factor
+        To up-scale: by how much.
+    prior
+        A pretrained prior.
+    method
+        map, the best image; posterior, with pixel sd; svi, for small images. Default: posterior
+        to denoise up to two million pixels, else map.
+    quality
+        best, fast, fastest or exact.
+    draws
+        Posterior draws that are kept.
+    out
+        The restored image; default IMAGE-restored.png, and IMAGE-restored-figure.png.
+    device
+        auto, cpu, cuda, cuda:1.
+    seed
+        Of the draws.
+    json
+        Print JSON for a program to read.
+    """
+    request = restoring.Request(
+        image, task, sigma, kernel, mask, factor, prior, method, quality, draws, out, device, seed
+    )
+    return restoring.restore_image(request, as_json=json)
+
+
 def run_demo(
     *,
     only: Annotated[str | None, arg(metavar="NAME")] = None,
@@ -193,7 +252,8 @@ def run_demo(
     json
         Print JSON for a program to read.
     """
-    return demo.run_demo(out, chosen=demo.choose(only), device=device, as_json=json)
+    chosen = demo.choose(only)
+    return demo.run_demo(out, chosen=chosen, device=device, as_json=json, photograph=only is None)
 
 
 EXAMPLES: dict[str, tuple[Callable[..., int], str]] = {
@@ -209,6 +269,12 @@ EXAMPLES: dict[str, tuple[Callable[..., int], str]] = {
     ),
     "inspect": (inspect, "ppl-zoo inspect runs/eight-schools"),
     "demo": (run_demo, "ppl-zoo demo\nppl-zoo demo --only eight-schools --out runs/try"),
+    "restore": (
+        restore,
+        "ppl-zoo restore photo.png --sigma 25\n"
+        "ppl-zoo restore photo.png --task deblur --kernel kernel.png --sigma 2.55\n"
+        "ppl-zoo restore photo.png --task inpaint --mask mask.png",
+    ),
     "reproduce": (reproduce, "ppl-zoo reproduce gaussian-mixture"),
 }
 ABOUT = """A zoo of probabilistic models for Pyro: fit them, check them, look at their posteriors.

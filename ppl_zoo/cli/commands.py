@@ -89,6 +89,9 @@ def show(name: str, *, as_json: bool = False) -> int:
     print(table_text(columns, [(q, card.queries[q]) for q in QUERIES], left=(0, 1)))
     print()
     print(f"Solvers: {', '.join(card.solvers)} (the first is its default)")
+    if card.size is not None:
+        print()
+        print(_sizes(card.family))
     if card.recipes:
         print()
         print("Recipes, fits that are known to work:")
@@ -307,6 +310,18 @@ def _story(card: Card) -> str:
     """Return the docstring of the class up to its references: story, shapes and arguments."""
     text = inspect.cleandoc(card.model_class.__doc__ or "")
     return text.split("\nReferences\n")[0].rstrip().replace("::\n", ":\n")
+
+
+def _sizes(family: str) -> str:
+    """Table of the free parameters of a family's models, the smallest first."""
+    rows = [
+        (c.model_class(**c.size.example).num_free_parameters, c.name, c.size.formula)
+        for c in ZOO
+        if c.family == family and c.size is not None
+    ]
+    lines = [(name, formula, f"{count:,}") for count, name, formula in sorted(rows)]
+    columns = ("free parameters", "of n yes-no features", "n = 10")
+    return table_text(columns, lines, left=(0, 1))
 
 
 def _record(card: Card) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ppl_zoo import data as datasets
+from ppl_zoo import imaging
 from ppl_zoo.card import Card, Recipe
 from ppl_zoo.catalogue import ZOO
 from ppl_zoo.cli.inspection import Inspection, inspect_fit, quiet
@@ -29,6 +32,7 @@ from ppl_zoo.diagnostics.report import (
 from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import Fit
 from ppl_zoo.recipes import held_out, run
+from ppl_zoo.restoration import restore
 from ppl_zoo.saving import versions
 
 __all__ = ["Outcome", "choose", "run_demo"]
@@ -139,6 +143,7 @@ def run_demo(
     chosen: Sequence[tuple[Card, Recipe]] | None = None,
     device: str = "auto",
     as_json: bool = False,
+    photograph: bool = False,
 ) -> int:
     """Fit, look, save and report.
 
@@ -152,6 +157,8 @@ def run_demo(
         As for ``zoo.fit``.
     as_json
         Print JSON to standard output instead of the table.
+    photograph
+        Whether to restore a photograph too.
 
     Returns
     -------
@@ -179,8 +186,9 @@ def run_demo(
             interrupted = True
             note("    interrupted: the report holds what there is")
             break
+    restored = [_photograph(device)] if photograph and not interrupted else []
     seconds = time.perf_counter() - started
-    report = _write(out, outcomes, seconds)
+    report = _write(out, outcomes, seconds, restored)
     failed = sum(o.error is not None for o in outcomes)
     if as_json:
         fits = [o.record() for o in outcomes]
@@ -266,7 +274,48 @@ def _section(
     )
 
 
-def _write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> Path:
+def _photograph(device: str) -> Section:
+    """Denoise the photograph that comes with the package."""
+    from ppl_zoo.cli.restoring import picture_of
+
+    note("Photograph: noise of 25 grey levels taken off by EPLL")
+    clean, sigma = imaging.example_photograph(), 25.0 / 255.0
+    noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    started = time.perf_counter()
+    done = restore(noisy, None, sigma, method="posterior", device=device, progress=False)
+    seconds = time.perf_counter() - started
+    before, after = (imaging.psnr(image.cpu(), clean) for image in (noisy, done.image))
+    error = float((done.image.cpu() - clean).square().mean().sqrt())
+    note(f"    {before:.2f} -> {after:.2f} dB, {seconds:.1f} s")
+    return Section(
+        anchor="photograph",
+        title="A photograph restored, with the uncertainty of each pixel",
+        text="Noise of 25 grey levels, taken off with a mixture of 200 Gaussians over 8x8 patches "
+        "(EPLL). The sd is posterior: the tilings of the image into patches, each exact, put "
+        "together.",
+        queries={},
+        facts=(
+            ("noisy", f"{before:.2f} dB"),
+            ("restored", f"{after:.2f} dB"),
+            ("posterior sd", f"{255.0 * float(done.sd.square().mean().sqrt()):.2f} grey levels"),
+            ("actual error", f"{255.0 * error:.2f} grey levels"),
+            ("time", f"{seconds:.1f} s"),
+        ),
+        pictures=(picture(picture_of(noisy, done), "Input, result, and posterior sd."),),
+        references=(
+            (
+                "Zoran & Weiss (2011). From learning models of natural image patches to whole "
+                "image restoration.",
+                "https://doi.org/10.1109/ICCV.2011.6126278",
+            ),
+        ),
+        commands=("ppl-zoo restore photo.png --sigma 25",),
+    )
+
+
+def _write(
+    out: Path, outcomes: Sequence[Outcome], seconds: float, restored: Sequence[Section] = ()
+) -> Path:
     table = Table(
         COLUMNS,
         tuple(o.row() for o in outcomes),
@@ -282,7 +331,7 @@ def _write(out: Path, outcomes: Sequence[Outcome], seconds: float) -> Path:
         "log density of a row that the fit has not seen. R-hat compares chains, k-hat (good "
         "below 0.7) the fitted posterior with the exact one.",
         table=table,
-        sections=[o.section for o in outcomes if o.section is not None],
+        sections=[*(o.section for o in outcomes if o.section is not None), *restored],
         next_steps=NEXT,
         footer=f"{date.today().isoformat()}. {built}.",
     )

@@ -160,7 +160,7 @@ def capture(
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
         raise CaptureError(f"{_line_of_user(error)} ({_first_line(error)})") from error
     graph.graph.eliminate_dead_code()
-    _fold_masks(graph)
+    _fold_indices(graph)
     graph.recompile()
     return Captured(graph, parameters, run, inputs)
 
@@ -342,10 +342,10 @@ def _compare(
             raise ValueError("the graph without views and mutations gives another result")
 
 
-def _fold_masks(graph: torch.fx.GraphModule) -> None:
-    """Make constants of the masks that index and do not depend on inputs or chance.
+def _fold_indices(graph: torch.fx.GraphModule) -> None:
+    """Make constants of the indices that do not depend on inputs or chance.
 
-    They decide on shapes, so that XLA has to know them.
+    Masks decide on shapes, so that XLA has to know them; of integers it knows where they point.
     """
     known: dict[torch.fx.Node, Any] = {}
 
@@ -368,15 +368,15 @@ def _fold_masks(graph: torch.fx.GraphModule) -> None:
         if getattr(node.target, "overloadpacket", None) not in packets:
             continue
         for index in node.args[1]:
-            if index is None or index.op == "get_attr" or index.meta["val"].dtype != torch.bool:
+            if index is None or index.op == "get_attr":
                 continue
-            mask = value(index)
-            if mask is not None:
-                name = f"_mask_{index.name}"
-                graph.register_buffer(name, mask)
+            known_index = value(index)
+            if known_index is not None:
+                name = f"_index_{index.name}"
+                graph.register_buffer(name, known_index)
                 with graph.graph.inserting_before(node):
                     constant = graph.graph.get_attr(name)
-                constant.meta["val"] = mask
+                constant.meta["val"] = known_index
                 node.replace_input_with(index, constant)
     graph.graph.eliminate_dead_code()
 

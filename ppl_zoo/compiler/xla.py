@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from jax.tree_util import tree_leaves, tree_map
 from torch import Tensor
 
 from ppl_zoo.compiler.capture import Captured
 from ppl_zoo.compiler.xla_random import RANDOM
+from ppl_zoo.compiler.xla_spread import Spread, contract, run_spread, spread
 from ppl_zoo.compiler.xla_table import TABLE, jax_dtype
 
 __all__ = ["LoweringError", "lower", "supports"]
@@ -59,7 +61,7 @@ class _Lowered(torch.fx.Interpreter):
     def __init__(
         self, graph: torch.fx.GraphModule, constants: dict[str, Any], key: Any, noise: Any
     ) -> None:
-        super().__init__(graph)
+        super().__init__(graph, garbage_collect_values=False)
         self.constants, self.key, self.drawn = constants, key, 0
         self.noise, self.used = noise, 0
 
@@ -69,7 +71,8 @@ class _Lowered(torch.fx.Interpreter):
         first = n.args[0].meta.get("val") if n.args and isinstance(n.args[0], torch.fx.Node) else 0
         self.contiguous = isinstance(first, Tensor) and first.is_contiguous()
         try:
-            result = super().run_node(n)
+            result = self._contract(n)
+            result = super().run_node(n) if result is None else result
         except LoweringError:
             raise
         except Exception as error:
@@ -86,11 +89,31 @@ class _Lowered(torch.fx.Interpreter):
             return type(result)(_as_expected(n, r, e) for r, e in pairs)
         return _as_expected(n, result, self.expected)
 
+    def _contract(self, n: torch.fx.Node) -> Any:
+        """Run a sum of a product as a matrix product, where that is what it is."""
+        if _name(n.target) != "sum" or _name(n.args[0].target) != "mul" or n.kwargs:
+            return None
+        factors = n.args[0].args
+        if n.args[0].kwargs or not all(isinstance(f, torch.fx.Node) for f in factors):
+            return None
+        return contract(*(self.env[f] for f in factors), *n.args[1:])
+
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """Look an operation up in the tables."""
         name = _name(target)
         if name == "getitem":
             return args[0][args[1]]
+        shape = tuple(self.expected.shape) if isinstance(self.expected, Tensor) else None
+        if any(isinstance(a, Spread) for a in tree_leaves((args, kwargs), _is_spread)):
+            given = {k: v for k, v in kwargs.items() if k not in _PLACES}
+            result = run_spread(name, args, given, shape)
+            if result is not None:
+                return result
+            args, kwargs = tree_map(_whole, (args, kwargs), is_leaf=_is_spread)
+        if name not in ("index", "index_put"):  # which like to know where they point
+            args = tree_map(_array, args)
+        if name in ("expand", "expand_copy"):
+            return spread(args[0], shape)
         kwargs = {k: v for k, v in kwargs.items() if k not in _PLACES}
         if name in _MADE and kwargs.get("dtype") is None and isinstance(self.expected, Tensor):
             kwargs["dtype"] = self.expected.dtype
@@ -115,9 +138,25 @@ class _Lowered(torch.fx.Interpreter):
         return self.constants[target]
 
 
+def _is_spread(value: Any) -> bool:
+    return isinstance(value, Spread)
+
+
+def _whole(value: Any) -> Any:
+    return value.whole() if isinstance(value, Spread) else value
+
+
+def _array(value: Any) -> Any:
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
+
+
 def _as_expected(node: torch.fx.Node, result: Any, expected: Any) -> Any:
     if not isinstance(expected, Tensor) or result is None:
         return result
+    if isinstance(result, Spread):
+        if result.shape == tuple(expected.shape):
+            return Spread(result.array.astype(jax_dtype(expected.dtype)), result.shape)
+        result = result.whole()
     result = jnp.asarray(result)
     if result.shape != tuple(expected.shape):
         raise LoweringError(
@@ -168,14 +207,15 @@ def lower(captured: Captured) -> Callable[..., tuple]:
             raise _with_line(error, captured)
     constants = {
         # a copy: what is changed in place later does not reach into a compiled block
-        n.target: jnp.array(to_jax(getattr(graph, n.target)), copy=True)
+        n.target: _constant(getattr(graph, n.target))
         for n in graph.graph.nodes
         if n.op == "get_attr"
     }
 
     def function(key: Any, *inputs: Any, noise: Any = None) -> tuple:
         lowered = _Lowered(graph, constants, key, noise)
-        return lowered.run(*inputs, enable_io_processing=False)
+        out = lowered.run(*inputs, enable_io_processing=False)
+        return tuple(_whole(value) for value in out)
 
     normals = [n.meta["val"] for n in graph.graph.nodes if _name(n.target) == NORMAL]
     function.num_normals = sum(value.numel() for value in normals)
@@ -188,6 +228,12 @@ def lower(captured: Captured) -> Callable[..., tuple]:
         except LoweringError as error:
             raise _with_line(error, captured) from error
     return function
+
+
+def _constant(tensor: Tensor) -> Any:
+    if not tensor.is_floating_point() and tensor.device.type == "cpu":
+        return tensor.detach().numpy().copy()  # known while lowering: where an index points
+    return jnp.array(to_jax(tensor), copy=True)
 
 
 def _fills_its_storage(node: Any) -> bool:

@@ -16,7 +16,13 @@ from ppl_zoo.data.pixels import from_bytes
 Parts = dict[str, Any]
 
 
-def old_faithful(*, cache: str | Path | None = None, supervised: bool = False) -> Parts:
+def old_faithful(
+    *,
+    cache: str | Path | None = None,
+    supervised: bool = False,
+    longer_than: float | None = None,
+    column: int | None = None,
+) -> Parts:
     """Read Old Faithful.
 
     Parameters
@@ -26,6 +32,10 @@ def old_faithful(*, cache: str | Path | None = None, supervised: bool = False) -
     supervised
         If true, train is `(x, y)`: eruptions `(272, 1)` and waiting `(272,)`. Otherwise it is one
         tensor `(272, 2)`.
+    longer_than
+        Minutes; y is then 1 where the wait was longer, else 0 (with supervised).
+    column
+        0 for the eruptions alone, 1 for the waits alone, `(272,)`.
 
     Returns
     -------
@@ -33,10 +43,17 @@ def old_faithful(*, cache: str | Path | None = None, supervised: bool = False) -
     """
     with _embedded("old_faithful.csv") as path:
         table = torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32))
-    return {"train": (table[:, :1], table[:, 1]) if supervised else table}
+    if column is not None:
+        return {"train": table[:, column].clone()}
+    if not supervised:
+        return {"train": table}
+    y = table[:, 1] if longer_than is None else (table[:, 1] > longer_than).float()
+    return {"train": (table[:, :1], y)}
 
 
-def digits(*, cache: str | Path | None = None, binarize: bool = False) -> Parts:
+def digits(
+    *, cache: str | Path | None = None, binarize: bool = False, images: bool = False
+) -> Parts:
     """Read the 8x8 digits.
 
     Parameters
@@ -45,6 +62,8 @@ def digits(*, cache: str | Path | None = None, binarize: bool = False) -> Parts:
         Not used; every reader takes it.
     binarize
         If true, a pixel is 1 where it has half of the ink or more, else 0.
+    images
+        If true, rows have the shape (8, 8) of the image.
 
     Returns
     -------
@@ -54,6 +73,8 @@ def digits(*, cache: str | Path | None = None, binarize: bool = False) -> Parts:
     parts: Parts = {split: from_bytes(arrays[split], 16.0) for split in SPLITS}
     if binarize:
         parts = {split: (data >= 0.5).float() for split, data in parts.items()}
+    if images:
+        parts = {split: data.reshape(-1, 8, 8) for split, data in parts.items()}
     parts["labels"] = {
         split: torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)) for split in SPLITS
     }

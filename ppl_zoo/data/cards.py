@@ -166,6 +166,17 @@ CARDS = (
         num_observations=_sizes(1_674, 0, 3_900),
     ),
     DataCard(
+        name="spambase",
+        title="E-mails as 57 measurements, spam or not",
+        shape="(57,): frequencies of 48 words and 6 characters, lengths of runs of capitals;"
+        " labels: 1 for spam",
+        units="per cent of words or characters; runs in letters",
+        licence="CC BY 4.0 (UCI)",
+        citation="Hopkins, Reeber, Forman & Suermondt (1999), Spambase, UCI",
+        url="https://doi.org/10.24432/C53G6X",
+        num_observations=_sizes(4_601),
+    ),
+    DataCard(
         name="bsds300-patches",
         title="Grey 8x8 patches of the Berkeley images, in RNADE's 63 coordinates",
         shape="(63,): 8x8 pixels less their mean, without the last",

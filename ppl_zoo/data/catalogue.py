@@ -26,6 +26,7 @@ READERS: dict[str, Callable[..., Parts]] = {
     "red-wine": uci.wine("red"),
     "white-wine": uci.wine("white"),
     "sms-spam": text.sms_spam,
+    "spambase": uci.spambase,
     "bsds300-patches": berkeley.bsds300_patches,
 }
 
@@ -62,7 +63,8 @@ def load(name: str, *, cache: str | Path | None = None, **options: Any) -> Datas
         Options of this data set: `supervised` (old-faithful); `binarize` (digits); `dequantize`,
         `remove_mean`, `seed` (photo-patches); `binarization="fixed"` or `"dynamic"`, `seed`
         (mnist-binarized); `fold`, `folds`, `standardize` (red-wine, white-wine); `seed`
-        (bsds300-patches).
+        (bsds300-patches); `binary`, `supervised` (sms-spam); `fold`, `binary`, `log1p`,
+        `supervised` (spambase).
 
     Returns
     -------

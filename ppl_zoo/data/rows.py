@@ -7,6 +7,7 @@ model's dtype and device when it is asked for, so that memory stays flat as data
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ class Rows:
     Parameters
     ----------
     data
-        A tensor, array, nested list ``(num_rows, ...)`` or data frame, or a tuple of them. The
-        first one counts the rows; others of another length are constants, whole in every chunk.
+        A tensor, array, nested list ``(num_rows, ...)``, data frame or sparse matrix (SciPy's or
+        torch's; chunks are CSR tensors), or a tuple of them. The first one counts the rows;
+        others of another length are constants, whole in every chunk.
     device, dtype
         Where chunks go; floating arrays take ``dtype``, integers and booleans keep theirs.
 
@@ -60,7 +62,9 @@ class Rows:
             )
         self.per_row = tuple(a.ndim > 0 and a.shape[0] == self.num_rows for a in self.arrays)
 
-    def _array(self, index: int, part: Any) -> Tensor | np.ndarray:
+    def _array(self, index: int, part: Any) -> Any:
+        if _is_sparse(part):
+            return _compressed(part)
         if hasattr(part, "to_numpy"):  # a data frame or series
             part = part.to_numpy()
         if not isinstance(part, (Tensor, np.ndarray)):
@@ -77,7 +81,14 @@ class Rows:
             return part  # stays on disk; chunks are converted when they are read
         return self._tensor(part)
 
-    def _tensor(self, part: Tensor | np.ndarray) -> Tensor:
+    def _tensor(self, part: Any) -> Tensor:
+        if _is_sparse(part):
+            parts = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
+            with warnings.catch_warnings():
+                # torch says once a process that its sparse tensors may still change
+                warnings.simplefilter("ignore", UserWarning)
+                part = torch.sparse_csr_tensor(*parts, size=part.shape)
+            return part.to(self.device, self.dtype)
         if isinstance(part, np.ndarray):
             if part.dtype.kind == "u" and part.dtype.itemsize > 1:
                 part = part.astype(np.int64)
@@ -103,13 +114,22 @@ class Rows:
                 )
             else:
                 rows = index.cpu().numpy() if isinstance(index, Tensor) else index
-                chosen.append(self._tensor(np.array(array[rows])))
+                if _is_sparse(array):
+                    every = isinstance(rows, slice) and rows == slice(0, len(self))
+                    chosen.append(self._tensor(array if every else array[rows]))
+                else:
+                    chosen.append(self._tensor(np.array(array[rows])))
         return tuple(chosen)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the first array is a sparse matrix."""
+        return _is_sparse(self.arrays[0])
 
     @property
     def num_bytes(self) -> int:
         """Size of all arrays."""
-        return sum(array.nbytes for array in self.arrays)
+        return sum(a.data.nbytes if _is_sparse(a) else a.nbytes for a in self.arrays)
 
     def all(self) -> tuple[Tensor, ...]:
         """Every row."""
@@ -118,7 +138,7 @@ class Rows:
     def chunks(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """Consecutive chunks of at most ``size`` rows."""
         for start in range(0, self.num_rows, size):
-            yield self[start : start + size]
+            yield self[start : min(start + size, self.num_rows)]
 
     def head(self, count: int) -> tuple[Tensor, ...]:
         """Return the first ``count`` rows."""
@@ -153,3 +173,21 @@ class Rows:
             missing = next(n for n in names if n not in data)
             raise TypeError(f"data: argument {missing!r} is missing before {given[-1]!r}")
         return tuple(data[name] for name in given)
+
+
+def _is_sparse(part: Any) -> bool:
+    """Tell SciPy's sparse matrices, and torch's."""
+    if isinstance(part, Tensor):
+        return part.layout != torch.strided
+    return hasattr(part, "tocsr")
+
+
+def _compressed(part: Any) -> Any:
+    """Return a sparse matrix as SciPy's CSR, whose rows can be sliced."""
+    if isinstance(part, Tensor):
+        from scipy.sparse import csr_array
+
+        own = part.detach().cpu().to_sparse_csr()
+        arrays = (own.values(), own.col_indices(), own.crow_indices())
+        return csr_array(tuple(a.numpy() for a in arrays), shape=tuple(own.shape))
+    return part.tocsr()

@@ -20,7 +20,9 @@ NUM_TRAIN = 1_674  # the first 30 %, as in the paper
 _WORD = re.compile(r"\b\w\w+\b")
 
 
-def sms_spam(*, cache: str | Path | None = None) -> Parts:
+def sms_spam(
+    *, cache: str | Path | None = None, binary: bool = False, supervised: bool = False
+) -> Parts:
     """Read the SMS spam collection: counts of the words that occur in train.
 
     A word is two letters, digits or underscores or more, in lower case; words are in alphabetical
@@ -30,6 +32,10 @@ def sms_spam(*, cache: str | Path | None = None) -> Parts:
     ----------
     cache
         Folder for downloads.
+    binary
+        Whether a word occurs (0 or 1), instead of how often.
+    supervised
+        Rows are `(x, y)` with y 1 for spam, instead of x alone.
 
     Returns
     -------
@@ -55,10 +61,13 @@ def sms_spam(*, cache: str | Path | None = None) -> Parts:
             if word in column:
                 row[column[word]] += 1
     data, target = torch.from_numpy(counts), torch.tensor(labels)
+    if binary:
+        data = data.clamp_max(1.0)
+    parts = {"train": slice(None, NUM_TRAIN), "test": slice(NUM_TRAIN, None)}
+    rows = {s: (data[p], target[p].float()) if supervised else data[p] for s, p in parts.items()}
     return {
-        "train": data[:NUM_TRAIN],
-        "test": data[NUM_TRAIN:],
-        "labels": {"train": target[:NUM_TRAIN], "test": target[NUM_TRAIN:]},
+        **rows,
+        "labels": {split: target[part] for split, part in parts.items()},
         "feature_names": tuple(words),
     }
 

@@ -1,4 +1,4 @@
-"""The UCI sets that density estimators are compared on: NADE's binary ones, and wine."""
+"""The UCI sets: NADE's binary ones and wine, which density estimators meet, and Spambase."""
 
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +40,11 @@ _WINE_ROWS = {
     "red": "05bd5ee6c4786f5a2df181f9ef59aabcc1d536941bdd6c57b32248a10d3acc3e",
     "white": "77f44108c5d48735a2f264a101c924afa4c4fef1229927142e01e07df0a8ea86",
 }
+_SPAMBASE_URL = (
+    "https://raw.githubusercontent.com/jenniferdo2211/Spam-Filtering-Neural-Network/"
+    "ec9ad3540aa57be7ced637febfaba95988dd2ea0/spambase.data"
+)
+_SPAMBASE_ROWS = "3cb36858105849d969f7516ec2e93ff195398f4bb42f3480b22ff250ebc40377"
 NUM_FOLDS = 10
 _FOLD_SEED = 20240501
 
@@ -74,6 +79,68 @@ def wine(colour: Literal["red", "white"]) -> Callable[..., Parts]:
         Takes `cache`, `fold`, `standardize` and `folds`; see `_wine`.
     """
     return partial(_wine, colour)
+
+
+def spambase(
+    *,
+    cache: str | Path | None = None,
+    fold: int | None = None,
+    binary: bool = False,
+    log1p: bool = False,
+    supervised: bool = False,
+) -> Parts:
+    """Read Spambase: 57 measurements of an e-mail, and whether it is spam.
+
+    Parameters
+    ----------
+    cache
+        Folder for downloads.
+    fold
+        One of ten folds to be test, the others train; None for all rows in train. The folds are
+        drawn with a seed of their own, as many spam messages in each.
+    binary
+        Whether a measurement is above 0, instead of its value.
+    log1p
+        Take log(1 + x), then mean 0 and standard deviation 1 over train.
+    supervised
+        Rows are `(x, y)` with y 1 for spam, instead of x alone.
+
+    Returns
+    -------
+    dict
+        float32 tensors by split, and labels.
+
+    Raises
+    ------
+    ValueError
+        If the fold is none, both `binary` and `log1p` are asked for, or the file is not the
+        published one.
+    """
+    if fold is not None and fold not in range(NUM_FOLDS):
+        raise ValueError(f"fold is {fold!r}; expected an integer from 0 to {NUM_FOLDS - 1}")
+    if binary and log1p:
+        raise ValueError("binary and log1p are both true; expected one of them at most")
+    path = fetch(_SPAMBASE_URL, local="spam/spambase.data", cache=cache)
+    lines = path.read_text(encoding="ascii").split()
+    table = np.loadtxt([line for line in lines if line[0].isdigit()], delimiter=",")
+    check_rows("spambase", {"whole": table}, {"whole": _SPAMBASE_ROWS})
+    features, target = table[:, :-1], table[:, -1].astype(np.int64)
+    test = np.zeros(len(table), bool)
+    if fold is not None:
+        order = np.random.default_rng(_FOLD_SEED).permutation(len(table))
+        order = order[np.argsort(target[order], kind="stable")]
+        test[order[fold::NUM_FOLDS]] = True
+    if binary:
+        features = features > 0
+    elif log1p:
+        features = np.log1p(features)
+        features = (features - features[~test].mean(0)) / features[~test].std(0)
+    x, y = torch.from_numpy(features.astype(np.float32)), torch.from_numpy(target)
+    splits = {"train": torch.from_numpy(~test), "test": torch.from_numpy(test)}
+    splits = {name: rows for name, rows in splits.items() if bool(rows.any())}
+    parts: Parts = {s: (x[r], y[r].float()) if supervised else x[r] for s, r in splits.items()}
+    parts["labels"] = {split: y[rows] for split, rows in splits.items()}
+    return parts
 
 
 def _nade_binary(name: str, *, cache: str | Path | None = None) -> Parts:

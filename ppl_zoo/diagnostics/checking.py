@@ -12,8 +12,8 @@ import numpy as np
 __all__ = ["LIMITS", "Check", "Line", "check_draws"]
 
 #: where a verdict turns: k-hat (Yao et al. 2018), R-hat (Vehtari et al. 2021), error of a mean in
-#: reference sds, relative error of an sd, distance over that of two halves of the reference, and
-#: tail probability of a predictive check
+#: reference sds, relative error of an sd, distance over that of two halves of the reference, tail
+#: probability of a predictive check, and share of a row's latents that carry anything
 LIMITS: Mapping[str, float] = {
     "khat": 0.7,
     "rhat": 1.05,
@@ -21,6 +21,7 @@ LIMITS: Mapping[str, float] = {
     "sd": 0.15,
     "distance": 5.0,
     "p": 0.005,
+    "active": 0.1,
 }
 
 
@@ -110,6 +111,7 @@ def check_draws(
     replicates: Mapping[str, np.ndarray],
     observed: Mapping[str, np.ndarray],
     mean_field: bool,
+    active: np.ndarray | None = None,
 ) -> Check:
     """Judge posterior draws.
 
@@ -123,6 +125,8 @@ def check_draws(
         ``{site: (draw, ...)}`` and ``{site: (...)}``.
     mean_field
         Whether the guide leaves out correlations, which the advice depends on.
+    active
+        Which latent dimensions of a row carry anything, ``(num_latents,)``.
     """
     from ppl_zoo.diagnostics.generation import ess_and_rhat
 
@@ -142,7 +146,7 @@ def check_draws(
         np.isfinite(khat), (1 + np.maximum(khat, -0.5)) / math.sqrt(tail), np.nan
     )
     p_values = _p_values(replicates, observed)
-    verdict = _verdict(lines, khat, p_values, mean_field, other)
+    verdict = _collapse(active) + _verdict(lines, khat, p_values, mean_field, other)
     return Check(tuple(lines), khat, khat_error, p_values, verdict, scalars, other)
 
 
@@ -255,6 +259,16 @@ def _verdict(
                 f"{p:.3f} (within {LIMITS['p']} of 0 or 1); the model, not the fit, is at fault"
             )
     return tuple(found)
+
+
+def _collapse(active: np.ndarray | None) -> tuple[str, ...]:
+    if active is None or active.mean() >= LIMITS["active"]:
+        return ()
+    return (
+        f"{active.sum()} of {len(active)} latents carry anything (below {LIMITS['active']:.0%}): "
+        "the posterior has collapsed onto the prior; free bits, elbo=zoo.LocalELBO(free_bits=0.1), "
+        "or a KL that grows from 0, beta=lambda step: min(1.0, step / 5000), keep them in use",
+    )
 
 
 def _several(lines: Sequence[Line]) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from pyro import infer
-from torch import Tensor
+from pyro import infer, poutine
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.solvers.guides import Pair
@@ -32,8 +34,6 @@ class ImportanceELBO(infer.ELBO):
         self.alpha = alpha
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
-        from pyro.infer.enum import get_importance_trace
-
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -48,7 +48,32 @@ class ImportanceELBO(infer.ELBO):
         return -((order * weights).logsumexp(0) - math.log(self.num_particles)) / order
 
 
+class StickingELBO(infer.ELBO):
+    """The bound with a gradient whose variance vanishes where the guide is the posterior.
+
+    "Sticking the landing", Roeder, Wu & Duvenaud 2017 (https://arxiv.org/abs/1703.09194): the
+    draws carry the gradient, the parameters of the guide's density are held. Needs a
+    reparametrised guide.
+    """
+
+    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the negative bound, differentiable."""
+        module = guide if isinstance(guide, nn.Module) else guide.__self__
+        held = {name: p.detach() for name, p in module.named_parameters()}
+        total: Any = 0.0
+        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
+            with _reparametrize_module(module, held):
+                again = poutine.trace(poutine.replay(guide, trace=guide_trace))
+                log_q = again.get_trace(*args, **kwargs).log_prob_sum()
+            total = total + model_trace.log_prob_sum() - log_q
+        return -total / self.num_particles
+
+
 ELBOS: dict[str, Any] = {
+    "stl": StickingELBO,
     "trace": infer.Trace_ELBO,
     "mean-field": infer.TraceMeanField_ELBO,
     "enum": infer.TraceEnum_ELBO,

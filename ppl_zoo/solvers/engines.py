@@ -265,7 +265,7 @@ def choose_engine(
     if not asked:
         if importlib.util.find_spec("jax") is None or interpreted.rows.num_bytes > 2**30:
             return interpreted
-        if steps * len(chains) < COMPILE_FROM:
+        if steps * len(chains) < COMPILE_FROM or not chains[0].model.compiles:
             return interpreted
     try:
         return Compiled(chains, interpreted, window or window_of("xla", steps))

@@ -191,7 +191,7 @@ class NUTS:
 
     def _name_fixed(self, problem: Unconstrained) -> None:
         fixed = problem.parameters()
-        if fixed:
+        if fixed and problem.model._example is None:  # a fit has not set them either
             shown = ", ".join(fixed[:5]) + (", ..." if len(fixed) > 5 else "")
             warnings.warn(
                 f"NUTS does not sample the parameters {shown} of {type(problem.model).__name__}: "

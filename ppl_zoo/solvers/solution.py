@@ -61,6 +61,18 @@ class Solution:
         return int(np.nanargmax(self.objective)) if np.isfinite(self.objective).any() else 0
 
     @property
+    def reason(self) -> str:
+        """How the solver went about it, and why; empty where it has one way only."""
+        return self.state_values.get("reason", "")
+
+    @property
+    def objective_error(self) -> np.ndarray:
+        """Standard error of each chain's objective, NaN where it is not known, ``(chain,)``."""
+        held = [self.state_values.get(str(i)) for i in range(len(self.stopped))]
+        errors = [h.get("elbo_error") if isinstance(h, dict) else None for h in held]
+        return np.array([np.nan if e is None else e for e in errors])
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Number of steps each chain took."""
         return tuple(int(np.isfinite(h).sum()) for h in self.history["objective"])

@@ -1,9 +1,11 @@
-"""Stochastic variational inference: climb the evidence lower bound by stochastic gradients."""
+"""Variational inference: climb the evidence lower bound, by fixed draws or fresh ones."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,14 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import ConvergenceError
+from ppl_zoo.errors import ConvergenceError, DataError
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.climb import climb, pad_history
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
 from ppl_zoo.solvers.engines import Interpreted, Minibatches, choose_engine, window_of
+from ppl_zoo.solvers.fixed_draws import NoStartError, solve_with_fixed_draws
 from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
+from ppl_zoo.solvers.objectives import choose_objective
 from ppl_zoo.solvers.solution import (
     Solution,
     chain_seed,
@@ -28,6 +33,7 @@ from ppl_zoo.solvers.solution import (
 )
 from ppl_zoo.solvers.stopping import Plateau
 from ppl_zoo.solvers.svi_chain import SVIChain
+from ppl_zoo.solvers.validation import Watch
 
 __all__ = ["SVI"]
 
@@ -40,26 +46,37 @@ class SVI:
     together. A model without latent variables is fitted by maximum likelihood. Finite discrete
     latents are summed out (exactly, by ``TraceEnum_ELBO``).
 
+    With fixed draws the bound is averaged over the same quasi-random normals throughout and
+    climbed to its top by L-BFGS, in coordinates that Laplace's approximation has evened out;
+    ``fit.objective`` is then its value for fresh draws. With stochastic gradients every step
+    draws anew. ``fit.solution.reason`` says which way a fit went, and why.
+
     Parameters
     ----------
+    objective
+        "fixed-draws", "stochastic", or "auto" for fixed draws where they win: up to 1,000
+        continuous latents, a normal guide, no parameters of the model to learn, data that fit
+        one pass, and no option set that only stochastic gradients have.
     steps
         Most steps of a chain. Chains stop earlier once they have converged.
     elbo
-        "auto", "trace", "mean-field" (analytic KL), "enum", "graph", "importance", or any ELBO
-        object of Pyro.
+        "auto", "trace", "stl" (sticking the landing), "mean-field" (analytic KL), "enum",
+        "graph", "importance", or any ELBO object of Pyro.
     num_particles
         Draws of the guide in each step's estimate.
     guide
-        None for the model's own guide, or a mean-field normal where it has none; "normal",
-        "multivariate-normal", "low-rank", "delta"; an autoguide class of Pyro; or a guide program
-        with the model's arguments.
+        None for the model's own guide; where it has none, a normal: of full rank with fixed
+        draws and up to 200 latents, else mean field. Or "normal", "multivariate-normal",
+        "low-rank", "delta"; an autoguide class of Pyro; or a guide program with the model's
+        arguments.
     optimizer
         Called with the parameters; returns a torch optimizer. ``torch.optim.Adam`` by default.
     learning_rate
         Of the default optimizer, or passed as ``lr`` to an optimizer class.
     schedule
-        None to divide the learning rate whenever the ELBO has come to a plateau; "constant"; or
-        called with the optimizer, returns a torch learning-rate schedule, stepped every step.
+        None to divide the learning rate whenever the ELBO has come to a plateau; "constant";
+        "cosine", down to 0 over ``steps``; or called with the optimizer, returns a torch
+        learning-rate schedule, stepped every step.
     batch_size
         Rows in a minibatch, drawn without replacement in each pass over the data and scaled by
         N / batch_size, so that gradients stay unbiased. None for all rows.
@@ -74,6 +91,14 @@ class SVI:
         ELBO gained less than its own noise plus ``tol`` relative, and has converged when that
         holds at the smallest learning rate and the parameters moved by less than
         ``parameter_tol`` relative.
+    patience
+        Early stopping: looks at the ``valid`` rows of the data set without a gain after which a
+        chain stops. The parameters of the best look are kept, and choose the best chain.
+    validate_every
+        Steps between two looks; None for a pass over the data.
+    average
+        Decay of an exponential moving average of the parameters (0.999, say), which is what is
+        then looked at and kept; None for none.
     initialize
         False to start from the parameters that the model has.
     compile
@@ -95,19 +120,38 @@ class SVI:
     window: int | None = None
     tol: float = 1e-6
     parameter_tol: float = 1e-2
+    patience: int | None = None
+    validate_every: int | None = None
+    average: float | None = None
     initialize: bool = True
     compile: Any = "auto"
+    objective: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
-        for name in ("steps", "num_particles", "restarts", "window", "batch_size"):
+        for name in (
+            "steps",
+            "num_particles",
+            "restarts",
+            "window",
+            "batch_size",
+            "patience",
+            "validate_every",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"SVI: got {name}={value}, expected 1 or more")
         if not self.learning_rate > 0:
             raise ValueError(f"SVI: got learning_rate={self.learning_rate}, expected more than 0")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"SVI: got average={self.average}, expected between 0 and 1")
         if self.compile not in ("auto", "xla", False):
             raise ValueError(f"SVI: got compile={self.compile!r}, expected 'auto', 'xla' or False")
+        if self.objective not in ("auto", "fixed-draws", "stochastic"):
+            raise ValueError(
+                f"SVI: got objective={self.objective!r}, expected 'auto', 'fixed-draws' or "
+                "'stochastic'"
+            )
         known = ("auto", *ELBOS)
         if isinstance(self.elbo, str) and self.elbo not in known:
             raise ValueError(f"SVI: got elbo={self.elbo!r}, expected one of {known} or an ELBO")
@@ -122,9 +166,39 @@ class SVI:
         resume: Solution | None = None,
         checkpoint: Callable[[Solution], object] | None = None,
         checkpoint_seconds: float = 30.0,
+        valid: Rows | None = None,
     ) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
-        chains = [self._chain(model, rows, seed, index, resume) for index in range(self.restarts)]
+        if self.patience is not None and valid is None:
+            raise DataError(
+                f"SVI: got patience={self.patience} without validation rows, expected a data set "
+                "with valid (zoo.data.load, or zoo.data.Dataset of your own)"
+            )
+        held_out = valid if self.patience is not None else None
+        choice = choose_objective(self, model, rows, seed, resume)
+        reason = choice.reason
+        if choice.points is not None:
+            try:
+                return solve_with_fixed_draws(
+                    self,
+                    choice,
+                    model,
+                    rows,
+                    seed=seed,
+                    progress=progress,
+                    resume=resume,
+                    checkpoint=checkpoint,
+                    checkpoint_seconds=checkpoint_seconds,
+                )
+            except NoStartError as error:
+                if self.objective == "fixed-draws":
+                    raise
+                reason = f"stochastic gradients: {error}"
+                warnings.warn(f"SVI takes {reason}", stacklevel=3)
+        chains = [
+            self._chain(model, rows, seed, index, resume, held_out)
+            for index in range(self.restarts)
+        ]
         batches = Minibatches(seed, self.batch_size, len(rows))
         engine = choose_engine(
             self.compile,
@@ -138,16 +212,22 @@ class SVI:
 
         def solution() -> Solution:
             engine.sync()
-            return self._solution(chains, engine.name)
+            return self._solution(chains, engine.name, reason)
 
         def advance(active: Sequence[SVIChain]) -> int:
             count = engine.advance(active, self.steps)
             for chain in active:
                 if chain.stopped == "diverged":
                     continue
-                if chain.plateau.review(
+                if chain.watch is not None:
+                    engine.sync()
+                    if chain.watch.review():
+                        chain.stopped = "converged"
+                        continue
+                settled = chain.plateau.review(
                     chain.objective, chain.optimizer, partial(engine.vector, chain)
-                ):
+                )
+                if settled and self.patience is None:  # rows held out decide where there are any
                     chain.stopped = "converged"
                 elif len(chain.objective) >= self.steps:
                     chain.stopped = "max_steps"
@@ -172,12 +252,24 @@ class SVI:
             warnings.warn(f"{chain.error}; the other chains went on", stacklevel=3)
         return result
 
-    def pair(self, model: Model, rows: Rows) -> Pair:
-        """Model and guide as programs; the guide's parameters are made."""
-        return make_pair(model, self.guide, rows, self.batch_size)
+    def pair(self, model: Model, rows: Rows, held: Collection[str] = ()) -> Pair:
+        """Model and guide as programs; the guide's parameters are made.
+
+        ``held`` are the names of a saved fit's parameters, which tell what guide None stood for.
+        """
+        guide = self.guide
+        if guide is None and model.guide is None and "guide.scale_tril_unconstrained" in held:
+            guide = "multivariate-normal"
+        return make_pair(model, guide, rows, self.batch_size)
 
     def _chain(
-        self, model: Model, rows: Rows, seed: int, index: int, resume: Solution | None
+        self,
+        model: Model,
+        rows: Rows,
+        seed: int,
+        index: int,
+        resume: Solution | None,
+        valid: Rows | None,
     ) -> SVIChain:
         set_seed(chain_seed(seed, index), rows.device)
         own = model if index == 0 else model.fresh()
@@ -200,11 +292,16 @@ class SVI:
                 f"{type(model).__name__} and its guide have no parameter to fit"
             )
         chain.optimizer = self._make_optimizer(chain.parameters)
-        if callable(self.schedule):
+        if self.schedule == "cosine":
+            chain.schedule = CosineAnnealingLR(chain.optimizer, self.steps)
+        elif callable(self.schedule):
             chain.schedule = self.schedule(chain.optimizer)
         chain.plateau = Plateau(
             self.window or 0, self.tol, self.parameter_tol, decay=self.schedule is None
         )
+        if self.average is not None or valid is not None:
+            every = self.validate_every or math.ceil(len(rows) / (self.batch_size or len(rows)))
+            chain.watch = Watch(chain, valid, self.patience, every, self.average, seed, len(rows))
         if resume is not None:
             chain.restore(resume)
         return chain
@@ -214,21 +311,15 @@ class SVI:
             return self.optimizer(parameters, lr=self.learning_rate)
         return self.optimizer(parameters)
 
-    def _solution(self, chains: list[SVIChain], engine: str) -> Solution:
-        tensors, values = {}, {}
+    def _solution(self, chains: list[SVIChain], engine: str, reason: str) -> Solution:
+        tensors, values = {}, {"objective": "stochastic", "reason": reason}
         for chain in chains:
             packed, values[str(chain.index)] = chain.pack()
             tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
-        last = [c.objective[-100:] for c in chains]
         return Solution(
-            parameters=stack_chains([read_parameters(c.model, c.guide) for c in chains]),
+            parameters=stack_chains([_kept_parameters(c) for c in chains]),
             history={"objective": pad_history(chains)},
-            objective=np.array(
-                [
-                    np.median(tail) if tail and chain.error is None else np.nan
-                    for chain, tail in zip(chains, last, strict=True)
-                ]
-            ),
+            objective=np.array([_final_objective(c) for c in chains]),
             stopped=tuple(c.stopped or "interrupted" for c in chains),
             guide=chains[0].model.guide if self._own_guide(chains[0]) else chains[0].guide,
             summed_out=chains[0].pair.summed_out,
@@ -239,3 +330,18 @@ class SVI:
 
     def _own_guide(self, chain: SVIChain) -> bool:
         return self.guide is None and chain.model.guide is not None
+
+
+def _kept_parameters(chain: SVIChain) -> dict[str, Tensor]:
+    """Read the parameters that a chain answers with."""
+    with chain.watch.shown() if chain.watch is not None else nullcontext():
+        return read_parameters(chain.model, chain.guide)
+
+
+def _final_objective(chain: SVIChain) -> float:
+    """Median of the last estimates; of a watched chain, what held-out rows say for as many."""
+    if chain.error is not None or not chain.objective:
+        return np.nan
+    if chain.watch is not None and chain.watch.score is not None:
+        return chain.watch.score * chain.watch.num_rows
+    return float(np.median(chain.objective[-100:]))

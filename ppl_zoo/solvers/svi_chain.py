@@ -35,6 +35,7 @@ class SVIChain(Chain):
     optimizer: Any = None
     schedule: Any = None
     plateau: Any = None
+    watch: Any = None
     skipped: int = 0
     error: ConvergenceError | None = None
 
@@ -98,7 +99,12 @@ class SVIChain(Chain):
         if self.plateau.before is not None:
             tensors["plateau"] = self.plateau.before
         schedule = None if self.schedule is None else _plain(self.schedule.state_dict().items())
+        watched = None
+        if self.watch is not None:
+            kept, watched = self.watch.pack()
+            tensors |= kept
         return tensors, {
+            "watch": watched,
             "optimizer": plain,
             "plateau": self.plateau.state(),
             "schedule": schedule,
@@ -122,6 +128,8 @@ class SVIChain(Chain):
         self.plateau.restore(values["plateau"], before)
         if self.schedule is not None and values["schedule"] is not None:
             self.schedule.load_state_dict(values["schedule"])
+        if self.watch is not None:
+            self.watch.restore(tensors, values.get("watch"))
 
 
 def past_objective(resume: Solution, index: int) -> list[float]:

@@ -1,3 +1,5 @@
-"""Models of images and their patches."""
+"""Priors of images and their patches."""
 
-__all__: list[str] = []
+from ppl_zoo.models.images.epll import EPLL
+
+__all__ = ["EPLL"]

@@ -1,6 +1,13 @@
 """Regression models: inputs x, an output y, and what is uncertain between them."""
 
+from ppl_zoo.models.regression.bayesian_linear import BayesianLinearRegression
+from ppl_zoo.models.regression.bayesian_logistic import BayesianLogisticRegression
 from ppl_zoo.models.regression.eight_schools import EightSchools
 from ppl_zoo.models.regression.linear import LinearRegression
 
-__all__ = ["EightSchools", "LinearRegression"]
+__all__ = [
+    "BayesianLinearRegression",
+    "BayesianLogisticRegression",
+    "EightSchools",
+    "LinearRegression",
+]

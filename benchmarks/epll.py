@@ -1,0 +1,236 @@
+"""Restoring photographs by EPLL: quality on test images, and speed against a plain loop.
+
+    PPL_ZOO_DATA=... OMP_NUM_THREADS=1 python benchmarks/epll.py [--quick]
+
+Denoising of the images in `images/bsd68_12` and `images/set12` with the shipped prior; "exact"
+chooses components by all products of coefficients, on the same patches as "best". The plain loop
+is the published algorithm with the same prior: every patch, one component after the other. Then
+deblurring, inpainting and up-scaling, and the calibration of posterior standard deviations. Peers
+that are not installed are left out. Times are CPU seconds of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ppl_zoo as zoo
+from ppl_zoo.imaging import Blur, Downsample, Identity, Mask, PatchGrid, psnr, read_image
+from ppl_zoo.models.images.patch_mixture import PatchMixture
+from ppl_zoo.models.images.splitting import Schedule, split
+
+RESULTS = Path(__file__).parent / "results" / "epll.json"
+PUBLISHED = {"set12": {15: 32.14, 25: 29.69, 50: 26.47}}
+LEVELS = (15, 25, 50)
+
+
+def images(name: str, most: int) -> list[torch.Tensor]:
+    """Read the first grey images of a folder."""
+    folder = Path(os.environ["PPL_ZOO_DATA"]) / "images" / name
+    return [read_image(path, grey=True) for path in sorted(folder.glob("*.png"))[:most]]
+
+
+def add_noise(x: torch.Tensor, sd: float, seed: int) -> torch.Tensor:
+    """Add white Gaussian noise, neither clipped nor quantised."""
+    return x + sd * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def timed(function: object) -> tuple[torch.Tensor, float]:
+    """Return a result and its CPU seconds."""
+    began = time.process_time()
+    result = function()
+    return result, time.process_time() - began
+
+
+def denoise(y: torch.Tensor, sd: float, mixture: PatchMixture, schedule: Schedule) -> torch.Tensor:
+    """Run a schedule."""
+
+    def data_step(average: torch.Tensor, pull: float) -> torch.Tensor:
+        return Identity().fit(y, sd**-2, average, pull)
+
+    variances = [sd**2 / beta for beta in schedule.betas]
+    return split(y, mixture, data_step, variances, schedule).clamp(0, 1)
+
+
+def plain_loop(y: torch.Tensor, sd: float, mixture: PatchMixture) -> torch.Tensor:
+    """Run the published algorithm as it is written: Cholesky factors, one component at a time."""
+    grid, x = PatchGrid(tuple(y.shape)), y
+    basis = zoo.imaging.cosine_basis(8)[1:]
+    for beta in (1.0, 4.0, 8.0, 16.0, 32.0):
+        patches = grid.extract(x)
+        mean = patches.mean(1, keepdim=True)
+        code = (patches - mean) @ basis.T
+        noisy = mixture.covariances + sd**2 / beta * torch.eye(63)
+        factors = torch.linalg.cholesky(noisy)
+        best = torch.full((len(code),), -torch.inf)
+        component = torch.zeros(len(code), dtype=torch.long)
+        for k, factor in enumerate(factors.float()):
+            white = torch.linalg.solve_triangular(factor, code.T, upper=False)
+            score = mixture.weights[k].log().float() - factor.diagonal().log().sum()
+            score = score - 0.5 * white.square().sum(0)
+            component = torch.where(score > best, k, component)
+            best = torch.maximum(score, best)
+        out = torch.empty_like(code)
+        for k in component.unique().tolist():
+            rows = component == k
+            gain = torch.linalg.solve(noisy[k], mixture.covariances[k]).float()
+            out[rows] = code[rows] @ gain
+        x = (y + beta * grid.average(out @ basis + mean)) / (1 + beta)
+    return x.clamp(0, 1)
+
+
+def denoising(mixture: PatchMixture, most: int) -> dict:
+    """PSNR and seconds by folder, noise level and way."""
+    ways = {
+        "best": Schedule(),
+        "exact": Schedule(block=None),
+        "fast": Schedule(stride=4),
+        "fastest": Schedule(stride=6),
+    }
+    out: dict = {}
+    for folder in ("bsd68_12", "set12"):
+        for level in LEVELS:
+            values: dict[str, list] = {name: [] for name in ways}
+            for seed, x in enumerate(images(folder, most)):
+                y = add_noise(x, level / 255, seed)
+                for name, schedule in ways.items():
+                    restored, seconds = timed(
+                        lambda s=schedule, y=y, sd=level / 255: denoise(y, sd, mixture, s)
+                    )
+                    values[name].append((psnr(restored, x), seconds))
+            row = {
+                name: {"psnr": np.mean(v, 0)[0].round(3), "seconds": np.median(v, 0)[1].round(3)}
+                for name, v in values.items()
+            }
+            if most >= 12:
+                row |= {"published": PUBLISHED.get(folder, {}).get(level)}
+            out[f"{folder} {level}"] = row
+            print(folder, level, row, flush=True)
+    return out
+
+
+def speed(mixture: PatchMixture) -> dict:
+    """CPU seconds at 481 x 321, warm, side by side with the plain loop."""
+    x = images("bsd68_12", 1)[0]
+    y, out = add_noise(x, 25 / 255, 0), {}
+    for name, stride in (("best", 2), ("fast", 4), ("fastest", 6)):
+        schedule = Schedule(stride=stride)
+        seconds = [timed(lambda s=schedule: denoise(y, 25 / 255, mixture, s))[1] for _ in range(5)]
+        out[name] = round(min(seconds[1:]), 3)
+    restored, seconds = timed(lambda: plain_loop(y, 25 / 255, mixture))
+    out["plain loop"] = round(seconds, 2)
+    out["plain loop psnr"] = round(psnr(restored, x), 3)
+    try:
+        import bm3d
+
+        restored, seconds = timed(lambda: bm3d.bm3d(y.numpy(), 25 / 255))
+        out["bm3d"] = round(seconds, 2)
+        out["bm3d psnr"] = round(psnr(restored, x), 3)
+    except ImportError:
+        pass
+    print(out, flush=True)
+    return out
+
+
+def other_tasks(most: int) -> dict:
+    """Deblurring, inpainting and up-scaling, with what scikit-image does of the last two."""
+    from skimage.restoration import inpaint_biharmonic
+
+    folder = Path(os.environ["PPL_ZOO_DATA"]) / "images" / "kernels"
+    kernels = np.load(folder / "levin09.npz")
+    values: dict[str, list[float]] = {}
+
+    def note(name: str, image: object, x: torch.Tensor) -> None:
+        values.setdefault(name, []).append(psnr(image, x))
+
+    for seed, x in enumerate(images("bsd68_12", most)):
+        random = torch.Generator().manual_seed(seed)
+        for name in ("kernel1", "kernel2"):
+            for boundary in ("valid", "circular"):
+                blur = Blur(torch.from_numpy(np.asarray(kernels[name])).float(), boundary)
+                y = add_noise(blur(x), 0.01, seed).mul(255).round().clamp(0, 255) / 255
+                restored = zoo.restore(y, blur, 0.01, progress=False).image
+                note(f"deblur {name} {boundary} data", restored, x)
+                if boundary == "valid":
+                    note(f"deblur {name} valid data, unrestored", blur.first_guess(y), x)
+        for missing in (0.5, 0.8):
+            mask = torch.rand(x.shape, generator=random) > missing
+            restored = zoo.restore(x * mask, Mask(mask), 0.0, progress=False).image
+            note(f"inpaint {missing}", restored, x)
+            peer = inpaint_biharmonic((x * mask).numpy(), (~mask).numpy())
+            note(f"inpaint {missing} biharmonic", torch.from_numpy(peer), x)
+        even = x[: x.shape[0] // 2 * 2, : x.shape[1] // 2 * 2]
+        half = Downsample(2)
+        y = half(even).mul(255).round() / 255
+        note("up-scale 2", zoo.restore(y, half, 1 / 255, progress=False).image, even)
+        note("up-scale 2 bicubic", half.first_guess(y).clamp(0, 1), even)
+    out = {name: round(float(np.mean(v)), 2) for name, v in values.items()}
+    print(out, flush=True)
+    return out
+
+
+def posterior(most: int) -> dict:
+    """Calibration of the pixel sd on test images, whole images of which no constant comes."""
+    out = {}
+    for level in LEVELS:
+        rows = []
+        for seed, x in enumerate(images("bsd68_12", most)):
+            y, sd = add_noise(x, level / 255, seed), level / 255
+            options = {"sigma": sd, "method": "posterior", "num_draws": 16, "progress": False}
+            done = zoo.restore(y, None, seed=seed, **options)
+            mode = zoo.restore(y, None, sd, progress=False).image
+            error = (done.image - x).square()
+            inside = (error.sqrt() < 1.6449 * done.sd).float().mean()
+            draws = done.fit.posterior(8)["image"].flatten(0, 2)
+            spread = draws.var(0).mean()
+            rows.append(
+                (
+                    psnr(done.image, x) - psnr(mode, x),
+                    float((done.sd.square().mean() / error.mean()).sqrt()),
+                    float(inside),
+                    float((spread / error.mean()).sqrt()),
+                )
+            )
+        names = ("psnr over map", "sd over error", "90 % intervals cover", "draws over error")
+        out[level] = {n: round(float(v), 3) for n, v in zip(names, np.mean(rows, 0), strict=True)}
+        print(level, out[level], flush=True)
+    return out
+
+
+def main() -> None:
+    """Run all parts and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="two images, nothing is written")
+    parser.add_argument("--most", type=int, default=12, help="images of a folder")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    most = 2 if given.quick else given.most
+    mixture = PatchMixture.of(zoo.load("gmm200-patches"))
+    mixture.eigen()
+    record: dict = {
+        "versions": {name: version(name) for name in ("torch", "numpy")}
+        | {"python": platform.python_version()},
+        "images": most,
+    }
+    parts = {
+        "speed": lambda: speed(mixture),
+        "denoising": lambda: denoising(mixture, most),
+        "posterior": lambda: posterior(min(most, 6)),
+        "other": lambda: other_tasks(min(most, 4)),
+    }
+    for name, part in parts.items():
+        record[name] = part()
+        if not given.quick:
+            RESULTS.write_text(json.dumps(record, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    main()

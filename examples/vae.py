@@ -1,0 +1,69 @@
+"""A VAE of handwritten digits: its bounds held against each other, and what z has learnt.
+
+Prints ELBO, IWAE bounds and importance-sampled log likelihood with their errors, and draws
+samples, the map of the latents and reconstructions. Run:
+
+    python examples/vae.py --out runs/vae
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+import ppl_zoo as zoo
+from ppl_zoo import evaluation
+
+
+def main(steps=6000, latents=2, samples=5000, out="runs/vae"):
+    digits = zoo.data.load("digits", binarize=True)
+    vae = zoo.VAE(num_features=64, num_latents=latents, hidden=[128, 128])
+    solver = zoo.SVI(steps=steps, batch_size=128, learning_rate=1e-3, elbo=zoo.LocalELBO())
+    fit = zoo.fit(vae, digits.train, solver)
+    print(fit)
+    x = digits.test
+    for k in (1, 5, 50):
+        value, error = evaluation.iwae_bound(vae, x, num_particles=k).mean
+        print(f"bound with {k:2} draws:        {value:8.3f} +- {error:.3f} nats a digit")
+    value, error = evaluation.importance_sampling(vae, x, num_samples=samples).mean
+    print(f"importance sampling:       {value:8.3f} +- {error:.3f}")
+    prior = evaluation.prior_sampling(vae, x, num_samples=samples)
+    print(
+        f"draws of the prior:        {prior.mean[0]:8.3f}, of which {prior.ess.median():.0f} count"
+    )
+    use = evaluation.latent_use(vae, x)
+    print("KL of each latent:", [round(v, 2) for v in use.kl.tolist()], "nats")
+    path = draw(vae, x, digits.labels["test"], Path(out))
+    print(f"wrote {path}")
+
+
+def draw(vae, x, labels, out):
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    panel(axes[0], vae.sample(64), "samples")
+    z = vae.encode(x)
+    dots = axes[1].scatter(z[:, 0], z[:, 1], c=labels, cmap="tab10", s=8)
+    fig.colorbar(dots, ax=axes[1])
+    axes[1].set_title("posterior means of z, coloured by class")
+    pairs = torch.stack([x[:32], vae.reconstruct(x[:32])], 1).flatten(0, 1)
+    panel(axes[2], pairs, "rows and their reconstructions")
+    out.mkdir(parents=True, exist_ok=True)
+    fig.savefig(out / "vae.png", dpi=120)
+    plt.close(fig)
+    return out / "vae.png"
+
+
+def panel(ax, images, title):
+    tiles = images.reshape(8, 8, 8, 8).permute(0, 2, 1, 3).reshape(64, 64)
+    ax.imshow(tiles, cmap="gray", vmin=0, vmax=1)
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--latents", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--out", default="runs/vae")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,265 @@
+"""What autoregressive models share: p(x) = prod_i p(x_i | x_<i), scored as one site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.model import Array, Model
+from ppl_zoo.models.autoregressive.chain_rule import ChainRule
+from ppl_zoo.models.autoregressive.order import make_orders, read_shape
+from ppl_zoo.models.autoregressive.outputs import Output
+from ppl_zoo.models.autoregressive.walking import Walk, draw
+
+__all__ = ["AutoregressiveModel"]
+
+#: rows that a query holds at once
+CHUNK = 4096
+
+
+class AutoregressiveModel(Model):
+    """Base class: every variable given those before it, in a fixed order.
+
+    The chain rule makes any joint distribution a product of conditionals::
+
+        x[order[p]] ~ Output(parameters = net_p(x[order[0]], ..., x[order[p - 1]]))   for each p
+
+    A subclass writes ``conditionals`` (all of them in one pass, for scoring) and ``walk`` (one
+    after another with what can be kept, for sampling). With ``num_members`` above 1 the model is
+    the mixture, in equal parts, of as many orders or nets.
+
+    Parameters
+    ----------
+    num_features
+        D, or the shape of a row.
+    output
+        What a conditional is.
+    order
+        None, "random" or a permutation; see :func:`make_orders`.
+    missing
+        Whether NaN in x means "not observed". Exact, so allowed, for the last variables of the
+        order, whose conditionals integrate to 1.
+    num_members
+        Members of the mixture.
+    seed
+        Of random orders.
+    """
+
+    queries: ClassVar[Mapping[str, str]] = {
+        "log_prob": "exact",
+        "sample": "exact",
+        "encode": "exact",
+    }
+    default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = (
+        "SVI",
+        {"batch_size": 128, "learning_rate": 1e-3, "steps": 20_000},
+    )
+
+    def __init__(
+        self,
+        num_features: Any,
+        output: Output,
+        order: Any = None,
+        missing: bool = False,
+        num_members: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.event_shape = read_shape(num_features)
+        self.num_features = math.prod(self.event_shape)
+        self.output, self.allow_missing, self.num_members = output, missing, num_members
+        orders = make_orders(order, self.event_shape, num_members, seed)
+        self.register_buffer("orders", orders, persistent=False)
+        self.register_buffer("places", orders.argsort(-1), persistent=False)
+        self.natural = order is None
+        dims = {1: ("feature",), 2: ("row", "column"), 3: ("channel", "row", "column")}
+        self.event_dims = {"x": dims.get(len(self.event_shape), ())}
+
+    # ---- what a subclass writes -------------------------------------------------------------
+
+    def conditionals(self, x: Tensor, member: Any = 0) -> Tensor:
+        """Parameters of all p(x_i | x_<i), ``(n, D, num_parameters)``, from ``x (n, D)``."""
+        raise NotImplementedError
+
+    def walk(self, num_rows: int, member: int = 0) -> Walk:
+        """Start at the first variable, with nothing observed."""
+        raise NotImplementedError
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Activations of the last hidden layer that has seen all it can see, ``(n, H)``."""
+        raise NotImplementedError
+
+    def start(self, marginal: Tensor) -> None:
+        """Make the conditionals independent ones of these parameters ``(D, num_parameters)``."""
+
+    # ---- the program ------------------------------------------------------------------------
+
+    def model(self, x: Tensor) -> Tensor:
+        """Draw a row, variable by variable; scored in one pass. ``x (n, *event_shape)``."""
+        with self.observations("observations", x):
+            return pyro.sample("x", ChainRule(self), obs=x)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Log probability of each row ``(..., *event_shape)``, differentiable, in nats."""
+        lead = x.shape[: x.ndim - len(self.event_shape)]
+        flat = x.reshape(-1, self.num_features)
+        parts = [self.score_member(flat, k) for k in range(self.num_members)]
+        if len(parts) == 1:
+            return parts[0].reshape(lead)
+        joint = torch.stack(parts).logsumexp(0) - math.log(len(parts))
+        return joint.reshape(lead)
+
+    def score_member(self, x: Tensor, member: Any = 0) -> Tensor:
+        """Log probability of rows ``(n, D)`` under one member, ``(n,)``."""
+        if not self.allow_missing:
+            return self.output.log_prob(self.conditionals(x, member), x).sum(-1)
+        known = ~x.isnan()
+        x = torch.where(known, x, torch.zeros_like(x))
+        terms = self.output.log_prob(self.conditionals(x, member), x)
+        return torch.where(known, terms, torch.zeros_like(terms)).sum(-1)
+
+    @torch.no_grad()
+    def initialize(self, rows: Rows) -> None:
+        """Start at independent variables with the margins of the data."""
+        (x,) = rows.spread(10_000)
+        x = x.reshape(len(x), self.num_features)
+        if self.allow_missing:
+            mean = x.nanmean(0).nan_to_num()
+            x = torch.where(x.isnan(), mean.round() if self.output.num_values else mean, x)
+        self.start(self.output.marginal(x))
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse rows of another shape, values outside of the support, and odd missing ones."""
+        for start in range(0, len(rows), 65536):
+            (x,) = rows[start : start + 65536]
+            self._check(x)
+        super().check_data(rows)
+
+    def _check(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.event_shape:
+            shape = ", ".join(map(str, self.event_shape))
+            raise DataError(f"x: got shape {tuple(x.shape)}, expected (n, {shape})")
+        if not x.is_floating_point():
+            raise DataError(f"x: got {x.dtype}, expected floating point; use x.float()")
+        known = ~x.isnan()
+        bad = self.output.bad(x) & (known | (not self.allow_missing))
+        if bad.any():
+            raise DataError(
+                f"x: got {x[bad][0].item()}, expected {self.output.support} "
+                f"({type(self).__name__} with {type(self.output).__name__} output)"
+            )
+        if self.allow_missing and not self._leading(known.flatten(1)).all():
+            raise DataError(
+                "x: got missing values before observed ones; log_prob is exact only where the "
+                "missing variables are the last of the order: choose order= so"
+            )
+
+    def _leading(self, known: Tensor) -> Tensor:
+        """Tell of each row whether what is known comes before what is not, in every order."""
+        out = torch.ones(len(known), dtype=torch.bool, device=known.device)
+        for order in self.orders:
+            placed = known[:, order].int()
+            out &= (placed.diff(dim=-1) <= 0).all(-1)
+        return out
+
+    # ---- queries ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(self, x: Array) -> Float[Tensor, " n"]:
+        """Log probability (density, of real x) of each row, in nats, ``(n,)``; exact.
+
+        With ``missing=True`` NaN variables are integrated out, if they are the last of the order.
+        """
+        return torch.cat([self.score(chunk) for chunk in self._chunks(x)])
+
+    @torch.no_grad()
+    def encode(self, x: Array) -> Float[Tensor, "n h"]:
+        """Activations of the hidden units, ``(n, H)``.
+
+        No latent variable is behind an autoregressive model: these are features of a net that
+        was made to predict, they depend on the order, and nothing says that they are useful.
+        """
+        return torch.cat([self.hidden(chunk.flatten(1)) for chunk in self._chunks(x)])
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, given: Array | None = None, *, num_particles: int = 100
+    ) -> Tensor:
+        """Draw rows, all anew or with some variables held.
+
+        Parameters
+        ----------
+        num_samples
+            Number of rows.
+        given
+            ``event_shape`` or ``(num_samples, *event_shape)``: values to be held, NaN where free.
+            Exact where those held come first in the order. Otherwise by importance resampling: of
+            ``num_particles`` walks, weighted with the probability that they give to the values
+            held and resampled on the way, one is chosen; exact in the limit of many particles.
+        num_particles
+            Walks a row, where the order does not make it exact.
+
+        Returns
+        -------
+        Tensor
+            ``(num_samples, *event_shape)``.
+
+        Raises
+        ------
+        DataError
+            If ``given`` has another shape or impossible values.
+        """
+        held = None if given is None else self._held(given, num_samples)
+        if held is None:
+            member = torch.randint(self.num_members, (num_samples,), device=self.device)
+            parts = []
+            for k in range(self.num_members):
+                mine = (member == k).nonzero()[:, 0]
+                parts.append((mine, draw(self, len(mine), k)[0]))
+            x = torch.empty(num_samples, self.num_features, dtype=self.dtype, device=self.device)
+            for mine, drawn in parts:
+                x[mine] = drawn
+            return x.reshape(num_samples, *self.event_shape)
+        exact = self.num_members == 1 and bool(self._leading(~held.isnan()).all())
+        particles = 1 if exact else num_particles
+        size = max(1, 2 * CHUNK // particles)
+        parts = [self._given(part, particles) for part in held.split(size)]
+        return torch.cat(parts).reshape(num_samples, *self.event_shape)
+
+    def _given(self, held: Tensor, particles: int) -> Tensor:
+        """Draw each row of ``held (n, D)`` anew where it is NaN, with every member, and choose."""
+        drawn = [draw(self, len(held), k, held, particles) for k in range(self.num_members)]
+        x, evidence = (torch.stack(part) for part in zip(*drawn, strict=True))
+        chosen = torch.multinomial(evidence.T.softmax(-1), 1)[:, 0]
+        return x[chosen, torch.arange(len(held), device=x.device)]
+
+    def _held(self, given: Any, num_samples: int) -> Tensor:
+        held = torch.as_tensor(given).to(self.device, self.dtype)
+        if tuple(held.shape) == self.event_shape:
+            held = held.expand(num_samples, *self.event_shape)
+        if tuple(held.shape) != (num_samples, *self.event_shape):
+            raise DataError(
+                f"given: got shape {tuple(held.shape)}, expected {self.event_shape} or "
+                f"{(num_samples, *self.event_shape)}"
+            )
+        bad = self.output.bad(held) & ~held.isnan()
+        if bad.any():
+            raise DataError(
+                f"given: got {held[bad][0].item()}, expected {self.output.support}, or NaN "
+                "where free"
+            )
+        return held.reshape(num_samples, self.num_features)
+
+    def _chunks(self, x: Any) -> Iterator[Tensor]:
+        rows = self.as_rows((x,))
+        self.check_data(rows)
+        for (chunk,) in rows.chunks(CHUNK):
+            yield chunk

@@ -1,0 +1,238 @@
+"""Gated PixelCNN: each pixel from those above it and to its left, by convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ppl_zoo.errors import DataError
+from ppl_zoo.models.autoregressive.base import AutoregressiveModel
+from ppl_zoo.models.autoregressive.masked import ShiftedConv2d
+from ppl_zoo.models.autoregressive.outputs import make_output
+
+__all__ = ["PixelCNN"]
+
+
+class PixelCNN(AutoregressiveModel):
+    """Gated PixelCNN.
+
+    For each pixel (r, c), row by row from the top left::
+
+        x[r, c] ~ Output(parameters = net(x of the rows above, and of row r left of c))
+
+    Two stacks of convolutions see it all, without a blind spot: a vertical one the rows above, a
+    horizontal one the row so far and, at each layer, what the vertical one knows. Layers are
+    gated, ``tanh(a) * sigmoid(b)``. Sampling keeps the layers: the vertical stack is made once a
+    row, the horizontal one once a pixel.
+
+    Parameters
+    ----------
+    shape
+        (height, width) of an image of one channel.
+    num_channels
+        Channels of a layer.
+    num_layers
+        Gated layers.
+    kernel_size
+        Odd width of the kernels; they reach ``kernel_size // 2`` pixels.
+    output, num_values, num_components, min_scale
+        "bernoulli"; "categorical" of ``num_values``; "logistic" with ``num_values`` for grey
+        levels 0, 1, ... by a mixture of ``num_components`` logistics; "normal", "laplace" or
+        "logistic" for real pixels.
+    missing
+        Whether NaN in x means "not observed"; such pixels have to be the last of the image.
+
+    References
+    ----------
+    van den Oord et al. (2016), Conditional image generation with PixelCNN decoders, NeurIPS 29,
+    https://arxiv.org/abs/1606.05328. Salimans, Karpathy, Chen & Kingma (2017), PixelCNN++, ICLR,
+    https://arxiv.org/abs/1701.05517. Cached sampling: Ramachandran et al. (2017), Fast generation
+    for convolutional autoregressive models, https://arxiv.org/abs/1704.06001.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> x = zoo.data.load("digits", binarize=True).train.reshape(-1, 8, 8)
+    >>> net = zoo.PixelCNN(shape=(8, 8), num_channels=8, num_layers=2)
+    >>> fit = zoo.fit(net, x, zoo.SVI(steps=20, batch_size=100), progress=False)
+    >>> net.log_prob(x).shape, net.sample(5).shape, net.encode(x).shape
+    (torch.Size([1297]), torch.Size([5, 8, 8]), torch.Size([1297, 8]))
+    """
+
+    def __init__(
+        self,
+        shape: Any,
+        num_channels: int = 32,
+        num_layers: int = 5,
+        *,
+        kernel_size: int = 5,
+        output: str = "bernoulli",
+        num_values: int | None = None,
+        num_components: int = 5,
+        min_scale: float = 1e-3,
+        missing: bool = False,
+    ) -> None:
+        made = make_output(output, num_components, num_values, min_scale)
+        super().__init__(shape, made, None, missing)
+        if len(self.event_shape) != 2:
+            raise DataError(f"shape: got {shape!r}, expected (height, width)")
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise DataError(f"kernel_size: got {kernel_size}, expected an odd number from 3")
+        if num_layers < 1 or num_channels < 1:
+            raise DataError(
+                f"PixelCNN: got {num_layers} layers of {num_channels} channels, expected 1 or more"
+            )
+        inputs = made.num_inputs + 1  # and one that tells the image from its border
+        self.reach = kernel_size // 2
+        self.layers = nn.ModuleList(
+            _Layer(inputs if index == 0 else num_channels, num_channels, self.reach, index == 0)
+            for index in range(num_layers)
+        )
+        self.mix = nn.Conv2d(num_channels, num_channels, 1)
+        self.head = nn.Conv2d(num_channels, made.num_parameters, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.num_features, made.num_parameters))
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """Show the pixels to the net, ``(n, I + 1, height, width)``."""
+        features = self.output.features(x)
+        seen = torch.cat([features, torch.ones_like(features[..., :1])], -1)
+        return seen.mT.unflatten(-1, self.event_shape)
+
+    def _stacks(self, x: Tensor) -> Tensor:
+        v = h = self._seen(x)
+        for layer in self.layers:
+            v, h = layer(v, h)
+        return h
+
+    def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
+        """Parameters of all conditionals, ``(n, D, P)``."""
+        return self._read(self._stacks(x)).flatten(2).mT + self.bias
+
+    def _read(self, h: Tensor) -> Tensor:
+        return self.head(F.relu(self.mix(F.relu(h))))
+
+    def start(self, marginal: Tensor) -> None:
+        """Give the outputs biases for these margins, and little else."""
+        self.bias.copy_(marginal)
+        self.head.weight.mul_(0.1)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Channels of the last layer, the mean over all pixels, ``(n, num_channels)``."""
+        return self._stacks(x).mean((2, 3))
+
+    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+        """Start at the top left, with an empty image."""
+        return _Walk(self, num_rows)
+
+
+class _Layer(nn.Module):
+    """One gated layer of both stacks; the first one does not see the pixel itself."""
+
+    def __init__(self, inputs: int, channels: int, reach: int, first: bool) -> None:
+        super().__init__()
+        rows, width = reach + 1, 2 * reach + 1
+        cut = -1 if first else 0
+        self.residual = not first
+        self.columns = reach if first else rows
+        top = rows if first else reach
+        self.vertical = ShiftedConv2d(
+            inputs, 2 * channels, (rows, width), (reach, reach, top, cut)
+        )
+        self.horizontal = ShiftedConv2d(
+            inputs, 2 * channels, (1, self.columns), (reach, cut, 0, 0)
+        )
+        self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        above = self.vertical(v)
+        new = self.out(_gate(self.horizontal(h) + self.link(above)))
+        v_new = _gate(above)
+        return (v + v_new, h + new) if self.residual else (v_new, new)
+
+
+def _gate(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+class _Walk:
+    """Keeps what each layer sees: the vertical stack all rows, the horizontal one its row.
+
+    Buffers carry the padding: ``(n, channels, rows, reach + width + reach)`` with ``top`` rows of
+    zeros above, and ``(n, channels, reach + width)``.
+    """
+
+    def __init__(self, model: PixelCNN, num_rows: int) -> None:
+        self.model, reach = model, model.reach
+        self.height, self.width = model.event_shape
+        self.top = reach + 1
+        channels = [layer.horizontal.in_channels for layer in model.layers]
+        like = model.bias
+        self.rows = [
+            like.new_zeros(num_rows, c, self.top + self.height, self.width + 2 * reach)
+            for c in channels
+        ]
+        self.row = [like.new_zeros(num_rows, c, reach + self.width) for c in channels]
+        self.links: list[Tensor] = []
+        # kernels of single pixels as matrices
+        self.kernels = [
+            (layer.horizontal.weight.flatten(1).T.contiguous(), layer.horizontal.bias)
+            for layer in model.layers
+        ]
+        self.outs = [(layer.out.weight[..., 0, 0].T, layer.out.bias) for layer in model.layers]
+        self.mix = model.mix.weight[..., 0, 0].T
+        self.head = model.head.weight[..., 0, 0].T
+
+    def _start_row(self, r: int) -> None:
+        """Make the vertical stack of a row, whose rows above are complete."""
+        self.links, reach = [], self.model.reach
+        inside = slice(reach, reach + self.width)
+        for index, layer in enumerate(self.model.layers):
+            # the first layer sees the rows before r, the others r too
+            first = r if index == 0 else r + 1
+            window = self.rows[index][:, :, first : first + reach + 1]
+            conv = layer.vertical
+            above = F.conv2d(window, conv.weight, conv.bias)
+            self.links.append(layer.link(above)[:, :, 0])
+            v = _gate(above)[:, :, 0]
+            if layer.residual:
+                v = v + self.rows[index][:, :, self.top + r, inside]
+            if index + 1 < len(self.rows):
+                self.rows[index + 1][:, :, self.top + r, inside] = v
+        for row in self.row:
+            row.zero_()
+
+    def parameters(self, place: int) -> Tensor:
+        r, c = divmod(place, self.width)
+        if c == 0:
+            self._start_row(r)
+        reach, h = self.model.reach, None
+        for index, layer in enumerate(self.model.layers):
+            # the first layer sees the columns before c, the others c too
+            last = reach + c + (index > 0)
+            window = self.row[index][:, :, last - layer.columns : last].flatten(1)
+            kernel, bias = self.kernels[index]
+            sums = torch.addmm(bias, window, kernel) + self.links[index][:, :, c]
+            out, bias = self.outs[index]
+            new = torch.addmm(bias, _gate(sums), out)
+            h = h + new if layer.residual else new
+            if index + 1 < len(self.row):
+                self.row[index + 1][:, :, reach + c] = h
+        read = torch.addmm(self.model.mix.bias, F.relu(h), self.mix)
+        return torch.addmm(self.model.bias[place], F.relu(read), self.head)
+
+    def observe(self, place: int, value: Tensor) -> None:
+        r, c = divmod(place, self.width)
+        features = self.model.output.features(value)
+        seen = torch.cat([features, torch.ones_like(features[:, :1])], -1)
+        self.row[0][:, :, self.model.reach + c] = seen
+        self.rows[0][:, :, self.top + r, self.model.reach + c] = seen
+
+    def select(self, rows: Tensor) -> None:
+        self.rows = [buffer[rows] for buffer in self.rows]
+        self.row = [buffer[rows] for buffer in self.row]
+        self.links = [link[rows] for link in self.links]

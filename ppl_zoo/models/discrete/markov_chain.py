@@ -1,0 +1,193 @@
+"""Markov chains: the next state depends on the last k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.models.discrete.expected_counts import CountedModel
+from ppl_zoo.models.discrete.sequences import SequenceLaw, check_sequences
+
+__all__ = ["MarkovChain"]
+
+MAX_CELLS = 2**26
+MAX_DENSE = 1024  # pasts up to which stationary() squares the matrix of the chain
+
+
+class MarkovChain(CountedModel):
+    """A Markov chain of order k over S states.
+
+    The story::
+
+        initial_t[past]      ~ Dirichlet(concentration)    for each past of the first k states
+        transition[past]     ~ Dirichlet(concentration)    for each past of k states
+        x[t]                 ~ Categorical(initial_t[x[0], ..., x[t-1]])       for t < k
+        x[t]                 ~ Categorical(transition[x[t-k], ..., x[t-1]])    then
+
+    Parameters
+    ----------
+    num_states
+        Number of states S.
+    order
+        Number of states k that the next one depends on; 0 for independent states.
+    concentration
+        Dirichlet prior: 1 for maximum likelihood, 2 adds one to every count.
+    bayesian
+        Whether the tables are latent variables; their posterior is then exact, a Dirichlet.
+
+    Notes
+    -----
+    x is ``(n, T)``: a sequence a row, states 0 ... S-1; shorter sequences end in NaN (or -1). The
+    density is that of the states before the end, whatever the length. S^k (S - 1) free
+    parameters for the transitions, S^k - 1 for the beginning.
+
+    References
+    ----------
+    Markov 1913, An example of statistical investigation of the text Eugene Onegin. Shannon 1948,
+    A mathematical theory of communication, section 3,
+    https://doi.org/10.1002/j.1538-7305.1948.tb01338.x.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> chain = zoo.MarkovChain(num_states=2)
+    >>> fit = zoo.fit(chain, torch.tensor([[0, 1, 1, 0, 1, 1, 0]]), progress=False)
+    >>> chain.table("transition").tolist()
+    [[0.0, 1.0], [0.5, 0.5]]
+    >>> [round(p, 4) for p in chain.stationary().tolist()]
+    [0.3333, 0.6667]
+    """
+
+    queries = {"log_prob": "exact", "sample": "exact", "encode": "none"}
+    event_dims = {"transition": ("past", "state"), "x": ("time",)}
+    allow_missing = True
+
+    def __init__(
+        self,
+        num_states: int,
+        order: int = 1,
+        *,
+        concentration: float = 1.0,
+        bayesian: bool = False,
+    ) -> None:
+        super().__init__(bayesian)
+        if num_states < 2:
+            raise DataError(f"num_states: got {num_states}, expected 2 or more")
+        if order < 0 or num_states ** (order + 1) > MAX_CELLS:
+            raise DataError(
+                f"order: got {order} for {num_states} states, expected 0 or more and a table of "
+                f"{MAX_CELLS} cells at most"
+            )
+        self.num_states, self.order = num_states, order
+        for t in range(order):
+            self.add_table(f"initial_{t}", (num_states**t, num_states), concentration)
+        self.add_table("transition", (num_states**order, num_states), concentration)
+
+    def model(self, x: Tensor) -> None:
+        """Draw every sequence; ``x (n, T)``."""
+        law = self._law(self.draw_tables(), x.shape[-1])
+        with self.observations("sequences", x):
+            pyro.sample("x", law, obs=x)
+
+    def _law(self, tables: Mapping[str, Tensor], length: int) -> SequenceLaw:
+        return SequenceLaw([tables[name] for name in self.table_names], length)
+
+    def log_likelihood(self, tables: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, " n"]:
+        """Sum of the log probabilities of a sequence's steps."""
+        return self._law(tables, x.shape[-1]).log_prob(x)
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse other shapes than ``(n, T)``, unknown states, and gaps inside a sequence."""
+        shape = rows.sizes()[0]
+        if len(shape) != 2 or shape[1] == 0:
+            raise DataError(f"x: got shape {shape}, expected (n, T)")
+        for (x,) in rows.chunks(65536):
+            check_sequences(x, self.num_states)
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, given: Any = None, *, length: int | None = None
+    ) -> Float[Tensor, "n t"]:
+        """Draw sequences, or go on from a beginning.
+
+        Parameters
+        ----------
+        num_samples
+            Number of sequences.
+        given
+            Their first states, ``(t,)`` or ``(num_samples, t)``.
+        length
+            Number of states, those given included; by default that of the data of the fit.
+
+        Returns
+        -------
+        Tensor
+            ``(num_samples, length)``.
+        """
+        start = torch.empty(num_samples, 0, device=self.device)
+        if given is not None:
+            start = torch.as_tensor(given, device=self.device)
+            if start.ndim not in (1, 2) or (start.ndim == 2 and len(start) != num_samples):
+                raise DataError(
+                    f"given: got shape {tuple(start.shape)}, expected (t,) or ({num_samples}, t)"
+                )
+            start = start.expand(num_samples, start.shape[-1])
+            check_sequences(start, self.num_states, gaps="none")
+        if length is None:
+            if self._example is None:
+                raise DataError("length: got None before a fit, expected the number of states")
+            length = max(self._example[0][0].shape[-1], start.shape[-1])
+        if length < max(1, start.shape[-1]):
+            raise DataError(f"length: got {length}, expected {max(1, start.shape[-1])} or more")
+        return self._law(self.tables(), length).go_on(start.long())
+
+    @torch.no_grad()
+    def stationary(self) -> Float[Tensor, " s"]:
+        """Share of each state in the long run, ``(S,)``, in a chain that begins as this one does.
+
+        The lazy chain (I + P) / 2 has the same stationary distributions and no period: squared
+        again and again it comes to rest, whatever the chain.
+        """
+        tables = [t.double() for t in self.tables().values()]
+        if self.order == 0:
+            return self.table("transition")[0].detach()
+        pasts = tables[0]
+        for table in tables[1:-1]:
+            pasts = (pasts.mT * table).flatten()[None]
+        pasts, states = pasts[0], self.num_states
+        steps = tables[-1]
+        if len(pasts) > MAX_DENSE:
+            return self._walk(pasts, steps)
+        index = torch.arange(len(pasts), device=pasts.device)
+        matrix = 0.5 * torch.eye(len(pasts), dtype=pasts.dtype, device=pasts.device)
+        after = (index[:, None] * states + index[None, :states]) % len(pasts)
+        matrix.scatter_add_(1, after, 0.5 * steps)
+        for _ in range(50):
+            matrix = matrix @ matrix
+            matrix = matrix / matrix.sum(
+                -1, keepdim=True
+            )  # rounding would grow from square to square
+        return (pasts @ matrix).reshape(-1, states).sum(0).to(self.dtype)
+
+    def _walk(self, pasts: Tensor, steps: Tensor) -> Tensor:
+        """Find the first eigenvector of the lazy chain, for too many pasts to write a matrix."""
+        from scipy.sparse.linalg import LinearOperator, eigs
+
+        start, table = pasts.cpu().numpy(), steps.cpu().numpy()
+
+        def move(p: np.ndarray) -> np.ndarray:
+            p = p.ravel()
+            return 0.5 * (p + (p[:, None] * table).reshape(self.num_states, -1).sum(0))
+
+        lazy = LinearOperator((len(start), len(start)), matvec=move, dtype=np.float64)
+        vector = np.abs(eigs(lazy, k=1, which="LR", v0=start, tol=1e-10)[1][:, 0].real)
+        share = vector.reshape(-1, self.num_states).sum(0) / vector.sum()
+        return torch.as_tensor(share, dtype=self.dtype, device=self.device)

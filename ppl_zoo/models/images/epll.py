@@ -1,0 +1,197 @@
+"""EPLL: an image whose patches are probable under a patch prior, seen through noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.imaging.operators import Blur, Downsample, Identity, LinearOperator, Mask
+from ppl_zoo.imaging.patches import cosine_basis
+from ppl_zoo.model import Model
+from ppl_zoo.models.images.patch_mixture import PatchMixture
+
+__all__ = ["EPLL"]
+
+
+class EPLL(Model):
+    """Image restoration by the expected patch log likelihood.
+
+    For each image, with patches at every pixel and the mixture p of the patch prior::
+
+        image[n] ~ Normal(0.5, 10) exp( strength * sum_i log p(patch_i(image[n])) )
+        y[n]     ~ Normal(A image[n], noise[n])
+
+    The factor is no normalised density: overlapping patches are treated as if each were seen
+    alone. With ``strength = 1 / size^2`` each pixel counts once, although ``size^2`` patches
+    hold it; the mode is then what half-quadratic splitting climbs to (``zoo.restore``). Inside
+    an image, the wide normal is flat.
+
+    Parameters
+    ----------
+    weights, means, covariances
+        Mixture over patches in cosine coordinates: ``(K,)``, ``(K, D)``, ``(K, D, D)``; D is
+        ``size^2``, or ``size^2 - 1`` with the mean of a patch left free.
+    kernel, boundary
+        A is :class:`ppl_zoo.imaging.Blur` with this kernel.
+    mask
+        A is :class:`ppl_zoo.imaging.Mask`.
+    factor
+        A is :class:`ppl_zoo.imaging.Downsample`. With none of the three A x = x.
+    strength
+        What a patch counts; ``1 / size^2`` by default.
+
+    References
+    ----------
+    Zoran & Weiss (2011), From learning models of natural image patches to whole image
+    restoration, ICCV, https://doi.org/10.1109/ICCV.2011.6126278.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> prior = zoo.GaussianMixture(num_components=2, num_features=16)
+    >>> model = zoo.EPLL.of(prior)
+    >>> y, noise = torch.rand(1, 12, 12), torch.full((1,), 0.1)
+    >>> fit = zoo.fit(model, (y, noise), zoo.SVI(guide="delta", steps=50), progress=False)
+    >>> fit.posterior(1)["image"].shape  # (chain, draw, image, row, column)
+    torch.Size([1, 1, 1, 12, 12])
+    """
+
+    queries: ClassVar[Mapping[str, str]] = {
+        "log_prob": "none",
+        "sample": "none",
+        "encode": "estimate",
+    }
+    default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("SVI", {})
+    event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "image": ("row", "column"),
+        "y": ("data_row", "data_column"),
+    }
+
+    mixture: PatchMixture
+
+    def __init__(
+        self,
+        weights: Any,
+        means: Any,
+        covariances: Any,
+        *,
+        kernel: Any = None,
+        boundary: str = "valid",
+        mask: Any = None,
+        factor: int | None = None,
+        strength: float | None = None,
+    ) -> None:
+        super().__init__()
+        given = [value for value in (kernel, mask, factor) if value is not None]
+        if len(given) > 1:
+            raise DataError("EPLL: got several of kernel, mask and factor, expected one at most")
+        weights, means, covariances = (
+            torch.as_tensor(t).detach().double() for t in (weights, means, covariances)
+        )
+        mixture = PatchMixture(weights, means, covariances)
+        # known without a run: one takes a while on a large image
+        self.__dict__.update(mixture=mixture, _rows_plate="images")
+        self.size, self.free_mean = mixture.size, mixture.free_mean
+        self.strength = 1.0 / self.size**2 if strength is None else float(strength)
+        root = torch.linalg.cholesky(covariances)
+        precision = torch.cholesky_inverse(root)
+        rows, columns = torch.tril_indices(*precision.shape[-2:])
+        twice = torch.where(rows == columns, 1.0, 2.0)
+        quadratic = -0.5 * precision[:, rows, columns] * twice
+        linear = (precision @ means[..., None])[..., 0]
+        log_det = root.diagonal(dim1=1, dim2=2).log().sum(-1)
+        constant = weights.clamp_min(1e-30).log() - log_det - 0.5 * (linear * means).sum(-1)
+        # log of each weighted component is linear in products and values of coefficients
+        self.register_buffer("quadratic", quadratic.mT.contiguous().float())
+        self.register_buffer("linear", linear.mT.contiguous().float())
+        self.register_buffer("constant", constant.float())
+        self.register_buffer("basis", cosine_basis(self.size)[int(self.free_mean) :])
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+        self.register_buffer("centre", torch.tensor(0.5))
+        self.register_buffer("width", torch.tensor(10.0))
+        self.operator: LinearOperator = Identity()
+        if kernel is not None:
+            self.operator = Blur(kernel, boundary)
+        elif mask is not None:
+            self.operator = Mask(mask)
+        elif factor is not None:
+            self.operator = Downsample(factor)
+
+    @classmethod
+    def of(cls, prior: Any, operator: Any = None, **options: Any) -> EPLL:
+        """Make the model of a patch prior, such as a ``zoo.GaussianMixture``, and an operator.
+
+        Raises
+        ------
+        DataError
+            If the prior is none of patches, or the operator none of ``zoo.imaging``.
+        """
+        mixture = PatchMixture.of(prior)
+        known = {
+            Identity: lambda a: {},
+            Blur: lambda a: {"kernel": a.kernel, "boundary": a.boundary},
+            Mask: lambda a: {"mask": a.mask},
+            Downsample: lambda a: {"factor": a.factor},
+        }
+        operator = Identity() if operator is None else operator
+        if type(operator) not in known:
+            names = ", ".join(t.__name__ for t in known)
+            raise DataError(f"operator: got a {type(operator).__name__}, expected one of {names}")
+        parts = mixture.weights, mixture.means, mixture.covariances
+        return cls(*parts, **known[type(operator)](operator), **options)
+
+    def model(self, y: Tensor, noise: Tensor) -> None:
+        """Tell the story; ``y (n, height, width)``, ``noise (n,)``."""
+        shape = self.operator.image_shape(tuple(y.shape[-2:]))
+        with self.observations("images", y):
+            flat = dist.Normal(self.centre, self.width).expand(shape).to_event(2)
+            image = pyro.sample("image", flat)
+            pyro.factor("patches", self.strength * self.patch_log_likelihood(image))
+            seen = dist.Normal(self.operator(image), noise[..., None, None])
+            if isinstance(self.operator, Mask):
+                seen = seen.mask(self.operator.mask.to(y.device))
+            pyro.sample("y", seen.to_event(2), obs=y)
+
+    def patch_log_likelihood(self, image: Tensor) -> Tensor:
+        """Sum of the log densities of all patches, but for a constant, ``(...)``.
+
+        Parameters
+        ----------
+        image
+            ``(..., height, width)``.
+        """
+        height, width = image.shape[-2:]
+        down = torch.arange(height - self.size + 1, device=image.device)
+        across = torch.arange(width - self.size + 1, device=image.device)
+        inside = torch.arange(self.size, device=image.device)
+        corner = (down[:, None] * width + across).reshape(-1, 1)
+        pixels = corner + (inside[:, None] * width + inside).reshape(-1)
+        code = image.flatten(-2)[..., pixels] @ self.basis.mT
+        products = code[..., self.rows] * code[..., self.columns]
+        scores = products @ self.quadratic + code @ self.linear + self.constant
+        return scores.logsumexp(-1).sum(-1)
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse images of another shape, or smaller than a patch, and noise below 0."""
+        sizes: Sequence[tuple[int, ...]] = rows.sizes()
+        if len(sizes[0]) != 3:
+            raise DataError(f"y: got shape {sizes[0]}, expected (n, height, width)")
+        shape = self.operator.image_shape(sizes[0][1:])
+        if min(shape) < self.size:
+            raise DataError(
+                f"y: got images of {shape[0]} x {shape[1]} pixels, expected {self.size} x "
+                f"{self.size} (a patch) or more"
+            )
+        if len(sizes) < 2 or sizes[1] != (len(rows),):
+            raise DataError(f"noise: got {sizes[1:]}, expected ({len(rows)},), an sd for each")
+        super().check_data(rows)
+        if not bool((rows.all()[1] > 0).all()):
+            raise DataError("noise: got 0 or less, expected a positive sd for each image")

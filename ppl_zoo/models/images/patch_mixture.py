@@ -1,0 +1,326 @@
+"""A mixture of Gaussians over patches in cosine coordinates, made ready for a noise level.
+
+Under noise of variance v each component is Normal(mean, covariance + v I), and both questions
+that restoration asks have closed answers: which component a noisy patch y belongs to,
+
+    score_k(y) = log weight_k - 1/2 log det (S_k + v I) - 1/2 (y - m_k)' (S_k + v I)^-1 (y - m_k),
+
+and what the patch was, ``m_k + S_k (S_k + v I)^-1 (y - m_k)``. The score is linear in the
+products y_i y_j, so that one matrix product scores many patches under all components. In the
+cosine basis few coefficients correlate much: with ``block=20`` the products among the 20
+coefficients of largest variance are kept, and squares elsewhere (253 features instead of 2016);
+this is the exact score of the mixture whose covariances are a block and a diagonal.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_zoo.errors import DataError
+from ppl_zoo.imaging.patches import cosine_basis
+
+__all__ = ["NoisyMixture", "PatchMixture"]
+
+#: an estimate counts (error variance / noise variance + offset) ^ -power in an average
+TRUST_OFFSET, TRUST_POWER = 0.05, 0.75
+#: noise levels whose constants are kept; restoration passes through seven at most
+KEPT = 12
+
+
+class PatchMixture:
+    """A mixture over square patches in orthonormal cosine coordinates.
+
+    Parameters
+    ----------
+    weights, means, covariances
+        ``(K,)``, ``(K, D)``, ``(K, D, D)``. D is ``size^2`` for patches as they are, or
+        ``size^2 - 1`` where the mean of a patch is left free: it is then taken off before and
+        put back after, as for a prior of texture alone.
+
+    Attributes
+    ----------
+    size
+        Rows and columns of a patch.
+    free_mean
+        Whether the mean of a patch is free.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        num_features = means.shape[1]
+        self.size = math.isqrt(num_features + 1)
+        self.free_mean = self.size**2 == num_features + 1
+        if not self.free_mean:
+            self.size = math.isqrt(num_features)
+        if self.size**2 - self.free_mean != num_features or self.size < 2:
+            raise DataError(
+                f"prior: got {num_features} features, expected size^2 (the pixels of a patch) or "
+                "size^2 - 1 (its cosine coefficients without the mean)"
+            )
+        self.weights, self.means = weights.double(), means.double()
+        weights, means, covariances = self.weights, self.means, covariances.double()
+        self.covariances = covariances
+        self.centred = not bool(means.any())
+        variance = (weights[:, None] * (covariances.diagonal(dim1=1, dim2=2) + means**2)).sum(0)
+        #: coefficients by falling variance
+        self.order = variance.argsort(descending=True)
+        self._eigen: tuple[Tensor, Tensor] | None = None
+        self._noisy: dict[tuple, NoisyMixture] = {}
+
+    @classmethod
+    def of(cls, prior: Any) -> PatchMixture:
+        """Read a ``zoo.GaussianMixture`` (any kind of covariance) as a mixture over patches.
+
+        A mixture of ``size^2`` features is one of pixels, row by row; one of ``size^2 - 1`` is
+        one of cosine coefficients without the first (see
+        :func:`ppl_zoo.imaging.cosine_basis`).
+
+        Raises
+        ------
+        DataError
+            If it is something else, or its size is not that of a patch.
+        """
+        if isinstance(prior, PatchMixture):
+            return prior
+        if not all(hasattr(prior, name) for name in ("weights", "means", "covariances", "kind")):
+            raise DataError(
+                f"prior: got {type(prior).__name__}, expected a zoo.GaussianMixture over patches "
+                "or the name of a pretrained one"
+            )
+        weights, means, covariances = (
+            t.double() for t in (prior.weights, prior.means, prior.covariances)
+        )
+        count, num_features = means.shape
+        if prior.kind.name == "diagonal":
+            covariances = torch.diag_embed(covariances)
+        elif prior.kind.name == "spherical":
+            eye = torch.eye(num_features, dtype=means.dtype, device=means.device)
+            covariances = covariances[:, None, None] * eye
+        covariances = covariances.expand(count, num_features, num_features)
+        size = math.isqrt(num_features)
+        if size**2 == num_features:
+            basis = cosine_basis(size, dtype=means.dtype, device=means.device)
+            means, covariances = means @ basis.mT, basis @ covariances @ basis.mT
+        return cls(weights, means, covariances)
+
+    def to(self, device: torch.device) -> PatchMixture:
+        """Return the mixture on a device: itself where it is there."""
+        if self.means.device == device:
+            return self
+        parts = (self.weights, self.means, self.covariances)
+        return PatchMixture(*(t.to(device) for t in parts))
+
+    def eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``(K, D)`` and eigenvectors ``(K, D, D)``, found once."""
+        if self._eigen is None:
+            values, vectors = torch.linalg.eigh(self.covariances)
+            self._eigen = values.clamp_min(0.0), vectors
+        return self._eigen
+
+    def under_noise(
+        self, variance: float, block: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> NoisyMixture:
+        """Return the constants for one noise level, from the last ones used where they are.
+
+        Parameters
+        ----------
+        variance
+            Of the noise of a pixel.
+        block
+            Coefficients whose products the score keeps; None for all.
+        dtype
+            Of the patches to come.
+        """
+        key = (float(variance), block, dtype)
+        if key not in self._noisy:
+            while len(self._noisy) >= KEPT:
+                self._noisy.pop(next(iter(self._noisy)))
+            self._noisy[key] = NoisyMixture(self, float(variance), block, dtype)
+        return self._noisy[key]
+
+
+class NoisyMixture:
+    """Scores and estimates of noisy patches, for one noise level.
+
+    Parameters
+    ----------
+    mixture
+        The prior.
+    variance
+        Of the noise of a pixel.
+    block
+        Coefficients whose products the score keeps; None for all.
+    dtype
+        Of the patches to come.
+    """
+
+    def __init__(
+        self, mixture: PatchMixture, variance: float, block: int | None, dtype: torch.dtype
+    ) -> None:
+        self.mixture, self.variance, self.dtype = mixture, variance, dtype
+        num_features = mixture.means.shape[1]
+        self.block = num_features if block is None else min(block, num_features)
+        self.first = int(mixture.free_mean)  # the first coefficient that the mixture knows
+        basis = cosine_basis(mixture.size, dtype=torch.float64, device=mixture.means.device)
+        # coefficients by falling variance; a free mean stays in front
+        order = mixture.order + self.first
+        if self.first:
+            order = torch.cat([order.new_zeros(1), order])
+        basis = basis[order]
+        self.analysis = basis.mT.to(dtype).contiguous()
+        self.coefficients, self.offset = self._scores()
+        self.filters, self.bias = self._filters(basis)
+        self._roots: Tensor | None = None
+        # what an estimate counts where patches overlap: more, the less error is expected of it
+        error = self.error_variance().mean(1) / variance
+        self.trust = (error + TRUST_OFFSET) ** -TRUST_POWER if variance > 0 else error + 1.0
+        self.trusted = self.filters * self.trust[:, None, None]
+        self.trusted_bias = None if self.bias is None else self.bias * self.trust[:, None]
+        self.index = torch.arange(len(mixture.weights), dtype=dtype, device=basis.device)[:, None]
+
+    def _scores(self) -> tuple[Tensor, Tensor]:
+        """Coefficients ``(K, F)`` of the features, and constants ``(K, 1)``."""
+        mixture, order, n = self.mixture, self.mixture.order, self.block
+        covariance, means = mixture.covariances, mixture.means[:, order]
+        near = covariance[:, order[:n, None], order[:n]]
+        near = near + self.variance * torch.eye(n, dtype=near.dtype, device=near.device)
+        far = covariance.diagonal(dim1=1, dim2=2)[:, order[n:]] + self.variance
+        factor = torch.linalg.cholesky(near)
+        precision = torch.cholesky_inverse(factor)
+        log_det = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum(-1) + far.log().sum(-1)
+        pull = torch.cat([(precision @ means[:, :n, None])[..., 0], means[:, n:] / far], 1)
+        precision.diagonal(dim1=1, dim2=2).mul_(0.5)
+        rows, columns = torch.triu_indices(n, n, device=near.device)
+        parts = [-precision[:, rows, columns], -0.5 / far]
+        constant = mixture.weights.clamp_min(1e-30).log() - 0.5 * log_det
+        constant = constant - 0.5 * (pull * means).sum(-1)
+        constant = constant - 0.5 * means.shape[1] * math.log(2.0 * math.pi)
+        if not mixture.centred:
+            parts.append(pull)
+        coefficients = torch.cat(parts, 1)
+        return coefficients.to(self.dtype), constant[:, None].to(self.dtype)
+
+    def _filters(self, basis: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Matrices ``(K, d, d)`` from coefficients to estimated pixels, and their constants."""
+        mixture, order = self.mixture, self.mixture.order
+        values, vectors = mixture.eigen()
+        gain = (values / (values + self.variance)).unsqueeze(-2)
+        wiener = (vectors * gain) @ vectors.mT
+        wiener = wiener[:, order[:, None], order]
+        pixels = basis[self.first :]
+        filters = wiener @ pixels
+        if self.first:
+            filters = torch.cat([basis[:1].expand(len(filters), 1, -1), filters], 1)
+        bias = None
+        if not mixture.centred:
+            means = mixture.means[:, order]
+            bias = (means - (wiener @ means[..., None])[..., 0]) @ pixels
+            bias = bias.to(self.dtype)
+        return filters.to(self.dtype), bias
+
+    # ---- patches ----------------------------------------------------------------------------
+
+    def analyse(self, patches: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Cosine coefficients by falling variance, a free mean in front."""
+        return patches @ self.analysis
+
+    def chunk_size(self) -> int:
+        """Patches whose features fit into a core's cache, on each core; more on a GPU."""
+        width = self.coefficients.shape[1] + len(self.coefficients)
+        if self.coefficients.device.type != "cpu":
+            return max(1024, 2**28 // width)
+        return max(64, 2**18 // width) * torch.get_num_threads()
+
+    def scores(self, code: Float[Tensor, "n d"]) -> Float[Tensor, "k n"]:
+        """Log joint densities of component and patch, ``(K, n)``, from coefficients."""
+        y = code[:, self.first :].mT.contiguous()
+        count, n = y.shape[1], self.block
+        features = y.new_empty(self.coefficients.shape[1], count)
+        start = 0
+        for i in range(n):
+            torch.mul(y[i:n], y[i], out=features[start : start + n - i])
+            start += n - i
+        torch.mul(y[n:], y[n:], out=features[start : start + len(y) - n])
+        if not self.mixture.centred:
+            features[start + len(y) - n :] = y
+        return torch.addmm(self.offset, self.coefficients, features)
+
+    def choose(self, code: Float[Tensor, "n d"]) -> Tensor:
+        """Most probable component of each patch, ``(n,)``, from coefficients."""
+        parts = []
+        for part in code.split(self.chunk_size()):
+            scores = self.scores(part)
+            # argmax along columns is slow; this is five fast passes (the last of equals wins)
+            scores.sub_(scores.amax(0)).ge_(0.0).mul_(self.index)
+            parts.append(scores.amax(0))
+        return torch.cat(parts).short()
+
+    def estimate(self, code: Float[Tensor, "n d"], component: Tensor) -> Float[Tensor, "n d"]:
+        """Estimate patches, in pixels, by the filter of the given components."""
+        return _by_component(code, component, self.filters, self.bias)
+
+    def draw_error(self, component: Tensor) -> Float[Tensor, "n d"]:
+        """Draw what the posterior of each patch adds to its estimate, in pixels, ``(n, d)``."""
+        if self._roots is None:
+            values, vectors = self.mixture.eigen()
+            spread = (values * self.variance / (values + self.variance)).sqrt()
+            roots = (vectors * spread.unsqueeze(-2)).mT @ self._pixels()[self.first :]
+            if self.first:  # nothing but the data is known of a free mean
+                flat = self._pixels()[:1].expand(len(roots), 1, -1) * math.sqrt(self.variance)
+                roots = torch.cat([flat, roots], 1)
+            self._roots = roots.to(self.dtype)
+        noise = torch.randn(
+            len(component), self.mixture.size**2, dtype=self.dtype, device=component.device
+        )
+        return _by_component(noise, component, self._roots, None)
+
+    def error_variance(self) -> Float[Tensor, "k d"]:
+        """Posterior variance of each pixel given the component, ``(K, d)``."""
+        values, vectors = self.mixture.eigen()
+        spread = values * self.variance / (values + self.variance)
+        pixels = self._pixels()
+        out = ((vectors.mT @ pixels[self.first :]).square() * spread[..., None]).sum(1)
+        if self.first:
+            out = out + self.variance * pixels[0].square()
+        return out.to(self.dtype)
+
+    def _pixels(self) -> Tensor:
+        like = self.mixture.means
+        return cosine_basis(self.mixture.size, dtype=like.dtype, device=like.device)
+
+    def restore(self, patches: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+        """Estimate patches under their most probable components, for averaging.
+
+        Returns
+        -------
+        tuple
+            Estimates times what they count, ``(n, d)``, and what they count, ``(n,)``.
+        """
+        code = self.analyse(patches)
+        component = self.choose(code)
+        weighted = _by_component(code, component, self.trusted, self.trusted_bias)
+        return weighted, self.trust[component.int()]
+
+
+def _by_component(
+    rows: Tensor, component: Tensor, matrices: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Multiply each row with the matrix of its component, rows of a component together."""
+    sorted_component, order = component.sort()
+    counts = sorted_component.int().bincount(minlength=len(matrices)).tolist()
+    grouped = rows.index_select(0, order)
+    out, start = torch.empty_like(grouped), 0
+    for k, count in enumerate(counts):
+        if count:
+            part = slice(start, start + count)
+            torch.mm(grouped[part], matrices[k], out=out[part])
+            if bias is not None:
+                out[part] += bias[k]
+            start += count
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return out.index_select(0, back)

@@ -1,0 +1,249 @@
+"""The Ising model: spins that agree with their neighbours, seen through noise."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError, QueryError
+from ppl_zoo.model import Array, Model
+from ppl_zoo.models.latent import ising_grid as grid
+from ppl_zoo.models.latent.ising_spins import Prior, Spins
+
+__all__ = ["Ising"]
+
+
+class Ising(Model):
+    """Ising model of binary images.
+
+    For each image n, with spins +1 (white) or -1 (black) and neighbours in rows and columns::
+
+        spins[n] ~ exp(coupling * sum_<ij> spins_i spins_j) / Z     (height, width)
+        x[n]     ~ Normal(spins[n], noise)                          each pixel
+
+    The posterior of the spins is approximated by mean field: each spin by itself, in the mean
+    field of its neighbours. Z is exact for any size (Kac & Ward), so that the evidence lower
+    bound lacks no constant. Grids with a side of at most 10 are solved exactly too.
+
+    Parameters
+    ----------
+    height, width
+        Of the images, in pixels.
+    coupling
+        Of neighbours; spins of a large grid agree over any distance from 0.44 on.
+    noise
+        Standard deviation of the noise, in units of x (spins are 2 apart).
+    learn_noise
+        Whether a fit learns ``noise``.
+
+    References
+    ----------
+    Bishop (2006), Pattern Recognition and Machine Learning, section 8.3.3. MacKay (2003),
+    Information Theory, Inference, and Learning Algorithms, chapters 31 and 33. Kac & Ward
+    (1952), A combinatorial solution of the two-dimensional Ising model, Phys. Rev. 88,
+    https://doi.org/10.1103/PhysRev.88.1332.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> image = torch.ones(1, 8, 8)
+    >>> image[:, :, :4] = -1.0
+    >>> model = zoo.Ising(8, 8, coupling=0.6, noise=0.8)
+    >>> model.denoise(image + 0.8 * torch.randn(1, 8, 8)).shape
+    torch.Size([1, 8, 8])
+    """
+
+    queries = {"log_prob": "bound", "sample": "estimate", "encode": "estimate"}
+    default_solver = ("EM", {})
+    event_dims = {"spins": ("row", "column"), "x": ("row", "column")}
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        coupling: float = 0.4,
+        noise: float = 1.0,
+        learn_noise: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("height", height), ("width", width)):
+            if value < 2:
+                raise ValueError(f"{name}: got {value}, expected 2 or more")
+        if not noise > 0:
+            raise ValueError(f"noise: got {noise}, expected more than 0")
+        if not math.isfinite(coupling):
+            raise ValueError(f"coupling: got {coupling}, expected a finite number")
+        self.height, self.width, self.learn_noise = height, width, learn_noise
+        self.register_buffer("coupling", torch.tensor(float(coupling)))
+        self.log_noise = nn.Parameter(torch.tensor(math.log(noise)), requires_grad=learn_noise)
+        # a number, no buffer: single precision would round it
+        self.log_z = float(grid.log_partition_without_field(height, width, self.coupling))
+
+    @property
+    def noise(self) -> Float[Tensor, ""]:
+        """Standard deviation of the noise."""
+        return self.log_noise.exp()
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the grid can be summed over exactly with a field."""
+        return min(self.height, self.width) <= grid.NARROW
+
+    # ---- the generative story and its approximate posterior ---------------------------------
+
+    def model(self, x: Tensor) -> None:
+        """Draw the spins of each image, then its pixels."""
+        with self.observations("images", x):
+            prior = Prior((self.height, self.width), self.coupling, self.log_z)
+            s = pyro.sample("spins", prior)
+            pyro.sample("x", dist.Normal(s, self.noise).to_event(2), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """Draw each spin by itself, in the mean field of its neighbours."""
+        with torch.no_grad():
+            mean = self._mean_field(x)
+        with self.observations("images", x):
+            pyro.sample("spins", Spins(mean))
+
+    def _field(self, x: Tensor) -> Tensor:
+        return x / self.noise**2
+
+    def _mean_field(self, x: Tensor) -> Tensor:
+        return grid.mean_field(self._field(x), self.coupling)
+
+    # ---- EM: the E-step is mean field, the M-step the noise ---------------------------------
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse x of another shape than ``(n, height, width)``."""
+        shape = rows.sizes()[0]
+        expected = (len(rows), self.height, self.width)
+        if shape != expected:
+            raise DataError(f"x: got shape {shape}, expected {expected}")
+        if not rows.head(1)[0].is_floating_point():
+            raise DataError(f"x: got dtype {rows.arrays[0].dtype}, expected floating point")
+        super().check_data(rows)
+
+    @torch.no_grad()
+    def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
+        """E-step: mean field of each image, and what the noise needs of it."""
+        x = batch[0]
+        mean = self._mean_field(x)
+        left = (x.double() ** 2 - 2.0 * x.double() * mean.double() + 1.0).sum()
+        return {
+            "log_likelihood": self._bound(x, mean).sum(),
+            "left": left,
+            "count": left.new_tensor(float(x.numel())),
+        }
+
+    @torch.no_grad()
+    def maximize(self, statistics: Mapping[str, Tensor]) -> None:
+        """M-step: the noise, where it is learned."""
+        if self.learn_noise:
+            variance = statistics["left"] / statistics["count"]
+            self.log_noise.copy_(0.5 * variance.clamp_min(1e-12).log())
+
+    def _bound(self, x: Tensor, mean: Tensor) -> Tensor:
+        """Evidence lower bound of each image, ``(n,)``, in float64."""
+        x, mean, noise = x.double(), mean.double(), self.noise.double()
+        left = (x**2 - 2.0 * x * mean + 1.0) / noise**2
+        seen = -0.5 * (left + math.log(2.0 * math.pi)) - noise.log()
+        up = (0.5 * (1.0 + mean)).clamp(0.0, 1.0)
+        entropy = torch.special.entr(up) + torch.special.entr(1.0 - up)
+        prior = self.coupling.double() * grid.interaction(mean) - self.log_z
+        return (seen + entropy).sum((-2, -1)) + prior
+
+    # ---- queries ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(self, x: Array) -> Float[Tensor, " n"]:
+        """Log density of each image, in nats: exact on narrow grids, else the mean-field bound."""
+        return torch.cat([self._log_density(c) for c in self._chunks(x)]).to(self.dtype)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        if not self.is_narrow:
+            return self._bound(x, self._mean_field(x))
+        x, noise = x.double(), self.noise.double()
+        alone = -0.5 * ((x**2 + 1.0) / noise**2 + math.log(2.0 * math.pi)) - noise.log()
+        total = grid.log_partition(x / noise**2, self.coupling.double())
+        return alone.sum((-2, -1)) + total - self.log_z
+
+    def elbo(self, x: Array) -> Float[Tensor, " n"]:
+        """Evidence lower bound of each image under mean field, in nats, ``(n,)``."""
+        with torch.no_grad():
+            parts = [self._bound(c, self._mean_field(c)) for c in self._chunks(x)]
+        return torch.cat(parts).to(self.dtype)
+
+    def encode(self, x: Array) -> Float[Tensor, "n height width"]:
+        """Mean of each spin given the image, by mean field."""
+        return self.marginals(x)
+
+    def denoise(self, x: Array) -> Float[Tensor, "n height width"]:
+        """Return the likelier value of each spin, +1 or -1."""
+        return torch.where(self.marginals(x) >= 0, 1.0, -1.0).to(self.dtype)
+
+    def marginals(
+        self, x: Array, method: str = "mean-field", num_sweeps: int = 1000
+    ) -> Float[Tensor, "n height width"]:
+        """Mean of each spin given the image.
+
+        Parameters
+        ----------
+        x
+            Images ``(n, height, width)``.
+        method
+            "mean-field"; "exact" for grids with a side of at most 10; or "gibbs", an average
+            over Gibbs sweeps.
+        num_sweeps
+            Of Gibbs, beside a tenth as many that are left out.
+
+        Returns
+        -------
+        Tensor
+            ``(n, height, width)``, from -1 to 1.
+
+        Raises
+        ------
+        QueryError
+            If the grid is too wide for the exact answer.
+        DataError
+            If there is no such method.
+        """
+        ways = {"mean-field": self._mean_field, "exact": self._exact_means}
+        ways["gibbs"] = functools.partial(self._gibbs_means, num_sweeps=num_sweeps)
+        if method not in ways:
+            raise DataError(f"method: got {method!r}, expected one of {tuple(ways)}")
+        if method == "exact" and not self.is_narrow:
+            raise QueryError(
+                f"Ising: got a grid of {self.height} x {self.width}, expected a side of at most "
+                f"{grid.NARROW} for exact sums; use method='gibbs'"
+            )
+        with torch.no_grad():
+            return torch.cat([ways[method](chunk) for chunk in self._chunks(x)]).to(self.dtype)
+
+    def _exact_means(self, x: Tensor) -> Tensor:
+        field = self._field(x.double())
+        with torch.enable_grad():
+            field.requires_grad_()
+            total = grid.log_partition(field, self.coupling.double()).sum()
+            return torch.autograd.grad(total, field)[0]
+
+    def _gibbs_means(self, x: Tensor, num_sweeps: int) -> Tensor:
+        field, total = self._field(x), torch.zeros_like(x)
+        s = Spins(self._mean_field(x)).sample()
+        for sweep in range(-(num_sweeps // 10), num_sweeps):
+            s, mean = grid.gibbs_sweep(s, field, self.coupling)
+            total = total + mean if sweep >= 0 else total
+        return total / num_sweeps
+
+    def _chunks(self, x: Array) -> list[Tensor]:
+        rows = self.as_rows(x)
+        self.check_data(rows)
+        return [chunk for (chunk, *_) in rows.chunks(256)]

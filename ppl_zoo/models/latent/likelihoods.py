@@ -1,0 +1,129 @@
+"""What a decoder's outputs say of a row: Bernoulli, Gaussian or categorical features."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ppl_zoo.errors import DataError
+
+__all__ = ["LIKELIHOODS", "Bernoulli", "Categorical", "Gaussian", "make_likelihood"]
+
+
+class Bernoulli(nn.Module):
+    """Features 0 or 1; the outputs are logits. Grey values would be no density."""
+
+    per_feature = 1
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        """``(..., D)`` to a distribution over ``(..., D)``."""
+        return dist.Bernoulli(logits=outputs).to_event(1)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Return the probability of 1, ``(..., D)``."""
+        return outputs.sigmoid()
+
+    def check(self, x: Tensor) -> None:
+        """Refuse other values than 0 and 1."""
+        bad = (x != 0) & (x != 1)
+        if bad.any():
+            raise DataError(
+                f"x: got {x[bad][0].item():.4g}, expected 0 or 1: a Bernoulli on grey values is "
+                "no density; binarise x or take likelihood='gaussian'"
+            )
+
+    def start(self, x: Tensor) -> Tensor:
+        """Choose outputs that give the mean of these rows."""
+        rate = (x.sum(0) + 0.5) / (len(x) + 1)
+        return rate.logit()
+
+
+class Gaussian(nn.Module):
+    """Real features; the outputs are means, the sd is learned: one for all, or one a feature."""
+
+    per_feature = 1
+    floor = 1e-3  # of the sd; a decoder that reaches a row exactly would raise the density forever
+
+    def __init__(self, num_features: int, per_pixel: bool = False) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(num_features if per_pixel else 1))
+
+    @property
+    def scale(self) -> Tensor:
+        """Sd of the features, ``(1,)`` or ``(D,)``, in units of x."""
+        return self.log_scale.exp() + self.floor
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        """``(..., D)`` to a distribution over ``(..., D)``."""
+        return dist.Normal(outputs, self.scale).to_event(1)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Return the mean, ``(..., D)``."""
+        return outputs
+
+    def check(self, x: Tensor) -> None:
+        """Take any finite values."""
+
+    def start(self, x: Tensor) -> Tensor:
+        """Choose outputs that give the mean of these rows; the sd starts at that of the rows."""
+        with torch.no_grad():
+            sd = x.std(0) if self.log_scale.numel() > 1 else x.std(0).square().mean().sqrt()
+            self.log_scale.copy_(sd.clamp_min(10 * self.floor).log().reshape(-1))
+        return x.mean(0)
+
+
+class Categorical(nn.Module):
+    """Features with states 0, 1, ...; the outputs are logits, those of a feature together."""
+
+    def __init__(self, num_features: int, num_states: int) -> None:
+        super().__init__()
+        self.per_feature = self.num_states = num_states
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        """``(..., D * states)`` to a distribution over ``(..., D)``."""
+        logits = outputs.unflatten(-1, (-1, self.num_states))
+        return dist.Categorical(logits=logits).to_event(1)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Return the most probable state, ``(..., D)``: a mean of states means nothing."""
+        return outputs.unflatten(-1, (-1, self.num_states)).argmax(-1)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse what is no state."""
+        bad = (x < 0) | (x >= self.num_states) | (x != x.round())
+        if bad.any():
+            raise DataError(
+                f"x: got {x[bad][0].item():.4g}, expected a state, 0 to {self.num_states - 1}"
+            )
+
+    def start(self, x: Tensor) -> Tensor:
+        """Choose outputs that give the frequencies of these rows."""
+        counts = nn.functional.one_hot(x.long(), self.num_states).sum(0) + 0.5
+        return (counts / (len(x) + 0.5 * self.num_states)).log().to(torch.get_default_dtype())
+
+
+LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "categorical")
+
+
+def make_likelihood(name: str, num_features: int, num_states: int | None) -> nn.Module:
+    """Return the likelihood that a name stands for.
+
+    Raises
+    ------
+    DataError
+        If there is none of that name, or states are asked for or missing.
+    """
+    if name not in LIKELIHOODS:
+        raise DataError(f"likelihood: got {name!r}, expected one of {', '.join(LIKELIHOODS)}")
+    if (name == "categorical") != (num_states is not None):
+        raise DataError(f"num_states: got {num_states} with likelihood={name!r}")
+    if name == "bernoulli":
+        return Bernoulli(num_features)
+    if name == "categorical":
+        return Categorical(num_features, num_states)
+    return Gaussian(num_features, per_pixel=name == "gaussian-per-pixel")

@@ -1,0 +1,93 @@
+"""Priors of a VAE's latent variables, from the standard normal to a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ppl_zoo.errors import DataError
+
+__all__ = ["PRIORS", "Mixture", "StandardNormal", "VampPrior", "make_prior"]
+
+
+class StandardNormal(nn.Module):
+    """Normal(0, 1) in every dimension; the KL to it is closed."""
+
+    def __init__(self, num_latents: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(num_latents))
+        self.register_buffer("scale", torch.ones(num_latents))
+
+    def forward(self) -> Distribution:
+        """Return the distribution over ``(num_latents,)``."""
+        return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+class Mixture(nn.Module):
+    """A learned mixture of normals with diagonal covariance."""
+
+    def __init__(self, num_latents: int, num_components: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.loc = nn.Parameter(torch.randn(num_components, num_latents))
+        self.log_scale = nn.Parameter(torch.zeros(num_components, num_latents))
+
+    def forward(self) -> Distribution:
+        """Return the distribution over ``(num_latents,)``."""
+        return _mixture(self.logits, self.loc, self.log_scale.exp())
+
+
+class VampPrior(nn.Module):
+    """Mixture of the encoder's posteriors at learned pseudo-inputs.
+
+    Tomczak & Welling 2018, VAE with a VampPrior, https://arxiv.org/abs/1705.07120.
+    """
+
+    def __init__(self, num_features: int, num_components: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.inputs = nn.Parameter(torch.rand(num_components, num_features))
+
+    def start(self, x: Tensor) -> None:
+        """Begin at data rows: random inputs all look alike to an encoder."""
+        chosen = torch.randint(len(x), (len(self.inputs),), device=x.device)
+        with torch.no_grad():
+            self.inputs.copy_(x[chosen].to(self.inputs))
+
+    def forward(self, encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Distribution:
+        """Return the distribution over ``(num_latents,)``; ``encode`` gives mean and sd."""
+        return _mixture(self.logits, *encode(self.inputs))
+
+
+def _mixture(logits: Tensor, loc: Tensor, scale: Tensor) -> Distribution:
+    parts = dist.Normal(loc, scale).to_event(1)
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), parts)
+
+
+PRIORS = ("normal", "mixture", "vamp", "flow")
+
+
+def make_prior(name: Any, num_features: int, num_latents: int, num_components: int) -> nn.Module:
+    """Return the prior that a name stands for.
+
+    Raises
+    ------
+    DataError
+        If there is none of that name.
+    """
+    if name == "normal":
+        return StandardNormal(num_latents)
+    if name == "mixture":
+        return Mixture(num_latents, num_components)
+    if name == "vamp":
+        return VampPrior(num_features, num_components)
+    if name == "flow":
+        from ppl_zoo import flows
+
+        return flows.Prior(num_latents)
+    raise DataError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")

@@ -1,0 +1,54 @@
+"""Read the shipped weights: a file of safetensors for each name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import torch
+from safetensors.torch import load
+
+from ppl_zoo.errors import RunError
+from ppl_zoo.models.mixtures import GaussianMixture
+
+__all__ = ["PRETRAINED", "load_pretrained"]
+
+#: name and what it is
+PRETRAINED: dict[str, str] = {
+    "gmm200-patches": "200 Gaussians over 8x8 patches of photographs, cosine coefficients",
+    "gmm20-patches": "20 Gaussians over 8x8 patches of photographs, cosine coefficients",
+}
+
+
+def load_pretrained(name: str, device: Any = "cpu") -> GaussianMixture:
+    """Load a model that this project trained.
+
+    Parameters
+    ----------
+    name
+        One of :data:`PRETRAINED`.
+    device
+        Where to put it.
+
+    Raises
+    ------
+    RunError
+        If there is none of that name.
+    """
+    if name not in PRETRAINED:
+        raise RunError(f"got {name!r}, expected a pretrained model: {', '.join(PRETRAINED)}")
+    tensors = _read(name)
+    factors = torch.zeros(len(tensors["weights"]), 63, 63, dtype=torch.float64)
+    rows, columns = torch.tril_indices(63, 63)
+    factors[:, rows, columns] = tensors["factors"].double()
+    weights = tensors["weights"].double()
+    model = GaussianMixture(len(weights), 63)
+    means = torch.zeros(len(weights), 63, dtype=torch.float64)
+    model.set_parameters(weights / weights.sum(), means, factors @ factors.mT)
+    return model.to(device)
+
+
+@lru_cache(maxsize=2)
+def _read(name: str) -> dict[str, torch.Tensor]:
+    return load(files("ppl_zoo.pretrained").joinpath(f"{name}.safetensors").read_bytes())

@@ -1,0 +1,366 @@
+"""``restore``: a spoiled image in; the restored image, with its uncertainty where wanted, out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import autoguide
+from torch import Tensor
+from tqdm import tqdm
+
+from ppl_zoo.errors import DataError
+from ppl_zoo.fitting import Fit, fit, pick_device
+from ppl_zoo.imaging.checks import as_channels, as_image
+from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
+from ppl_zoo.imaging.noise import estimate_noise
+from ppl_zoo.imaging.operators import Downsample, Identity, LinearOperator, Mask
+from ppl_zoo.imaging.patches import PatchGrid
+from ppl_zoo.model import Model
+from ppl_zoo.models.images.epll import EPLL
+from ppl_zoo.models.images.patch_mixture import PatchMixture
+from ppl_zoo.models.images.splitting import Schedule, split
+from ppl_zoo.models.images.tilings import draw_tilings, survey
+from ppl_zoo.pretrained import load_pretrained
+from ppl_zoo.solvers.drawn import PosteriorDraws
+from ppl_zoo.solvers.solution import (
+    Solution,
+    chain_seed,
+    read_parameters,
+    set_seed,
+    stack_chains,
+)
+from ppl_zoo.solvers.svi import SVI
+
+__all__ = ["Restoration", "Tiling", "restore"]
+
+METHODS = ("map", "posterior", "svi")
+#: stride, coefficients whose products choose the component (None: all), whether places move
+QUALITIES: dict[str, dict[str, Any]] = {
+    "exact": {"stride": 1, "block": None, "shift": False},
+    "best": {"stride": 2, "block": 20},
+    "fast": {"stride": 4, "block": 20},
+    "fastest": {"stride": 6, "block": 20},
+}
+#: precisions of the ties while missing pixels are found, and how often each
+FILLING = ((40.0, 1), (160.0, 2), (640.0, 3), (2560.0, 5), (10240.0, 6))
+#: the least sd of noise: data without noise are then fitted to a fourth of a grey level
+LEAST_NOISE = 1e-3
+
+
+@dataclass
+class Restoration:
+    """What became of an image.
+
+    Attributes
+    ----------
+    image
+        The restored image in [0, 1], ``(height, width)`` or ``(height, width, channels)``.
+    sd
+        Posterior standard deviation of each pixel, of the shape of ``image``; None for a map.
+    fit
+        The fit of :class:`ppl_zoo.EPLL`, whose posterior draws reach ArviZ; None for a map.
+        Its images are the channels, in opponent colours where the image has three.
+    sigma
+        Standard deviation of the noise that was assumed, in units of the image.
+    """
+
+    image: Tensor
+    sd: Tensor | None
+    fit: Fit | None
+    sigma: float
+
+
+def restore(
+    image: Any,
+    operator: Any = None,
+    sigma: Any = None,
+    prior: Any = "gmm200-patches",
+    method: str = "map",
+    *,
+    quality: str = "best",
+    stride: int | None = None,
+    num_draws: int = 64,
+    steps: int = 300,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Restoration:
+    """Restore an image by the expected patch log likelihood.
+
+    Parameters
+    ----------
+    image
+        What was seen, ``(height, width)`` or ``(height, width, channels)``: floats in [0, 1], on
+        which noise may go beyond, or whole numbers of 8 or 16 bits. The last of 2 or 4 channels
+        is transparency and is left alone.
+    operator
+        How the image was spoiled before noise came: ``zoo.imaging.Identity()`` (the default),
+        ``Blur``, ``Mask`` or ``Downsample``.
+    sigma
+        Standard deviation of the noise in units of [0, 1] (25 grey levels are ``25 / 255``);
+        None to estimate it, which takes the identity or a mask's seen pixels as they are.
+    prior
+        Name of a pretrained prior, or a ``zoo.GaussianMixture`` over patches: of their pixels
+        row by row, or of cosine coefficients without the mean
+        (:func:`ppl_zoo.imaging.cosine_basis`).
+    method
+        "map": the posterior mode, by half-quadratic splitting. "posterior": mean, sd and draws
+        by tilings, for noise alone (the identity). "svi": a mean-field normal posterior of
+        every pixel; for small images.
+    quality
+        "best", "fast" (some .05 dB below), "fastest" (some .2 dB) or "exact" (every patch, and
+        the component by all products: slow, and no better).
+    stride
+        Every how many pixels a patch begins, instead of that of ``quality``.
+    num_draws
+        Posterior draws that are kept.
+    steps
+        Steps of "svi".
+    seed
+        Makes draws repeatable.
+    device
+        "auto" (a GPU where there is one), "cpu", "cuda".
+    progress
+        Show a progress bar; silent in any case where there is no terminal.
+
+    Returns
+    -------
+    Restoration
+
+    Raises
+    ------
+    DataError
+        If the image is smaller than a patch, has NaN or values that are not of [0, 1], or an
+        option is unknown.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> clean = torch.linspace(0.0, 1.0, 32).expand(32, 32)
+    >>> noisy = clean + 0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    >>> done = zoo.restore(noisy, sigma=0.1, progress=False)
+    >>> zoo.imaging.psnr(done.image, clean) > zoo.imaging.psnr(noisy, clean) + 10.0
+    True
+    """
+    if method not in METHODS:
+        raise DataError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
+    if quality not in QUALITIES:
+        raise DataError(f"quality: got {quality!r}, expected one of {', '.join(QUALITIES)}")
+    operator = Identity() if operator is None else operator
+    if not isinstance(operator, LinearOperator):
+        raise DataError(
+            f"operator: got a {type(operator).__name__}, expected one of zoo.imaging: Identity(), "
+            "Blur(kernel), Mask(mask), Downsample(factor)"
+        )
+    device = pick_device(device)
+    values = as_image(image, ignore=getattr(operator, "mask", None)).to(device)
+    channels, alpha = as_channels(values)
+    sigma = _noise_level(sigma, channels, operator)
+    mixture = _find_prior(prior, device)
+    shape = operator.image_shape(tuple(channels.shape[-2:]))
+    PatchGrid(shape, mixture.size)  # refuses images smaller than a patch
+    opponent = len(channels) == 3
+    if opponent:
+        channels = to_opponent(channels.movedim(0, -1)).movedim(-1, 0)
+    noise = torch.full((len(channels),), max(sigma, LEAST_NOISE), device=device)
+    if opponent:
+        noise = noise * noise.new_tensor(noise_gains())
+    schedule = _schedule(quality, stride)
+    sd, done = None, None
+    if method == "map":
+        restored = _Job(channels, noise, operator, mixture, schedule, progress).mode()
+    elif method == "posterior":
+        if not isinstance(operator, Identity):
+            raise DataError(
+                f"operator: got a {type(operator).__name__} with method='posterior', expected "
+                "the identity: tilings are exact for noise alone; method='svi' takes any"
+            )
+        solver = Tiling(num_draws, quality, schedule.stride)
+        data = (channels, noise)
+        model = EPLL.of(mixture)
+        done = fit(model, data, solver, device=device, seed=seed, progress=progress)
+        restored, sd = (done.solution.state_tensors[name] for name in ("mean", "sd"))
+    else:
+        job = _Job(channels, noise, operator, mixture, schedule, progress)
+        done = _fit_normal(job, steps, seed, progress)
+        guide = done.guide
+        restored = guide.locs.image.detach()
+        sd = guide.scales.image.detach()
+    if opponent:
+        restored = from_opponent(restored.movedim(0, -1)).movedim(-1, 0)
+        sd = None if sd is None else _opponent_sd(sd)
+    restored = restored.clamp(0.0, 1.0)
+    if alpha is not None and alpha.shape[-2:] != restored.shape[-2:]:
+        raise DataError(
+            f"image: got transparency with a {type(operator).__name__} that changes the size, "
+            "expected an image without"
+        )
+    out = [
+        None if part is None else _as_given(part, extra, values.ndim)
+        for part, extra in ((restored, alpha), (sd, None if alpha is None else 0.0 * alpha))
+    ]
+    return Restoration(out[0], out[1], done, sigma)
+
+
+@dataclass
+class _Job:
+    """An image by channels ``(n, height, width)``, and all that restoring it takes."""
+
+    channels: Tensor
+    noise: Tensor
+    operator: LinearOperator
+    mixture: PatchMixture
+    schedule: Schedule
+    progress: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.operator.image_shape(tuple(self.channels.shape[-2:]))
+
+    def mode(self) -> Tensor:
+        """Climb to the posterior mode by splitting, ``(n, height, width)``."""
+        out, sides = [], [self.variances(float(sd)) for sd in self.noise]
+        grids = len(PatchGrid(self.shape, self.mixture.size, self.schedule.stride))
+        with self.bar(grids * sum(map(len, sides))) as update:
+            for data, sd, variances in zip(self.channels, self.noise, sides, strict=True):
+                data_step = functools.partial(_data_step, self.operator, data, float(sd) ** -2)
+                start = self.operator.first_guess(data)
+                out.append(split(start, self.mixture, data_step, variances, self.schedule, update))
+        return torch.stack(out)
+
+    def variances(self, sd: float) -> list[float]:
+        """Variances of the ties between patches and image, level by level."""
+        if isinstance(self.operator, Identity):
+            return [sd**2 / beta for beta in self.schedule.betas]
+        if isinstance(self.operator, (Mask, Downsample)):
+            return [1.0 / beta for beta, times in FILLING for _ in range(times)]
+        return [1.0 / (50.0 * 2.0**level) for level in range(7) for _ in range(2)]
+
+    @contextmanager
+    def bar(self, total: int) -> Iterator[Callable[[int], object]]:
+        """Show how many patches are done."""
+        silent = None if self.progress else True
+        with tqdm(total=total, desc="patches", disable=silent, unit_scale=True) as bar:
+            yield bar.update
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Posterior draws of noisy images by tilings, see :mod:`ppl_zoo.models.images.tilings`.
+
+    Parameters
+    ----------
+    num_draws
+        Draws in all; independent of one another, in two chains so that R-hat can be read.
+    quality, stride
+        Of the mode around which the draws lie, as for :func:`restore`.
+    """
+
+    num_draws: int = 64
+    quality: str = "best"
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        if self.num_draws < 8:
+            raise DataError(f"num_draws: got {self.num_draws}, expected 8 or more")
+
+    def solve(
+        self, model: Model, rows: Any, *, seed: int = 0, progress: bool = True, **_: Any
+    ) -> Solution:
+        """Draw; see :func:`ppl_zoo.fit`."""
+        if not isinstance(model, EPLL) or not isinstance(model.operator, Identity):
+            raise DataError("Tiling: expected an EPLL model without an operator")
+        (channels, noise), mixture = rows.all(), model.mixture.to(rows.device)
+        schedule = _schedule(self.quality, self.stride)
+        mode = _Job(channels, noise, model.operator, mixture, schedule, progress).mode()
+        draws, means, sds = [], [], []
+        count = PatchGrid(tuple(mode.shape[-2:]), mixture.size).count(mode)
+        for channel, (y, sd) in enumerate(zip(channels, noise.tolist(), strict=True)):
+            tilings = survey(y, mixture, sd**2)
+            mean = (tilings.mean + (count - 1.0) * mode[channel]) / count
+            set_seed(chain_seed(seed, channel), y.device)
+            spread = draw_tilings(y, mixture, sd**2, 2 * (self.num_draws // 2))
+            draws.append(mean + tilings.shrinkage() * spread)
+            means.append(mean)
+            sds.append(tilings.error().sqrt())
+        images = torch.stack(draws, 1)
+        images = images.reshape(2, -1, *images.shape[1:])
+        one = read_parameters(model, None)
+        return Solution(
+            parameters=stack_chains([one, one]),
+            history={"objective": np.full((2, 1), np.nan)},
+            objective=np.full(2, np.nan),
+            stopped=("converged", "converged"),
+            guide=PosteriorDraws(model, {"image": images}, rows.all()),
+            draws={"image": images},
+            state_tensors={"mean": torch.stack(means), "sd": torch.stack(sds)},
+        )
+
+
+def _schedule(quality: str, stride: int | None) -> Schedule:
+    return Schedule(**(QUALITIES[quality] | ({} if stride is None else {"stride": stride})))
+
+
+def _data_step(
+    operator: LinearOperator, data: Tensor, precision: float, average: Tensor, pull: float
+) -> Tensor:
+    return operator.fit(data, precision, average, pull)
+
+
+def _fit_normal(job: _Job, steps: int, seed: int, progress: bool) -> Fit:
+    """Mean-field normal posterior of every pixel, from the mode."""
+    model = EPLL.of(job.mixture, job.operator)
+    start = functools.partial(autoguide.init_to_value, values={"image": job.mode()})
+    guide = functools.partial(autoguide.AutoNormal, init_loc_fn=start, init_scale=0.02)
+    solver = SVI(guide=guide, steps=steps, learning_rate=0.003, schedule="cosine", compile=False)
+    data = (job.channels, job.noise)
+    device = job.channels.device
+    return fit(model, data, solver, device=device, seed=seed, progress=progress)
+
+
+def _find_prior(prior: Any, device: torch.device) -> PatchMixture:
+    mixture = _pretrained(prior) if isinstance(prior, str) else PatchMixture.of(prior)
+    return mixture.to(device)
+
+
+@functools.lru_cache(maxsize=2)
+def _pretrained(name: str) -> PatchMixture:
+    """Load a pretrained prior; what is computed of it is there for the next image."""
+    return PatchMixture.of(load_pretrained(name))
+
+
+def _noise_level(sigma: Any, channels: Tensor, operator: LinearOperator) -> float:
+    if sigma is None:
+        if not isinstance(operator, Identity):
+            raise DataError(
+                f"sigma: got None with a {type(operator).__name__}, expected the sd of the noise "
+                "(it can be estimated for Identity() only)"
+            )
+        return estimate_noise(channels.movedim(0, -1))
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 <= sigma <= 1:
+        raise DataError(
+            f"sigma: got {sigma!r}, expected an sd from 0 to 1 in units of the image "
+            "(25 grey levels of 255 are 25 / 255)"
+        )
+    return float(sigma)
+
+
+def _as_given(channels: Tensor, alpha: Tensor | None, ndim: int) -> Tensor:
+    if ndim == 2:
+        return channels[0]
+    return torch.cat([channels, *([] if alpha is None else [alpha])]).movedim(0, -1)
+
+
+def _opponent_sd(sd: Tensor) -> Tensor:
+    """Sd of red, green and blue from those of opponent colours, which are independent."""
+    back = from_opponent(torch.eye(3, dtype=sd.dtype, device=sd.device))
+    back = back - from_opponent(torch.zeros(1, 3, dtype=sd.dtype, device=sd.device))
+    variance = torch.einsum("ohw,oc->chw", sd.square(), back.square())
+    return variance.clamp_min(0.0).sqrt()

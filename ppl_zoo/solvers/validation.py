@@ -1,0 +1,154 @@
+"""Early stopping on rows held out, and averages of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.solvers.elbos import differentiable_loss, ignore_nan_warnings
+from ppl_zoo.solvers.solution import chain_seed, set_seed
+
+__all__ = ["Watch"]
+
+#: rows scored at once
+CHUNK = 4096
+
+
+class Watch:
+    """Looks at one chain from outside: which of its parameters are the ones to keep.
+
+    Parameters
+    ----------
+    chain
+        The chain, its programs and parameters made.
+    valid
+        Rows held out; None to watch the average only.
+    patience
+        Looks at ``valid`` without a gain after which the chain stops.
+    every
+        Steps between two looks.
+    decay
+        Of the exponential moving average of the parameters (Polyak & Juditsky 1992); None for
+        none. It is shorter at the start, where the parameters move fast.
+    seed
+        Of the ELBO's noise, the same at each look.
+    num_rows
+        Rows of the fit.
+    """
+
+    def __init__(
+        self,
+        chain: Any,
+        valid: Rows | None,
+        patience: int | None,
+        every: int,
+        decay: float | None,
+        seed: int,
+        num_rows: int,
+    ) -> None:
+        self.chain, self.valid, self.patience, self.every = chain, valid, patience, every
+        self.num_rows = num_rows
+        self.decay, self.seed = decay, chain_seed(seed, chain.index, -5)
+        self.average = _copy(chain.parameters) if decay is not None else None
+        self.best: list[Tensor] | None = None
+        self.values: list[float] = []
+        self.seen = 0
+
+    @torch.no_grad()
+    def review(self) -> bool:
+        """Take note of the steps since the last review; return whether the chain should stop."""
+        before, self.seen = self.seen, len(self.chain.objective)
+        if self.average is not None and self.seen > before:
+            keep = min(self.decay, (1.0 + self.seen) / (10.0 + self.seen)) ** (self.seen - before)
+            torch._foreach_lerp_(self.average, self._current(), 1.0 - keep)
+        if self.valid is None or self.seen // self.every == before // self.every:
+            return False
+        with self.shown(latest=True):
+            self.values.append(self._score())
+            if max(self.values) == self.values[-1]:
+                self.best = _copy(self.chain.parameters)
+        return len(self.values) - 1 - self.values.index(max(self.values)) >= self.patience
+
+    @property
+    def score(self) -> float | None:
+        """Best mean ELBO of a row held out, in nats."""
+        return max(self.values, default=None)
+
+    def _score(self) -> float:
+        """Mean ELBO of a row held out; exact log likelihood where there is no latent."""
+        chain, total = self.chain, 0.0
+        plate = chain.model.rows_plate
+        latent = [s for s in chain.pair.sites.values() if s.kind == "latent"]
+        shared = any(not s.is_local(plate) for s in latent)
+        set_seed(self.seed, self.valid.device)
+        for chunk in self.valid.chunks(len(self.valid) if shared else CHUNK):
+            with ignore_nan_warnings():
+                total -= float(differentiable_loss(chain.elbo, chain.pair, chunk))
+        return total / len(self.valid)
+
+    @contextmanager
+    def shown(self, latest: bool = False) -> Iterator[None]:
+        """Let the chain have the parameters to keep for a while: the best, or the average.
+
+        ``latest`` for the average even where there is a best.
+        """
+        kept = self.average if latest or self.best is None else self.best
+        if kept is None:
+            yield
+            return
+        current = _copy(self.chain.parameters)
+        self._put(kept)
+        try:
+            yield
+        finally:
+            self._put(current)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that resuming takes."""
+        groups = {"current": self._current(), "average": self.average, "best": self.best}
+        tensors = {
+            f"{name}.{i}": t.detach().clone()
+            for name, group in groups.items()
+            for i, t in enumerate(group or ())
+        }
+        return tensors, {"values": self.values, "seen": self.seen}
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any] | None) -> None:
+        """Go on from a saved state; a chain that was not watched is watched from here on."""
+        self.seen = len(self.chain.objective)
+        if values is None:
+            self.average = _copy(self.chain.parameters) if self.average is not None else None
+            return
+        groups = {
+            name: [tensors[f"{name}.{i}"] for i in range(len(self.chain.parameters))]
+            for name in ("current", "average", "best")
+            if f"{name}.0" in tensors
+        }
+        self._put(groups["current"])
+        if self.average is not None:
+            self.average = self._near(groups.get("average", groups["current"]))
+        if "best" in groups:
+            self.best = self._near(groups["best"])
+        self.values, self.seen = list(values["values"]), values["seen"]
+
+    def _near(self, values: list[Tensor]) -> list[Tensor]:
+        """Copy tensors to where the parameters are."""
+        pairs = zip(self.chain.parameters, values, strict=True)
+        return [torch.empty_like(p).copy_(v) for p, v in pairs]
+
+    def _current(self) -> list[Tensor]:
+        return [p.detach() for p in self.chain.parameters]
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.chain.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def _copy(parameters: list[Tensor]) -> list[Tensor]:
+    return [p.detach().clone() for p in parameters]
