@@ -20,9 +20,8 @@ def main(photo: str | None = None, *, size: int = 160, draws: int = 64, out: str
     clean = zoo.imaging.example_photograph() if photo is None else read_image(photo, grey=True)
     clean, sigma = clean[-size:, :size], 25 / 255
     noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    print(
-        f"noise level: {25:.1f} grey levels, estimated {255 * zoo.imaging.estimate_noise(noisy):.1f}"
-    )
+    found = zoo.imaging.estimate_noise(noisy)
+    print(f"noise level: 25.0 grey levels, estimated {255 * found:.1f}")
 
     done = zoo.restore(noisy, None, sigma, method="posterior", num_draws=draws, progress=False)
     error = done.image - clean

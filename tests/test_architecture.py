@@ -34,7 +34,8 @@ ARROWS: dict[str, set[str]] = {
     "compiler": {"model"},
     "solvers": {"compiler", "functions"},
     "diagnostics": {"compiler"},
-    "models": {"model"},
+    "flows": {"errors"},  # densities made of nets: priors and guides
+    "models": {"model", "flows"},
     "fitting": {"solvers", "diagnostics", "data", "evaluation"},  # evaluation: what latents carry
     "pretrained": {"models"},
     "restoration": {"fitting", "models", "imaging", "pretrained"},
@@ -45,8 +46,15 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"local_density", "annealing"},  # log p(x) of single rows
     "divergences": {"model"},  # any two models, fitted or not
     "catalogue": {"fitting", "models", "data"},
-    # the public surface
-    "__init__": {"calibration", "catalogue", "divergences", "evaluation", "evidence", "restoration", "testing"},
+    "__init__": {  # the public surface
+        "calibration",
+        "catalogue",
+        "divergences",
+        "evaluation",
+        "evidence",
+        "restoration",
+        "testing",
+    },
     "cli": {"__init__"},  # it only calls the public surface
     "__main__": {"cli"},  # python -m ppl_zoo
 }

@@ -69,7 +69,8 @@ def test_a_model_that_observes_nothing_is_refused():
 
 @pytest.mark.slow
 def test_mean_field_on_a_correlated_posterior_is_overconfident():
-    narrow = zoo.calibrate(Correlated(), line(20), zoo.SVI(steps=4000), 100, progress=False)
+    field = zoo.SVI(steps=4000, guide="normal")
+    narrow = zoo.calibrate(Correlated(), line(20), field, 100, progress=False)
     assert any("too narrow" in text for text in narrow.verdict)
     full = zoo.SVI(steps=4000, guide="multivariate-normal")
     assert zoo.calibrate(Correlated(), line(20), full, 100, progress=False).verdict == ()

@@ -98,7 +98,9 @@ def test_posterior_has_chains_first_and_the_best_chain_in_the_model():
 def test_khat():
     exact = zoo.fit(Coins(), binary(), zoo.EM(), progress=False)
     assert np.isnan(exact.khat()).all()  # constant weights: nothing to diagnose
-    fitted = zoo.fit(Mean(), line(), progress=False)
+    best = zoo.fit(Mean(), line(), progress=False)
+    assert np.isnan(best.khat()).all()  # the family holds the posterior, and the fit finds it
+    fitted = zoo.fit(Mean(), line(), zoo.SVI(objective="stochastic"), progress=False)
     assert fitted.khat()[0] < 0.7
     worse = zoo.fit(Mean(), line(), zoo.SVI(steps=1), progress=False)
     assert worse.khat()[0] > 0.7

@@ -1,6 +1,7 @@
 """The core carries every kind of model that is coming, each against what is known of it."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_global_posterior_is_the_closed_form():
     mean, sd = (t.item() for t in fit.model.posterior(x))
     assert draws.mean().item() == pytest.approx(mean, abs=0.1 * sd)
     assert draws.std().item() == pytest.approx(sd, rel=0.1)
-    assert fit.khat()[0] < 0.7
+    assert math.isnan(fit.khat()[0])  # constant weights: it is the posterior
     predictive = torch.distributions.Normal(mean, (sd**2 + fit.model.noise**2) ** 0.5)
     ours = fit.model.log_prob(x, num_samples=8000)
     # far rows magnify what the mean is off by

@@ -42,11 +42,13 @@ from ppl_zoo.solvers.svi_chain import past_objective
 
 __all__ = ["NoStartError", "solve_with_fixed_draws"]
 
-#: draws to begin with and at most; the fixed ones may flatter the bound by so many nats
-DRAWS, MOST, FLATTERY = 512, 4096, 0.02
+#: draws to begin with, fewer where Pyro runs them one by one
+DRAWS = {"xla": 512, "interpreted": 128}
+#: times that their number may be doubled, where they flatter the bound by so many nats
+DOUBLINGS, FLATTERY = 3, 0.02
 #: sets of fresh draws that the bound is reported from, draws in each, and numbers of data that
 #: they may read together
-SETS, FRESH, READ = 8, (512, 2048), 2**27
+SETS, FRESH, READ = 8, (64, 2048), 2**28
 #: a climb has arrived when less than this is left to gain, in nats
 LEFT = 1e-8
 #: starts of the first chain
@@ -78,7 +80,8 @@ class FixedDrawsChain(Chain):
     def begin(self) -> None:
         """Find a normal close to the posterior and set the climb up."""
         starts = _starts(location(self.guide), self.index, self.seed)
-        normals = quasi_normals(self._enough(DRAWS // 2), self.points.size, self.seed, True)
+        num_draws = DRAWS[self.points.engine]
+        normals = quasi_normals(self._enough(num_draws // 2), self.points.size, self.seed, True)
         best: Normal | None = None
         for z in starts:
             found = approximate(self.points, self.points.hessian, z, normals.numpy())
@@ -92,7 +95,7 @@ class FixedDrawsChain(Chain):
                 "bound; check the scale of the data and the support of the model"
             )
         self.start = best
-        self.set_up(DRAWS)
+        self.set_up(num_draws)
 
     def set_up(self, num_draws: int, theta: np.ndarray | None = None) -> None:
         """Fix so many draws; ``theta`` is where the climb goes on."""
@@ -137,10 +140,12 @@ class FixedDrawsChain(Chain):
             return
         self.elbo, self.elbo_error = self.fresh_bound()
         flattered = -climber.value - self.elbo > FLATTERY + 2 * self.elbo_error
-        if arrived and flattered and len(self.normals) < MOST:
+        most = self._enough(DRAWS[self.points.engine], self.family.num_normals) * 2**DOUBLINGS
+        if arrived and flattered and len(self.normals) < most:
             if len(self.objective) < max_steps:
                 self.set_up(2 * len(self.normals), climber.x)
                 return
+            arrived = False
         steep = float(np.abs(climber.gradient).max()) > 1e-2
         self.stopped = "converged" if arrived and not steep else "max_steps"
 

@@ -45,7 +45,9 @@ class ManyPoints:
         with own.defaults():
             self.problem = Unconstrained(own, Rows(rows.all(), "cpu", torch.float64))
             self.size = self.problem.size
-            self.numbers = sum(t.numel() for t in self.problem.data)  # that a point reads
+            # that a point reads; a run of Pyro takes as long as reading some hundred thousand
+            self.numbers = sum(t.numel() for t in self.problem.data)
+            self.numbers = self.numbers if compiled else max(self.numbers, 2**18)
             z = torch.zeros(self.size, dtype=torch.float64)
             self.step = np.full(self.size, 1e-4)  # of the differences that make a Hessian
             self.block, self.batched = BLOCK, None

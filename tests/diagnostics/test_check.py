@@ -43,7 +43,7 @@ def test_conjugate_answer_passes():
 
 def test_mean_field_on_a_correlated_posterior_is_flagged():
     x = line(50)
-    fit = zoo.fit(Correlated(), x, progress=False)
+    fit = zoo.fit(Correlated(), x, zoo.SVI(guide="normal"), progress=False)
     precision = torch.eye(2) + 50 * torch.ones(2, 2)
     exact = torch.distributions.MultivariateNormal(
         torch.linalg.solve(precision, x.sum().expand(2)), precision_matrix=precision

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ppl_zoo.errors import DataError
+from ppl_zoo.flows import FlowPrior
 
 __all__ = ["PRIORS", "Mixture", "StandardNormal", "VampPrior", "make_prior"]
 
@@ -87,7 +88,5 @@ def make_prior(name: Any, num_features: int, num_latents: int, num_components: i
     if name == "vamp":
         return VampPrior(num_features, num_components)
     if name == "flow":
-        from ppl_zoo import flows
-
-        return flows.Prior(num_latents)
+        return FlowPrior(num_latents)
     raise DataError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
