@@ -46,6 +46,8 @@ class Recipe:
     batch_size: int = 100
     patience: int = 20
     average: float = 0.99
+    hidden: int = 200
+    orders: int = 1
 
     def solver(self, num_rows):
         if self.optimizer == "sgd":  # zoo.SVI's loss is that of all rows
@@ -69,25 +71,27 @@ class Recipe:
 
 
 MODELS = {
-    "FVSBN": lambda size: zoo.FVSBN(size),
-    "NADE": lambda size: zoo.NADE(size, 200),
-    "MADE": lambda size: zoo.MADE(size, (200,)),
-    "RNADE": lambda size: zoo.RNADE(size, 10, 50),
+    "FVSBN": lambda size, r: zoo.FVSBN(size),
+    "NADE": lambda size, r: zoo.NADE(size, r.hidden),
+    "MADE": lambda size, r: zoo.MADE(
+        size, (r.hidden,), "random" if r.orders > 1 else None, num_masks=r.orders
+    ),
+    "RNADE": lambda size, r: zoo.RNADE(size, 10, r.hidden),
 }
 
 #: chosen on the validation rows
 RECIPES = {
-    ("red-wine", "RNADE"): Recipe(1200, 5e-3, "adamw", 0.1),
+    ("red-wine", "RNADE"): Recipe(1200, 5e-3, "adamw", 0.1, hidden=50),
     ("mushrooms", "FVSBN"): Recipe(3000, 0.4),
     ("mushrooms", "NADE"): Recipe(3000, 0.3),
-    ("mushrooms", "MADE"): Recipe(3000, 0.2),
+    ("mushrooms", "MADE"): Recipe(3000, 0.3, weight_decay=6e-5, average=0.998, hidden=400),
     ("adult", "FVSBN"): Recipe(4000, 0.4),
     ("adult", "NADE"): Recipe(4000, 0.2),
-    ("adult", "MADE"): Recipe(4000, 0.2),
+    ("adult", "MADE"): Recipe(4000, 0.2, weight_decay=3e-5, average=0.998, hidden=500),
     ("dna", "FVSBN"): Recipe(2000, 0.05, weight_decay=1e-3),
     ("dna", "NADE"): Recipe(2000, 0.02),
-    ("dna", "MADE"): Recipe(2000, 0.02),
-    ("white-wine", "RNADE"): Recipe(3000, 5e-3, "adamw", 0.03),
+    ("dna", "MADE"): Recipe(2000, 0.05, weight_decay=1e-3, orders=8),
+    ("white-wine", "RNADE"): Recipe(3000, 5e-3, "adamw", 0.03, hidden=50),
 }
 
 
@@ -97,7 +101,7 @@ def negative(model, rows):
 
 def fit_one(name, data, recipe):
     torch.manual_seed(SEED)
-    model = MODELS[name](data.train.shape[1])
+    model = MODELS[name](data.train.shape[1], recipe)
     zoo.fit(model, data, recipe.solver(len(data.train)), seed=SEED, progress=False, device="cpu")
     return negative(model, data.valid), negative(model, data.test)
 

@@ -42,7 +42,7 @@ def draw(vae, x, labels, out):
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     panel(axes[0], vae.sample(64), "samples")
     z = vae.encode(x)
-    dots = axes[1].scatter(z[:, 0], z[:, 1], c=labels, cmap="tab10", s=8)
+    dots = axes[1].scatter(*z.mT.tolist(), c=labels.tolist(), cmap="tab10", s=8)
     fig.colorbar(dots, ax=axes[1])
     axes[1].set_title("posterior means of z, coloured by class")
     pairs = torch.stack([x[:32], vae.reconstruct(x[:32])], 1).flatten(0, 1)
@@ -55,7 +55,7 @@ def draw(vae, x, labels, out):
 
 def panel(ax, images, title):
     tiles = images.reshape(8, 8, 8, 8).permute(0, 2, 1, 3).reshape(64, 64)
-    ax.imshow(tiles, cmap="gray", vmin=0, vmax=1)
+    ax.imshow(tiles.numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title)
     ax.set_axis_off()
 

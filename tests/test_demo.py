@@ -124,3 +124,13 @@ def test_long_summaries_are_cut_and_say_so():
     table, note = report.summary_table(frame, limit=24)
     assert len(table.rows) == 24 and note.startswith("6 more rows")
     assert report.summary_table(frame[:3])[1] == ""
+
+
+def test_the_photograph_is_restored_with_its_uncertainty():
+    section = demo._photograph("cpu")
+    facts = dict(section.facts)
+    noisy, restored = (float(facts[name].split()[0]) for name in ("noisy", "restored"))
+    assert restored > noisy + 4.0
+    sd, error = (float(facts[n].split()[0]) for n in ("posterior sd", "actual error"))
+    assert 0.7 < sd / error < 1.3
+    assert len(section.pictures) == 1

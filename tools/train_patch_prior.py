@@ -113,7 +113,10 @@ def main() -> None:
             solver = zoo.EM(max_steps=min(8, steps), tol=0.0, initialize=False)
             fit = zoo.fit(mixture, x[:count], solver, device="cpu", progress=False)
             history.append([count, fit.objective / count, time.process_time() - began])
-            record = {"arguments": vars(given) | {"out": str(given.out.name)}, "passes": history}
+            record = {
+                "arguments": vars(given) | {"out": str(given.out.name)},
+                "objective": history,
+            }
             store(mixture, given.out, record)
             print(*history[-1], f"weights {float(mixture.weights.min()):.1e} ..", flush=True)
 

@@ -44,13 +44,13 @@ def _sms_figure(
     )
 
 
-def _digits(title: str, **model: int) -> Recipe:
+def _digits(title: str, **model: float) -> Recipe:
     return Recipe(
         name="digits",
         title=title,
         data="digits",
         data_options={"binarize": True},
-        model=model,
+        model={"concentration": 2.0, **model},
         dtype="float64",
     )
 

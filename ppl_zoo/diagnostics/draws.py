@@ -357,11 +357,12 @@ class Reader:
 
     def _new_rows(self, num: int) -> dict[str, Tensor]:
         model, shown = self.model, self.at(self.shown)
-        if len(self.rows.arrays) == 1 and model.queries["sample"] == "exact":
+        names = [s.name for s in self.sites.values() if s.kind == "observed"]
+        # a model whose sites together make one array says so by sample(): only the program can
+        # tell which is which
+        if len(self.rows.arrays) == 1 and len(names) == 1 and model.queries["sample"] == "exact":
             new = model.sample(num * len(self.shown))
-            new = new if isinstance(new, dict) else None if new is None else {None: new}
-            names = [s.name for s in self.sites.values() if s.kind == "observed"]
-            values = {names[0] if k is None else k: v for k, v in new.items()}
+            values = new if isinstance(new, dict) else {names[0]: new}
             return {k: v.reshape(num, len(self.shown), *v.shape[1:]) for k, v in values.items()}
         new = predict(model, self.guide, shown, num, self.plate, True, BLOCK)
         return self._observed(new)

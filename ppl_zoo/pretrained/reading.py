@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
+from ppl_zoo import models
 from ppl_zoo.errors import RunError
 from ppl_zoo.models.mixtures import GaussianMixture
 
@@ -21,7 +23,7 @@ PRETRAINED: dict[str, str] = {
 }
 
 
-def load_pretrained(name: str, device: Any = "cpu") -> GaussianMixture:
+def load_pretrained(name: str, device: Any = "cpu") -> Any:
     """Load a model that this project trained.
 
     Parameters
@@ -38,7 +40,11 @@ def load_pretrained(name: str, device: Any = "cpu") -> GaussianMixture:
     """
     if name not in PRETRAINED:
         raise RunError(f"got {name!r}, expected a pretrained model: {', '.join(PRETRAINED)}")
-    tensors = _read(name)
+    tensors, told = _read(name)
+    if "class" in told:  # a state dict in half precision, of a class of the zoo
+        net = getattr(models, told["class"])(**json.loads(told["config"]))
+        net.load_state_dict({key: value.float() for key, value in tensors.items()})
+        return net.to(device)
     factors = torch.zeros(len(tensors["weights"]), 63, 63, dtype=torch.float64)
     rows, columns = torch.tril_indices(63, 63)
     factors[:, rows, columns] = tensors["factors"].double()
@@ -50,5 +56,8 @@ def load_pretrained(name: str, device: Any = "cpu") -> GaussianMixture:
 
 
 @lru_cache(maxsize=2)
-def _read(name: str) -> dict[str, torch.Tensor]:
-    return load(files("ppl_zoo.pretrained").joinpath(f"{name}.safetensors").read_bytes())
+def _read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors of a file, and what its header tells of them."""
+    content = files("ppl_zoo.pretrained").joinpath(f"{name}.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return load(content), header.get("__metadata__", {})

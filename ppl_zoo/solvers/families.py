@@ -36,8 +36,10 @@ class Family:
     """
 
     def __init__(self, start: Normal) -> None:
-        self.mean = torch.from_numpy(start.mean)
-        self.factor = torch.from_numpy(start.factor)
+        # copies, since how products round depends on where arrays begin in memory: a fit that
+        # is resumed shall go the same way
+        self.mean = torch.from_numpy(start.mean).clone()
+        self.factor = torch.from_numpy(start.factor).clone()
         self.size = len(self.mean)
         self.num_normals = self.size
 

@@ -112,7 +112,7 @@ class FixedDrawsChain(Chain):
 
     def negative_bound(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the average bound of the fixed draws, and its gradient."""
-        leaf = torch.from_numpy(theta).requires_grad_()
+        leaf = torch.from_numpy(theta).clone().requires_grad_()
         with torch.enable_grad():
             draws, entropy = self.family.draw(leaf, self.normals)
             energies, slopes = self.points(draws.detach().numpy())
@@ -120,7 +120,7 @@ class FixedDrawsChain(Chain):
                 value = float(energies.mean()) - entropy.item()
             if not (np.isfinite(value) and np.isfinite(slopes).all()):
                 return np.inf, np.full_like(theta, np.nan)
-            outer = (torch.from_numpy(slopes / len(slopes)), -torch.ones_like(entropy))
+            outer = (torch.from_numpy(slopes) / len(slopes), -torch.ones_like(entropy))
             (gradient,) = torch.autograd.grad((draws, entropy), leaf, outer)
         return value, gradient.numpy()
 
@@ -206,7 +206,7 @@ class FixedDrawsChain(Chain):
             self.stopped = "converged"
         prefix = f"{self.index}."
         held = {
-            k.removeprefix(prefix): v.cpu().numpy()
+            k.removeprefix(prefix): v.cpu().clone().numpy()
             for k, v in resume.state_tensors.items()
             if k.startswith(prefix)
         }

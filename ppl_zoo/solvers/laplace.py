@@ -122,7 +122,8 @@ def _normal(
         factor = np.linalg.qr(root.T, mode="r").T  # the same covariance, lower triangular
     except LinAlgError:
         return None
-    factor = factor * np.sign(np.diag(factor))
+    # in one order of memory, as it will be when it is read back: products round alike
+    factor = np.ascontiguousarray(factor * np.sign(np.diag(factor)))
     entropy = np.log(np.diag(factor)).sum() + len(mean) / 2 * math.log(2 * math.pi * math.e)
     elbo = entropy - energy(mean + normals @ factor.T)[0].mean()
     return Normal(mean, factor, float(elbo)) if np.isfinite(elbo) else None

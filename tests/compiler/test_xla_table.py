@@ -369,7 +369,7 @@ def listed(result, keep):
 
 
 def gradients(name, args, options, keep):
-    """Gradients of a weighted sum of the results, by torch and by JAX; None where torch has none."""
+    """Gradients of a weighted sum of the results by torch and by JAX, if torch has them."""
     places = [i for i, a in enumerate(args) if torch.is_tensor(a) and a.is_floating_point()]
     leaves = [args[i].clone().requires_grad_() for i in places]
 
@@ -403,25 +403,57 @@ COMMON = settings(
 #: few, since JAX compiles every operation once a shape
 shapes = st.sampled_from([(3,), (2, 3), (2, 1, 3)])
 ALL = [(name, number) for name, found in CASES.items() for number in range(len(found))]
+#: compiled a dozen at a time, and without much care, since each runs once
+DOZENS = [ALL[start : start + 12] for start in range(0, len(ALL), 12)]
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-@pytest.mark.parametrize(("name", "number"), ALL, ids=[f"{n}-{i}" for n, i in ALL])
+def compiled(entries):
+    """Results of several entries ``(name, args, options)``, by one program of XLA."""
+    leaves, tree = jax.tree.flatten([list(args) for _, args, _ in entries], torch.is_tensor)
+    places = [i for i, leaf in enumerate(leaves) if torch.is_tensor(leaf)]
+
+    def run(*values):
+        own = list(leaves)
+        for i, value in zip(places, values, strict=True):
+            own[i] = value
+        pairs = zip(entries, jax.tree.unflatten(tree, own), strict=True)
+        return [TABLE[name](*args, **options) for (name, _, options), args in pairs]
+
+    given = [to_jax(leaves[i]) for i in places]
+    return jax.jit(run).lower(*given).compile(FAST)(*given)
+
+
+@pytest.mark.parametrize("dozen", DOZENS, ids=[d[0][0] for d in DOZENS])
 @COMMON
 @given(shape=shapes, draw=st.integers(0, 2**16), data=st.data())
-def test_entry(name, number, shape, draw, data):
-    make, dtypes, keep, gradient, options = CASES[name][number]
-    dtype = data.draw(st.sampled_from(dtypes))
-    args = make(Maker(shape, dtype, draw))
-    expected = listed(torchs(name, args, options), keep)
+def test_entries(dozen, shape, draw, data):
+    entries, dtypes, kept = [], [], []
+    for name, number in dozen:
+        make, admitted, keep, _, options = CASES[name][number]
+        dtypes.append(data.draw(st.sampled_from(admitted)))
+        entries.append((name, make(Maker(shape, dtypes[-1], draw)), options))
+        kept.append(keep)
     with jax.enable_x64(True):
-        found = [np.asarray(v) for v in listed(ours(name, args, options), keep)]
-    assert len(found) == len(expected)
-    tol = 1e-9 if dtype == torch.float64 else 2e-5
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == tuple(other.shape)
-        np.testing.assert_allclose(one, other.numpy(), rtol=tol, atol=tol)
-    if gradient is False or dtype != torch.float64:
+        found = compiled(entries)
+    for (name, args, options), dtype, keep, result in zip(
+        entries, dtypes, kept, found, strict=True
+    ):
+        expected = listed(torchs(name, args, options), keep)
+        tol = 1e-9 if dtype == torch.float64 else 2e-5
+        for one, other in zip(listed(result, keep), expected, strict=True):
+            assert one.shape == tuple(other.shape), name
+            np.testing.assert_allclose(one, other.numpy(), rtol=tol, atol=tol, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), ALL, ids=[f"{n}-{i}" for n, i in ALL])
+def test_gradients_of_entry(name, number):
+    """Not on any path of the compiler, whose graphs hold torch's own gradients."""
+    make, dtypes, keep, gradient, options = CASES[name][number]
+    if gradient is False or torch.float64 not in dtypes:
         return
+    args = make(Maker((2, 3), torch.float64, number))
     with jax.enable_x64(True):
         pair = gradients(name, args, options, keep)
     for one, other in zip(*pair, strict=True) if pair else ():
@@ -429,7 +461,7 @@ def test_entry(name, number, shape, draw, data):
         np.testing.assert_allclose(other, one.numpy(), rtol=1e-8, atol=1e-8)
 
 
-# ---- random operations, by distribution ----------------------------------------------------------
+# ---- random operations, by distribution --------------------------------------------------------
 
 SIZE = 4000
 zeros = jax.numpy.zeros(SIZE)

@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_nets import ASIA_PARENTS, asia, brute_force, eliminate, joint_table, random_net
@@ -453,3 +454,12 @@ def test_on_a_gpu(cuda):
     found = net.to(cuda).marginals(x)
     assert_marginals({n: v.cpu() for n, v in found.items()}, expected, 1e-12)
     assert net.sample(10, given=x[0]).device.type == "cuda"
+
+
+def test_a_net_of_complete_rows_reaches_arviz():
+    net = zoo.BayesNet({"a": [], "b": ["a"]}, {"a": ["x", "y"], "b": ["u", "v", "w"]})
+    x = torch.stack([torch.arange(40) % 2, torch.arange(40) % 3], 1)
+    idata = zoo.fit(net, x, progress=False).to_arviz(num_samples=20)
+    assert set(idata["observed_data"].data_vars) == {"a", "b"}
+    drawn = idata["posterior_predictive"]["b"]
+    assert drawn.shape[:2] == (1, 20) and set(np.unique(drawn)) <= {0, 1, 2}

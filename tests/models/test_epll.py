@@ -106,13 +106,13 @@ def test_an_image_of_one_patch_has_the_closed_form_posterior():
     expected = centre @ basis[1:] + code[0, 0] * basis[0]
     sd = (((spread @ basis[1:]) * basis[1:]).sum(0) + variance * basis[0] ** 2).sqrt()
     noise = torch.full((1,), math.sqrt(variance), dtype=torch.float64)
-    fit = zoo.fit(model, (y, noise), zoo.Tiling(num_draws=4000), progress=False)
+    fit = zoo.fit(model, (y, noise), zoo.Tiling(num_draws=1000), progress=False)
     found = fit.solution.state_tensors
     torch.testing.assert_close(found["mean"].flatten(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["sd"].square().mean(), sd.square().mean())
-    draws = fit.posterior(2000)["image"].reshape(4000, 16)
-    assert float(((draws.mean(0) - expected) / sd).abs().max()) < 4.5 / 4000**0.5
-    torch.testing.assert_close(draws.std(0), sd, rtol=0.06, atol=0)
+    draws = fit.posterior(500)["image"].reshape(1000, 16)
+    assert float(((draws.mean(0) - expected) / sd).abs().max()) < 4.5 / 1000**0.5
+    torch.testing.assert_close(draws.std(0), sd, rtol=0.12, atol=0)
     # the whole distribution, along one coefficient
     along = draws @ basis[1]
     marginal = MixtureSameFamily(
@@ -120,7 +120,7 @@ def test_an_image_of_one_patch_has_the_closed_form_posterior():
         torch.distributions.Normal(mean[0, :, 0], covariance[:, 0, 0].sqrt()),
     )
     place = marginal.cdf(along).sort().values
-    assert float((place - torch.linspace(0, 1, 4000)).abs().max()) < 0.03
+    assert float((place - torch.linspace(0, 1, 1000)).abs().max()) < 0.055
 
 
 # --- images ------------------------------------------------------------------------------------

@@ -125,13 +125,19 @@ class BernoulliMixture(CountedModel):
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Start from K random rows, half way to the mean of all."""
+        """Start from K rows far from one another (k-means++), half way to the mean of all."""
         super().initialize(rows)
         sample = rows.spread(4096)[0].to(self.dtype)
         mean = sample.nanmean(0).nan_to_num(0.5)
-        picked = sample[torch.randint(len(sample), (self.num_components,), device=sample.device)]
-        yes = 0.5 * torch.where(picked.isnan(), mean, picked) + 0.5 * mean
-        yes = 0.02 + 0.96 * yes
+        sample = torch.where(sample.isnan(), mean, sample)
+        picked = [sample[torch.randint(len(sample), (), device=sample.device)]]
+        far = torch.full_like(sample[:, 0], torch.inf)
+        for _ in range(1, self.num_components):
+            far = torch.minimum(far, (sample - picked[-1]).square().sum(-1))
+            # rows that are all alike are equally far
+            weight = far if bool((far > 0).any()) else torch.ones_like(far)
+            picked.append(sample[torch.multinomial(weight, 1)[0]])
+        yes = 0.02 + 0.96 * (0.5 * torch.stack(picked) + 0.5 * mean)
         start = torch.stack([1.0 - yes, yes], -1)
         parameter = getattr(self, self._key("rates"))
         parameter.copy_((start * self._prior("rates").sum(-1, keepdim=True)).log())

@@ -53,7 +53,7 @@ class ChainRule(CountedModel):
     Examples
     --------
     >>> import torch, ppl_zoo as zoo
-    >>> model = zoo.ChainRule(num_features=2)
+    >>> model = zoo.ChainRule(num_features=2).double()
     >>> fit = zoo.fit(model, torch.tensor([[0, 0], [1, 1], [1, 1], [1, 1]]), progress=False)
     >>> model.joint().tolist()
     [[0.25, 0.0], [0.0, 0.75]]

@@ -1,5 +1,17 @@
 """Priors of images and their patches."""
 
 from ppl_zoo.models.images.epll import EPLL
+from ppl_zoo.models.images.ica import ICA
+from ppl_zoo.models.images.independent_pixels import IndependentPixels
+from ppl_zoo.models.images.mixture_of_scale_mixtures import MixtureOfScaleMixtures
+from ppl_zoo.models.images.multivariate_gaussian import MultivariateGaussian
+from ppl_zoo.models.images.pca_laplace import PCALaplace
 
-__all__ = ["EPLL"]
+__all__ = [
+    "EPLL",
+    "ICA",
+    "IndependentPixels",
+    "MixtureOfScaleMixtures",
+    "MultivariateGaussian",
+    "PCALaplace",
+]

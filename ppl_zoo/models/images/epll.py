@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ from ppl_zoo.model import Model
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 
 __all__ = ["EPLL"]
+
+#: products of coefficients in memory at once
+CHUNK = 2**25
 
 
 class EPLL(Model):
@@ -174,10 +178,15 @@ class EPLL(Model):
         inside = torch.arange(self.size, device=image.device)
         corner = (down[:, None] * width + across).reshape(-1, 1)
         pixels = corner + (inside[:, None] * width + inside).reshape(-1)
-        code = image.flatten(-2)[..., pixels] @ self.basis.mT
-        products = code[..., self.rows] * code[..., self.columns]
-        scores = products @ self.quadratic + code @ self.linear + self.constant
-        return scores.logsumexp(-1).sum(-1)
+        flat, total = image.flatten(-2), 0.0
+        # some patches at a time, so that many draws of a large image fit into memory
+        lead = math.prod(image.shape[:-2])
+        for part in pixels.split(max(64, CHUNK // (lead * len(self.rows)))):
+            code = flat[..., part] @ self.basis.mT
+            products = code[..., self.rows] * code[..., self.columns]
+            scores = products @ self.quadratic + code @ self.linear + self.constant
+            total = total + scores.logsumexp(-1).sum(-1)
+        return total
 
     def check_data(self, rows: Rows) -> None:
         """Refuse images of another shape, or smaller than a patch, and noise below 0."""

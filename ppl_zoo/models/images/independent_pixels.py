@@ -1,0 +1,216 @@
+"""Each pixel by itself: a mixture of normal distributions for each feature, no correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.model import Array
+from ppl_zoo.models.images.patch_denoising import PatchPrior
+from ppl_zoo.models.mixtures import gaussian_checks as checks
+from ppl_zoo.models.mixtures.coordinates import moments
+
+__all__ = ["IndependentPixels"]
+
+FLOOR = 1e-6  # of a feature's variance: a component on equal values would have none
+
+
+class IndependentPixels(PatchPrior):
+    """Independent features, each with a mixture of K normal distributions.
+
+    For each row n and feature d::
+
+        assignment[n, d] ~ Categorical(weights[d])
+        x[n, d]          ~ Normal(means[d, assignment], scales[d, assignment])
+
+    The least prior of a patch: it knows how bright pixels are and nothing of their neighbours.
+    Fitted by EM, all features at once; the posterior of a pixel under noise is a mixture.
+
+    Parameters
+    ----------
+    num_features
+        D.
+    num_components
+        K, for each feature.
+
+    Attributes
+    ----------
+    weights, means, scales
+        ``(D, K)``; means and scales (standard deviations) in units of x.
+
+    References
+    ----------
+    Zoran & Weiss (2011), From learning models of natural image patches to whole image
+    restoration, https://doi.org/10.1109/ICCV.2011.6126278.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> x = torch.distributions.Laplace(0.0, 1.0).sample((2000, 3))
+    >>> model = zoo.IndependentPixels(num_features=3, num_components=2)
+    >>> fit = zoo.fit(model, x, progress=False)
+    >>> model.log_prob(x).shape, model.encode(x).shape, model.denoise(x, sigma=0.5).shape
+    (torch.Size([2000]), torch.Size([2000, 3, 2]), torch.Size([2000, 3]))
+    """
+
+    queries = {"log_prob": "exact", "sample": "exact", "encode": "exact"}
+    default_solver = ("EM", {"max_steps": 200, "tol": 1e-4})
+    event_dims = {"x": ("feature",)}
+
+    def __init__(self, num_features: int, num_components: int = 4) -> None:
+        super().__init__()
+        for name, value in (("num_features", num_features), ("num_components", num_components)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, expected 1 or more")
+        self.num_features, self.num_components = num_features, num_components
+        self.logits = nn.Parameter(torch.zeros(num_features, num_components))
+        self.loc = nn.Parameter(torch.zeros(num_features, num_components))
+        self.log_scale = nn.Parameter(torch.zeros(num_features, num_components))
+        self.register_buffer("floor", torch.zeros(num_features))
+
+    @property
+    def weights(self) -> Float[Tensor, "d k"]:
+        """Probability of each component of each feature."""
+        return self.logits.detach().softmax(-1)
+
+    @property
+    def means(self) -> Float[Tensor, "d k"]:
+        """Mean of each component."""
+        return self.loc.detach()
+
+    @property
+    def scales(self) -> Float[Tensor, "d k"]:
+        """Standard deviation of each component."""
+        return self.log_scale.detach().exp()
+
+    def _density(self) -> dist.Distribution:
+        parts = dist.Normal(self.loc, self.log_scale.exp())
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), parts).to_event(1)
+
+    def model(self, x: Tensor) -> None:
+        """Draw each row; the components are summed out."""
+        density = self._density()
+        with self.observations("observations", x):
+            pyro.sample("x", density, obs=x)
+
+    # ---- EM ---------------------------------------------------------------------------------
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse x of another shape."""
+        checks.shapes(rows, self.num_features)
+        super().check_data(rows)
+
+    @torch.no_grad()
+    def initialize(self, rows: Rows) -> None:
+        """Spread the means over the quantiles of each feature, scales from narrow to wide."""
+        checks.fittable(rows, self.num_components)
+        mean, variance = moments(rows, matrix=False)
+        some = rows.spread(10_000)[0]
+        levels = (torch.arange(self.num_components) + 0.5) / self.num_components
+        quantiles = some.quantile(levels.to(some), 0).mT
+        mean, sd = mean.to(some)[:, None], variance.sqrt().to(some)[:, None]
+        self.loc.copy_(mean + 0.5 * (quantiles - mean))
+        spread = torch.linspace(-1.5, 0.3, self.num_components).to(some)
+        order = torch.rand_like(quantiles).argsort(-1)
+        self.log_scale.copy_(sd.log() + spread[order])
+        self.logits.zero_()
+        self.floor.copy_(FLOOR * variance)
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """Log joint density of pixel and component, ``(n, D, K)``."""
+        z = (x[..., None] - self.loc) * (-self.log_scale).exp()
+        log_norm = self.log_scale + 0.5 * math.log(2.0 * math.pi)
+        return self.logits.log_softmax(-1) - 0.5 * z.square() - log_norm
+
+    @torch.no_grad()
+    def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
+        """E-step: counts, and moments about the present means, ``(D, K)`` each."""
+        statistics: dict[str, Tensor] = {}
+        for x in batch[0].split(8192):
+            joint = self._log_joint(x)
+            log_density = joint.logsumexp(-1)
+            r = (joint - log_density[..., None]).exp()
+            shift = x[..., None] - self.loc
+            part = {
+                "log_likelihood": log_density.double().sum(),
+                "counts": r.double().sum(0),
+                "sums": (r * shift).double().sum(0),
+                "squares": (r * shift.square()).double().sum(0),
+            }
+            statistics = {k: statistics.get(k, 0) + v for k, v in part.items()}
+        return statistics
+
+    @torch.no_grad()
+    def maximize(self, statistics: Mapping[str, Tensor]) -> None:
+        """M-step: weights, means and scales of each feature."""
+        counts, sums, squares = (statistics[k] for k in ("counts", "sums", "squares"))
+        some = counts > 1e-6
+        safe = counts.clamp_min(1e-6)
+        shift = sums / safe
+        variance = (squares / safe - shift.square()).clamp_min(self.floor.double()[:, None])
+        self.loc.add_(torch.where(some, shift, 0.0))
+        self.log_scale.copy_(torch.where(some, 0.5 * variance.log(), self.log_scale.double()))
+        self.logits.copy_((counts / counts.sum(-1, keepdim=True)).clamp_min(1e-30).log())
+
+    @torch.no_grad()
+    def relabel(self) -> None:
+        """Order the components of each feature by rising scale."""
+        order = self.log_scale.argsort(-1, stable=True)
+        for parameter in (self.logits, self.loc, self.log_scale):
+            parameter.copy_(parameter.gather(-1, order))
+
+    # ---- queries ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(self, x: Array) -> Float[Tensor, " n"]:
+        """Log density of each row, in nats, ``(n,)``."""
+        return torch.cat([joint.logsumexp(-1).sum(-1) for joint in self._joints(x)])
+
+    @torch.no_grad()
+    def encode(self, x: Array) -> Float[Tensor, "n d k"]:
+        """Posterior probability of each component of each feature, ``(n, D, K)``."""
+        return torch.cat([joint.softmax(-1) for joint in self._joints(x)])
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
+        """Draw rows, ``(num_samples, D)``; features are independent, so ``given`` is refused.
+
+        Raises
+        ------
+        DataError
+            If ``given`` is not None.
+        """
+        if given is not None:
+            raise DataError("given: features are independent under IndependentPixels; pass None")
+        return self._density().sample((num_samples,))
+
+    def _joints(self, x: Array) -> list[Tensor]:
+        rows = self.as_rows(x)
+        self.check_data(rows)
+        return [self._log_joint(chunk) for (chunk, *_) in rows.chunks(8192)]
+
+    # ---- restoration ------------------------------------------------------------------------
+
+    def _parts(self, y: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+        """Posterior log weight and mean under each component, ``(n, D, K)``."""
+        own = (2.0 * self.log_scale).exp()
+        noisy, shift = own + variance, y[..., None] - self.loc
+        score = self.logits.log_softmax(-1) - 0.5 * (shift.square() / noisy + noisy.log())
+        return score, self.loc + own / noisy * shift
+
+    def _bls(self, y: Tensor, variance: float) -> Tensor:
+        score, mean = self._parts(y, variance)
+        return (score.softmax(-1) * mean).sum(-1)
+
+    def _map(self, y: Tensor, variance: float) -> Tensor:
+        score, mean = self._parts(y, variance)
+        return mean.gather(-1, score.argmax(-1, keepdim=True))[..., 0]
