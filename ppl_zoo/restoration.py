@@ -240,7 +240,7 @@ class _Job:
             return [sd**2 / beta for beta in self.schedule.betas]
         if isinstance(self.operator, (Mask, Downsample)):
             return [1.0 / beta for beta, times in FILLING for _ in range(times)]
-        return [1.0 / (50.0 * 2.0**level) for level in range(7) for _ in range(2)]
+        return [1.0 / (50.0 * 2.0**level) for level in range(7)]
 
     @contextmanager
     def bar(self, total: int) -> Iterator[Callable[[int], object]]:

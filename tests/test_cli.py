@@ -67,7 +67,7 @@ def test_show(call, card):
     assert code == 0
     assert card.title in out and card.references[0].link in out
     assert "~" in out  # the generative story
-    assert f"ppl-zoo fit {card.name} --recipe" in out
+    assert (f"ppl-zoo fit {card.name} --recipe" in out) == bool(card.recipes)
     record = json.loads(call(f"show {card.name} --json")[1])
     assert record["queries"] == dict(card.queries)
 
@@ -166,7 +166,7 @@ def test_run_without_its_data_is_inspected_with_the_named_ones(call, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("show nothing", "The zoo has: linear-regression"),
+        ("show nothing", "The zoo has: bayesian-linear-regression"),
         ("fit gausian-mixture", "did you mean gaussian-mixture"),
         ("fit gaussian-mixture --data nothing", "no data set 'nothing'"),
         ("fit gaussian-mixture --data no/such.csv", "no such file"),

@@ -28,3 +28,11 @@ PRIORS = {
 @pytest.mark.parametrize("name", PRIORS)
 def test_contract(name):
     assert check_model(PRIORS[name], lambda: laplace_rows(80)) == tuple(CLAUSES)
+
+
+def small_leaves(**options):
+    return zoo.MiniDeadLeaves(size=3, contrasts=(0.02, 0.1), grid=(4, 3), **options)
+
+
+def test_contract_of_dead_leaves():
+    assert check_model(small_leaves, lambda: small_leaves().sample(12)) == tuple(CLAUSES)

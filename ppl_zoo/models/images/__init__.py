@@ -1,5 +1,6 @@
 """Priors of images and their patches."""
 
+from ppl_zoo.models.images.dead_leaves import MiniDeadLeaves
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.images.ica import ICA
 from ppl_zoo.models.images.independent_pixels import IndependentPixels
@@ -11,6 +12,7 @@ __all__ = [
     "EPLL",
     "ICA",
     "IndependentPixels",
+    "MiniDeadLeaves",
     "MixtureOfScaleMixtures",
     "MultivariateGaussian",
     "PCALaplace",

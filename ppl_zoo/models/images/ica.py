@@ -94,9 +94,7 @@ class ICA(LinearSources):
         turn = 1e-3 * torch.randn(self.num_features, self.num_features).to(axes)
         axes = torch.linalg.matrix_exp(turn - turn.mT) @ axes
         self.loc.copy_(mean)
-        lengths = sum(
-            ((x.double() - mean) @ axes.mT).abs().sum(0) for x, *_ in rows.chunks(16384)
-        )
+        lengths = sum(((x.double() - mean) @ axes.mT).abs().sum(0) for x, *_ in rows.chunks(16384))
         self.weight.copy_(axes / (lengths / len(rows)).clamp_min(1e-30)[:, None])
 
     @torch.no_grad()

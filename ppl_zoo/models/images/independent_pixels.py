@@ -164,7 +164,7 @@ class IndependentPixels(PatchPrior):
     @torch.no_grad()
     def relabel(self) -> None:
         """Order the components of each feature by rising scale."""
-        order = self.log_scale.argsort(-1, stable=True)
+        order = self.log_scale.argsort(dim=-1, stable=True)
         for parameter in (self.logits, self.loc, self.log_scale):
             parameter.copy_(parameter.gather(-1, order))
 

@@ -220,7 +220,7 @@ class MixtureOfScaleMixtures(PatchPrior):
         order = self.weights.sum(1).argsort(descending=True, stable=True)
         for parameter in (self.logits, self.log_scales, self.factor):
             parameter.copy_(parameter[order].clone())
-        order = self.log_scales.argsort(1, stable=True)
+        order = self.log_scales.argsort(dim=1, stable=True)
         for parameter in (self.logits, self.log_scales):
             parameter.copy_(parameter.gather(1, order))
 

@@ -139,9 +139,7 @@ def components(prior: Any) -> Components:
             elif prior.kind.name == "spherical":
                 eye = torch.eye(size, dtype=means.dtype, device=means.device)
                 covariances = covariances[:, None, None] * eye
-            return Components(
-                prior.weights.double(), means, covariances.expand(count, size, size)
-            )
+            return Components(prior.weights.double(), means, covariances.expand(count, size, size))
     raise DataError(
         f"prior: got {type(prior).__name__}, expected a prior over patches: a model with a method "
         "denoise, or a mixture of Gaussians"

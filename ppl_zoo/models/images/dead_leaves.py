@@ -1,0 +1,238 @@
+"""Mini dead leaves: a patch is one textured leaf, or two that meet at a straight edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.model import Array
+from ppl_zoo.models.images.leaf_covariance import LeafCovariance
+from ppl_zoo.models.images.leaf_grid import LeafGrid
+from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
+from ppl_zoo.models.mixtures import gaussian_checks as checks
+
+__all__ = ["MiniDeadLeaves"]
+
+
+class MiniDeadLeaves(PatchPrior):
+    """Occlusion at its smallest: flat patches of texture, and patches with one edge.
+
+    For each row n, a patch of ``size x size`` pixels::
+
+        edge[n]       ~ Bernoulli(edge_probability)
+        angle[n]      ~ Uniform(0, pi)                 of the edge's normal, radians
+        offset[n]     ~ Uniform(-size / 2, size / 2)   of the edge from the middle, pixels
+        near[n], far[n] ~ Categorical(weights)         contrast of each leaf's texture
+        leaf          ~ Normal(mean, level_sd^2 + contrasts[near or far]^2 * texture)   each
+        x[n]          ~ Normal(cover * near leaf + (1 - cover) * far leaf, noise_sd)
+
+    ``cover`` is the part of a pixel on the near side of the edge (all of it without an edge), and
+    ``texture`` a stationary correlation ``exp(-distance / texture_length)``. Given edge, angle,
+    offset and contrasts the patch is normal, with the leaves summed out. The posterior of those
+    five comes from a grid; EM learns ``edge_probability`` and ``weights`` from patches.
+
+    Parameters
+    ----------
+    size
+        Rows and columns of a patch.
+    contrasts
+        Standard deviations of texture, in units of x (grey levels of 0 to 1).
+    mean, level_sd, noise_sd
+        Of a leaf's grey level, and of the noise of a pixel.
+    texture_length
+        In pixels.
+    edge_probability
+        Before a fit.
+    grid
+        Angles and offsets of the grid.
+
+    Attributes
+    ----------
+    edge_probability, weights
+        Scalar, and ``(J,)`` for J contrasts.
+
+    References
+    ----------
+    Zoran & Weiss (2012), Natural images, Gaussian mixtures and dead leaves,
+    https://proceedings.neurips.cc/paper/2012/hash/8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html.
+    Lee, Mumford & Huang (2001), Occlusion models for natural images,
+    https://doi.org/10.1023/A:1011109015675.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> leaves = zoo.MiniDeadLeaves(size=4)
+    >>> x = leaves.sample(50)
+    >>> x.shape, leaves.encode(x).shape
+    (torch.Size([50, 16]), torch.Size([50, 3]))
+    """
+
+    queries = {"log_prob": "bound", "sample": "exact", "encode": "estimate"}
+    default_solver = ("EM", {"max_steps": 50, "tol": 1e-3})
+    event_dims = {"x": ("pixel",)}
+    # the posterior is found on a grid, with as many matrices as it has points
+    compiles = False
+
+    def __init__(
+        self,
+        size: int = 8,
+        contrasts: Sequence[float] = (0.003, 0.015, 0.06),
+        mean: float = 0.5,
+        level_sd: float = 0.15,
+        noise_sd: float = 0.002,
+        texture_length: float = 2.0,
+        edge_probability: float = 0.5,
+        grid: tuple[int, int] = (16, 12),
+    ) -> None:
+        super().__init__()
+        if size < 2:
+            raise ValueError(f"size: got {size}, expected 2 or more")
+        if not 0.0 < edge_probability < 1.0:
+            raise ValueError(f"edge_probability: got {edge_probability}, expected (0, 1)")
+        self.size, self.num_features = size, size**2
+        logit = math.log(edge_probability / (1.0 - edge_probability))
+        self.edge_logit = nn.Parameter(torch.tensor(logit))
+        self.logits = nn.Parameter(torch.zeros(len(contrasts)))
+        self.register_buffer("loc", torch.full((size**2,), float(mean)))
+        self.register_buffer("ends", torch.tensor([0.0, math.pi, -size / 2.0, size / 2.0]))
+        self.leaves = LeafCovariance(size, contrasts, level_sd, noise_sd, texture_length)
+        self.grid = LeafGrid(self.leaves, *grid)
+
+    @property
+    def edge_probability(self) -> Float[Tensor, ""]:
+        """Share of patches with an edge."""
+        return self.edge_logit.detach().sigmoid()
+
+    @property
+    def weights(self) -> Float[Tensor, " j"]:
+        """Probability of each contrast."""
+        return self.logits.detach().softmax(0)
+
+    # ---- the generative story and its posterior ---------------------------------------------
+
+    def model(self, x: Tensor) -> None:
+        """Draw edge and contrasts of each patch, then its pixels."""
+        with self.observations("patches", x):
+            edge = pyro.sample("edge", dist.Bernoulli(logits=self.edge_logit))
+            angle = pyro.sample("angle", dist.Uniform(self.ends[0], self.ends[1]))
+            offset = pyro.sample("offset", dist.Uniform(self.ends[2], self.ends[3]))
+            near = pyro.sample("near", dist.Categorical(logits=self.logits))
+            far = pyro.sample("far", dist.Categorical(logits=self.logits))
+            factor = torch.linalg.cholesky(self.leaves(edge, angle, offset, near, far))
+            pyro.sample("x", dist.MultivariateNormal(self.loc, scale_tril=factor), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """Draw edge and contrasts from their posterior on the grid, evenly within a cell."""
+        with torch.no_grad():
+            flat, edged = self._log_joint(x)
+            grid = self.grid.posterior(flat, edged, self.logits)
+        with self.observations("patches", x):
+            edge = pyro.sample("edge", dist.Bernoulli(grid.edge))
+            angle = pyro.sample("angle", grid.angle(edge))
+            offset = pyro.sample("offset", grid.offset(edge, angle))
+            near = pyro.sample("near", grid.near(edge, angle, offset))
+            pyro.sample("far", grid.far(edge, angle, offset, near))
+
+    def _log_joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log joint densities on the grid: ``(n, J)`` flat, ``(n, A, O, J, J)`` with an edge."""
+        flat, edged = self.grid.log_density(x - self.loc)
+        weight = self.logits.log_softmax(0)
+        flat = flat + weight + nn.functional.logsigmoid(-self.edge_logit)
+        edged = edged + weight + weight[:, None] + nn.functional.logsigmoid(self.edge_logit)
+        return flat, edged - math.log(edged.shape[1] * edged.shape[2])
+
+    # ---- EM on the grid ---------------------------------------------------------------------
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse x of another shape."""
+        checks.shapes(rows, self.num_features)
+        super().check_data(rows)
+
+    @torch.no_grad()
+    def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
+        """E-step: expected counts of edges and of contrasts ``(J,)``."""
+        statistics: dict[str, Tensor] = {}
+        for x in batch[0].split(256):
+            flat, edged = (t.double() for t in self._log_joint(x))
+            total = torch.cat([flat, edged.flatten(1)], 1).logsumexp(1)
+            flat = (flat - total[:, None]).exp().sum(0)
+            edged = (edged - total.view(-1, 1, 1, 1, 1)).exp().sum((0, 1, 2))
+            part = {
+                "log_likelihood": total.sum(),
+                "num_rows": total.new_tensor(len(x)),
+                "edges": edged.sum(),
+                "contrasts": flat + edged.sum(0) + edged.sum(1),
+            }
+            statistics = {k: statistics.get(k, 0) + v for k, v in part.items()}
+        return statistics
+
+    @torch.no_grad()
+    def maximize(self, statistics: Mapping[str, Tensor]) -> None:
+        """M-step: shares of edges and of contrasts."""
+        share = (statistics["edges"] / statistics["num_rows"]).clamp(1e-6, 1.0 - 1e-6)
+        self.edge_logit.copy_(share.logit())
+        self.logits.copy_(statistics["contrasts"].clamp_min(1e-30).log())
+
+    # ---- queries ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, x: Array) -> Float[Tensor, "n 3"]:
+        """Probability of an edge, and its mean direction ``E[edge * (cos, sin)(2 angle)]``."""
+        rows = self.as_rows(x)
+        self.check_data(rows)
+        twice = 2.0 * self.grid.angles
+        parts = []
+        for (chunk,) in rows.chunks(256):
+            flat, edged = self._log_joint(chunk)
+            total = torch.cat([flat, edged.flatten(1)], 1).logsumexp(1)
+            angle = (edged.flatten(2).logsumexp(2) - total[:, None]).exp()  # (n, A)
+            means = [angle, angle * twice.cos(), angle * twice.sin()]
+            parts.append(torch.stack([m.sum(1) for m in means], 1))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
+        """Draw patches, ``(num_samples, size^2)``: two leaves each, one over the other.
+
+        Raises
+        ------
+        DataError
+            If ``given`` is not None.
+        """
+        if given is not None:
+            raise DataError("given: MiniDeadLeaves holds no pixels, expected None")
+        like, ends = self.loc.new_empty(num_samples), self.ends
+        edge = torch.bernoulli(self.edge_probability.expand(num_samples))
+        angle = torch.rand_like(like) * ends[1]
+        offset = ends[2] + torch.rand_like(like) * (ends[3] - ends[2])
+        cover = self.leaves.cover(edge, angle, offset)
+        near, far = (self._draw_leaf(num_samples) for _ in range(2))
+        noise = self.leaves.noise_sd * torch.randn_like(cover)
+        return self.loc + cover * near + (1.0 - cover) * far + noise
+
+    def _draw_leaf(self, count: int) -> Tensor:
+        contrast = torch.multinomial(self.weights, count, replacement=True)
+        noise = torch.randn(count, self.num_features + 1, dtype=self.dtype, device=self.device)
+        factor = torch.linalg.cholesky(self.leaves.texture)
+        texture = self.leaves.contrasts[contrast, None] * (noise[:, 1:] @ factor.mT)
+        return self.leaves.level_sd * noise[:, :1] + texture
+
+    # ---- restoration ------------------------------------------------------------------------
+
+    def components(self) -> Components:
+        """Read the grid as a mixture of Gaussians, flat patches first."""
+        weight, edge = self.weights, self.edge_probability
+        covariances = self.grid.covariances()
+        cells = self.grid.num_cells
+        pairs = (weight[:, None] * weight).flatten()
+        weights = torch.cat([(1.0 - edge) * weight, (edge / cells * pairs).repeat(cells)])
+        return Components(weights, self.loc.expand(len(weights), -1), covariances)
