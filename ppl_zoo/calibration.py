@@ -71,7 +71,9 @@ class Calibration:
             if not (np.abs(curve) > band).any():
                 continue
             centred = (ranks + 0.5) / (self.num_draws + 1) - 0.5
-            shift, spread = centred.mean() * math.sqrt(12 * len(ranks)), centred.std() * 12**0.5
+            spread = centred.std() * 12**0.5
+            # ranks that lie at both ends have a mean that wanders further
+            shift = centred.mean() * math.sqrt(12 * len(ranks)) / max(1.0, spread)
             if abs(shift) > 3:
                 how = "too low" if shift > 0 else "too high"
                 found.append(f"posteriors of {name} lie {how}")

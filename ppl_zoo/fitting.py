@@ -272,7 +272,7 @@ class Fit:
         Latents of single rows do not depend on each other there, and there may be millions.
         """
         guide = self.model.guide
-        if guide is None or self.guide is not guide or self.solution.draws is not None:
+        if guide is None or self.guide != guide or self.solution.draws is not None:
             return None, None
         some = self.model.as_rows(self.rows.spread(LOOKED_AT))
         sites = self.model.sites(*some.all()).values()

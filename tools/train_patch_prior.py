@@ -8,7 +8,7 @@ that are left without the mean of a patch. The means of the components are held 
 
 EM starts from a division of the patches by their norm and, within equal norms, by the random
 patch that they are most parallel to; it runs on a part of the patches first and then on all.
-Whenever it is stopped, the file holds the mixture of the last pass.
+Whenever it is stopped, the file holds the mixture of the last pass; `--start` goes on from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ppl_zoo as zoo
 from ppl_zoo.imaging.patches import cosine_basis, extract_patches
@@ -73,6 +73,16 @@ def start(x: torch.Tensor, num_components: int, seed: int) -> tuple[torch.Tensor
     return weights / weights.sum(), covariance
 
 
+def restart(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and covariances that :func:`store` wrote."""
+    tensors, num_features = load_file(path), SIZE**2 - 1
+    weights = tensors["weights"].double()
+    factors = torch.zeros(len(weights), num_features, num_features, dtype=torch.float64)
+    rows, columns = torch.tril_indices(num_features, num_features)
+    factors[:, rows, columns] = tensors["factors"].double()
+    return weights / weights.sum(), factors @ factors.mT
+
+
 def store(mixture: zoo.GaussianMixture, out: Path, record: dict) -> None:
     """Write weights and factors of the covariances, float32, by falling weight, and a log."""
     out.mkdir(parents=True, exist_ok=True)
@@ -92,6 +102,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--components", type=int, default=200)
     parser.add_argument("--stages", default="400000x20,2000000x40", help="patches x iterations")
+    parser.add_argument("--start", type=Path, help="a prior.safetensors to go on from")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     stages = [tuple(map(int, stage.split("x"))) for stage in given.stages.split(",")]
@@ -105,7 +116,10 @@ def main() -> None:
         covariance_prior=[LEVEL_VARIANCE] * (SIZE**2 - 1),
         covariance_strength=20.0,
     )
-    weights, covariances = start(x[: stages[0][0]], given.components, given.seed)
+    if given.start is None:
+        weights, covariances = start(x[: stages[0][0]], given.components, given.seed)
+    else:
+        weights, covariances = restart(given.start)
     mixture.set_parameters(weights, torch.zeros(given.components, SIZE**2 - 1), covariances)
     history, began = [], time.process_time()
     for count, steps in stages:
@@ -114,7 +128,7 @@ def main() -> None:
             fit = zoo.fit(mixture, x[:count], solver, device="cpu", progress=False)
             history.append([count, fit.objective / count, time.process_time() - began])
             record = {
-                "arguments": vars(given) | {"out": str(given.out.name)},
+                "arguments": {k: v.name if isinstance(v, Path) else v for k, v in vars(given).items()},
                 "objective": history,
             }
             store(mixture, given.out, record)

@@ -1,6 +1,6 @@
 """Cards of the models of images."""
 
-from ppl_zoo.card import Card, Reference
+from ppl_zoo.card import Card, Recipe, Reference
 
 __all__ = ["CARDS"]
 
@@ -29,4 +29,129 @@ EPLL = Card(
     ),
 )
 
-CARDS: tuple[Card, ...] = (EPLL,)
+_PATCHES_2011 = Reference(
+    "Zoran & Weiss",
+    2011,
+    "From learning models of natural image patches to whole image restoration",
+    "https://doi.org/10.1109/ICCV.2011.6126278",
+)
+_LEAVES_2012 = Reference(
+    "Zoran & Weiss",
+    2012,
+    "Natural images, Gaussian mixtures and dead leaves",
+    "https://proceedings.neurips.cc/paper/2012/hash/8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html",
+)
+
+
+def _patch_prior(
+    name: str,
+    title: str,
+    factory: str,
+    summary: str,
+    recipe: Recipe,
+    *references: Reference,
+) -> Card:
+    return Card(
+        name=name,
+        title=title,
+        family="images",
+        factory=f"ppl_zoo.models:{factory}",
+        summary=summary,
+        solvers=("EM",) if factory == "MiniDeadLeaves" else ("EM", "SVI"),
+        references=(_PATCHES_2011, *references),
+        recipes=(recipe,),
+    )
+
+
+INDEPENDENT_PIXELS = _patch_prior(
+    "independent-pixels",
+    "Independent pixels",
+    "IndependentPixels",
+    "Each pixel by itself, with a mixture of normal distributions: the least prior of a patch.",
+    Recipe("photo-patches", "Pixels of photographs", "photo-patches", {"num_components": 3}),
+)
+
+MULTIVARIATE_GAUSSIAN = _patch_prior(
+    "multivariate-gaussian",
+    "Multivariate normal distribution",
+    "MultivariateGaussian",
+    "Mean and covariance in closed form: the spectrum of photographs, and no edges.",
+    Recipe("photo-patches", "Covariance of photographs", "photo-patches"),
+)
+
+PCA_LAPLACE = _patch_prior(
+    "pca-laplace",
+    "Principal components with Laplace coordinates",
+    "PCALaplace",
+    "Independent heavy tails along the principal axes, fitted and restored in closed form.",
+    Recipe("photo-patches", "Principal axes of photographs", "photo-patches"),
+)
+
+ICA = _patch_prior(
+    "ica",
+    "Independent component analysis",
+    "ICA",
+    "A square linear map of Laplace sources by maximum likelihood: filters of edges, found by EM"
+    " without a step size.",
+    Recipe(
+        "photo-patches",
+        "Independent components of photographs",
+        "photo-patches",
+        options={"max_steps": 30, "tol": 0.05},
+    ),
+    Reference(
+        "Bell & Sejnowski",
+        1997,
+        'The "independent components" of natural scenes are edge filters',
+        "https://doi.org/10.1016/S0042-6989(97)00121-1",
+    ),
+    Reference(
+        "Ono",
+        2011,
+        "Stable and fast update rules for independent vector analysis based on auxiliary function"
+        " technique",
+        "https://doi.org/10.1109/ASPAA.2011.6082320",
+    ),
+)
+
+MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
+    "mixture-of-scale-mixtures",
+    "Mixture of Gaussian scale mixtures",
+    "MixtureOfScaleMixtures",
+    "Some shapes of patch, each at several contrasts; all three queries are exact.",
+    Recipe(
+        "photo-patches",
+        "Five shapes at four contrasts",
+        "photo-patches",
+        {"num_shapes": 5, "num_scales": 4},
+        {"remove_mean": False},
+        options={"max_steps": 30, "tol": 0.05},
+    ),
+    _LEAVES_2012,
+)
+
+MINI_DEAD_LEAVES = _patch_prior(
+    "mini-dead-leaves",
+    "Mini dead leaves",
+    "MiniDeadLeaves",
+    "One textured leaf, or two that meet at a straight edge: occlusion at its smallest, with the"
+    " edge's posterior on a grid.",
+    Recipe(
+        "photo-patches",
+        "How many patches of photographs have an edge",
+        "photo-patches",
+        {"size": 8, "grid": (8, 6)},
+        options={"max_steps": 5},
+    ),
+    _LEAVES_2012,
+)
+
+CARDS: tuple[Card, ...] = (
+    EPLL,
+    INDEPENDENT_PIXELS,
+    MULTIVARIATE_GAUSSIAN,
+    PCA_LAPLACE,
+    ICA,
+    MIXTURE_OF_SCALE_MIXTURES,
+    MINI_DEAD_LEAVES,
+)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jax.tree_util import tree_leaves, tree_map
 from torch import Tensor
+from torch.fx.node import map_aggregate
 
 from ppl_zoo.compiler.capture import Captured
 from ppl_zoo.compiler.xla_random import RANDOM
@@ -104,17 +104,16 @@ class _Lowered(torch.fx.Interpreter):
         if name == "getitem":
             return args[0][args[1]]
         shape = tuple(self.expected.shape) if isinstance(self.expected, Tensor) else None
-        if any(isinstance(a, Spread) for a in tree_leaves((args, kwargs), _is_spread)):
-            given = {k: v for k, v in kwargs.items() if k not in _PLACES}
-            result = run_spread(name, args, given, shape)
+        kwargs = {k: v for k, v in kwargs.items() if k not in _PLACES}
+        if name not in ("index", "index_put"):  # which like to know where they point
+            args = map_aggregate(args, _array)
+        if any(isinstance(a, Spread) for a in (*args, *kwargs.values())):
+            result = run_spread(name, args, kwargs, shape)
             if result is not None:
                 return result
-            args, kwargs = tree_map(_whole, (args, kwargs), is_leaf=_is_spread)
-        if name not in ("index", "index_put"):  # which like to know where they point
-            args = tree_map(_array, args)
+        args, kwargs = map_aggregate((args, kwargs), _whole)
         if name in ("expand", "expand_copy"):
             return spread(args[0], shape)
-        kwargs = {k: v for k, v in kwargs.items() if k not in _PLACES}
         if name in _MADE and kwargs.get("dtype") is None and isinstance(self.expected, Tensor):
             kwargs["dtype"] = self.expected.dtype
         if name in ("_linalg_det", "_linalg_slogdet"):
@@ -136,10 +135,6 @@ class _Lowered(torch.fx.Interpreter):
     def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """Return a constant."""
         return self.constants[target]
-
-
-def _is_spread(value: Any) -> bool:
-    return isinstance(value, Spread)
 
 
 def _whole(value: Any) -> Any:

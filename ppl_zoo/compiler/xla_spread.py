@@ -60,6 +60,13 @@ def run_spread(name: str, args: tuple, kwargs: dict, shape: tuple[int, ...] | No
     return None
 
 
+def _all_dims(dim: Any, ndim: int) -> set[int]:
+    """Read torch's ``dim``: None and nothing stand for all."""
+    if isinstance(dim, int):
+        dim = [dim]
+    return {d % ndim for d in dim} if dim else set(range(ndim))
+
+
 def contract(a: Any, b: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Return ``(a * b).sum(dim, keepdim)`` as a matrix product, None where it is not worth one."""
     shapes = [v.shape if isinstance(v, Spread) else jnp.shape(v) for v in (a, b)]
@@ -70,7 +77,9 @@ def contract(a: Any, b: Any, dim: Any = None, keepdim: bool = False) -> Any:
     a, b = (jnp.reshape(v, (1,) * (len(shape) - jnp.ndim(v)) + jnp.shape(v)) for v in (a, b))
     if a.dtype != b.dtype or not jnp.issubdtype(a.dtype, jnp.floating):
         return None
-    dims = range(len(shape)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    dims = (
+        range(len(shape)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    )
     dims = {d % len(shape) for d in dims}
     both = {d for d in range(len(shape)) if a.shape[d] > 1 and b.shape[d] > 1}
     if not dims & both or both - dims or dims == set(range(len(shape))):
@@ -111,14 +120,14 @@ def _reduced(name: str, times: bool) -> Callable[..., Any]:
     def run(
         x: Spread, shape: tuple[int, ...], dim: Any = None, keepdim: bool = False, **options: Any
     ) -> Any:
-        if isinstance(dim, int):
-            dim = [dim]
-        dims = range(len(x.shape)) if dim is None or not len(dim) else dim
-        out = TABLE[name](x.array, list(dims), True, **options)
+        dims = _all_dims(dim, len(x.shape))
+        out = TABLE[name](x.array, sorted(dims), True, **options)
         if times:
             count = math.prod(x.shape[d] for d in dims if x.array.shape[d] == 1)
             out = out * jnp.asarray(count, out.dtype)
-        kept = tuple(1 if d in {e % len(x.shape) for e in dims} else n for d, n in enumerate(x.shape))
+        kept = tuple(
+            1 if d in {e % len(x.shape) for e in dims} else n for d, n in enumerate(x.shape)
+        )
         out = Spread(out, kept)
         return out if kept == shape else _moved(out, shape)
 

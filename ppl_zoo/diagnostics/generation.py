@@ -6,6 +6,7 @@ container that ArviZ puts around them.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -33,6 +34,7 @@ __all__ = [
 ENGINE = "h5netcdf"
 
 
+@functools.cache
 def is_classic() -> bool:
     """Whether the installed ArviZ is older than 1.0."""
     return int(version("arviz").split(".")[0]) < 1

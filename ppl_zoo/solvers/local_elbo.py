@@ -13,7 +13,9 @@ from pyro import infer, poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ppl_zoo.compiler import CaptureError
 from ppl_zoo.errors import DataError
 from ppl_zoo.tracing.sites import is_sample
 
@@ -96,6 +98,8 @@ class LocalELBO(infer.ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the negative bound, whose gradient is the estimator's."""
+        if callable(self.beta) and get_proxy_mode() is not None:
+            raise CaptureError("beta changes from step to step, and a graph would keep one value")
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
         terms = _Terms(model_trace, guide_trace)
         if self.bound == "elbo" and self.gradient == "standard":

@@ -64,7 +64,8 @@ class NUTS:
     ArviZ's group) has ``lp``, ``energy``, ``diverging``, ``n_steps``, ``tree_depth``,
     ``acceptance_rate`` and ``step_size``. ``lp`` is the log density on the unconstrained scale,
     Jacobian included, and so is ``fit.history["objective"]``, draw by draw. Ctrl-C keeps the
-    draws made so far; one while warming up leaves none. A fit with ``resume`` goes on as if it
+    draws made so far; one while warming up leaves none. Draws that diverged are counted in one
+    warning. A fit with ``resume`` goes on as if it
     had never stopped, also to more draws.
 
     Examples
@@ -166,7 +167,9 @@ class NUTS:
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
         )
-        return solution()
+        result = solution()
+        self._name_divergences(model, result)
+        return result
 
     def _engine(self, problem: Unconstrained, seed: int, backend: str) -> Any:
         options = {
@@ -198,6 +201,19 @@ class NUTS:
                 "they stay as they are; pass init=fit to take those of a fit",
                 stacklevel=2,
             )
+
+    def _name_divergences(self, model: Model, result: Solution) -> None:
+        diverging = result.sample_stats.get("diverging")
+        if diverging is None or not diverging.any():
+            return
+        closer = 1 - (1 - self.target_accept) / 4
+        warnings.warn(
+            f"NUTS: {int(diverging.sum())} of {diverging.size} draws of {type(model).__name__} "
+            "diverged, so that the chains may have left out a part of the posterior; take smaller "
+            f"steps (target_accept={closer:.2f}, now {self.target_accept:.2f}), or write the "
+            "model in other parameters (a hierarchy non-centred)",
+            stacklevel=3,
+        )
 
     def _start(self, problem: Unconstrained, engine: Any, seed: int) -> Tensor:
         """Choose where each chain begins, ``(chain, size)``."""

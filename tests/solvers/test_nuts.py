@@ -21,8 +21,6 @@ from ppl_zoo.compiler.xla_potential import CapturedPotential
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 SHORT = zoo.NUTS(num_samples=200, num_warmup=100, num_chains=2)
-# jaxlib's scatter warns where the lowering puts an integer into booleans
-CASTS = pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
 SCHOOLS = zoo.data.load("eight-schools").train
 
 
@@ -165,7 +163,6 @@ CASES = [
 ]
 
 
-@CASTS
 @pytest.mark.parametrize(("kind", "wide"), CASES)
 def test_potential_and_gradient_are_those_of_a_twin_by_hand(kind, wide):
     make, data, twin = TWINS[kind]
@@ -276,9 +273,13 @@ def test_queries_use_the_draws():
 
 
 def test_divergences_of_centred_eight_schools_reach_arviz():
-    found = fit(
-        zoo.EightSchools("centered"), SCHOOLS, zoo.NUTS(num_samples=500, num_warmup=300), seed=1
-    )
+    with pytest.warns(UserWarning, match=r"\d+ of 2000 draws of EightSchools diverged.*=0.95"):
+        found = fit(
+            zoo.EightSchools("centered"),
+            SCHOOLS,
+            zoo.NUTS(num_samples=500, num_warmup=300),
+            seed=1,
+        )
     stats = found.solution.sample_stats
     assert stats["diverging"].dtype == bool and stats["diverging"].sum() > 5
     assert (stats["n_steps"] < 2 ** stats["tree_depth"]).all()

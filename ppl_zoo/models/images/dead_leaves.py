@@ -91,7 +91,7 @@ class MiniDeadLeaves(PatchPrior):
         noise_sd: float = 0.002,
         texture_length: float = 2.0,
         edge_probability: float = 0.5,
-        grid: tuple[int, int] = (16, 12),
+        grid: Sequence[int] = (16, 12),
     ) -> None:
         super().__init__()
         if size < 2:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array, Model
+from ppl_zoo.model import Model
 
 __all__ = ["Components", "PatchPrior", "components", "denoise_patches"]
 
@@ -36,7 +36,7 @@ class PatchPrior(Model):
     """A prior over patches that can take white noise off; a model has ``_bls`` and ``_map``."""
 
     @torch.no_grad()
-    def denoise(self, patches: Array, sigma: float, estimate: str = "bls") -> Float[Tensor, "n d"]:
+    def denoise(self, patches: Any, sigma: Any, estimate: Any = "bls") -> Float[Tensor, "n d"]:
         """Estimate patches from noisy ones.
 
         Parameters
@@ -73,7 +73,7 @@ class PatchPrior(Model):
 
 @torch.no_grad()
 def denoise_patches(
-    prior: Any, patches: Array, sigma: float, estimate: str = "bls"
+    prior: Any, patches: Any, sigma: Any, estimate: Any = "bls"
 ) -> Float[Tensor, "n d"]:
     """Take white noise off patches, with any prior of the zoo over patches.
 

@@ -9,7 +9,8 @@ and what the patch was, ``m_k + S_k (S_k + v I)^-1 (y - m_k)``. The score is lin
 products y_i y_j, so that one matrix product scores many patches under all components. In the
 cosine basis few coefficients correlate much: with ``block=20`` the products among the 20
 coefficients of largest variance are kept, and squares elsewhere (253 features instead of 2016);
-this is the exact score of the mixture whose covariances are a block and a diagonal.
+this is the exact score of the mixture whose covariances are a block and a diagonal. Where the
+two best are close, their exact scores decide.
 """
 
 from __future__ import annotations
@@ -166,15 +167,12 @@ class NoisyMixture:
         self.block = num_features if block is None else min(block, num_features)
         self.first = int(mixture.free_mean)  # the first coefficient that the mixture knows
         basis = cosine_basis(mixture.size, dtype=torch.float64, device=mixture.means.device)
-        # coefficients by falling variance; a free mean stays in front
-        order = mixture.order + self.first
-        if self.first:
-            order = torch.cat([order.new_zeros(1), order])
-        basis = basis[order]
-        self.analysis = basis.mT.to(dtype).contiguous()
+        # from pixels to coefficients, by falling variance
+        self.analysis = basis[mixture.order + self.first].to(dtype)
         self.coefficients, self.offset = self._scores()
-        self.filters, self.bias = self._filters(basis)
+        self.filters, self.bias = self._filters()
         self._roots: Tensor | None = None
+        self._white: tuple[Tensor, Tensor | None, Tensor] | None = None
         # what an estimate counts where patches overlap: more, the less error is expected of it
         error = self.error_variance().mean(1) / variance
         self.trust = (error + TRUST_OFFSET) ** -TRUST_POWER if variance > 0 else error + 1.0
@@ -204,29 +202,22 @@ class NoisyMixture:
         coefficients = torch.cat(parts, 1)
         return coefficients.to(self.dtype), constant[:, None].to(self.dtype)
 
-    def _filters(self, basis: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Matrices ``(K, d, d)`` from coefficients to estimated pixels, and their constants."""
-        mixture, order = self.mixture, self.mixture.order
-        values, vectors = mixture.eigen()
-        gain = (values / (values + self.variance)).unsqueeze(-2)
-        wiener = (vectors * gain) @ vectors.mT
-        wiener = wiener[:, order[:, None], order]
-        pixels = basis[self.first :]
-        filters = wiener @ pixels
-        if self.first:
-            filters = torch.cat([basis[:1].expand(len(filters), 1, -1), filters], 1)
+    def _filters(self) -> tuple[Tensor, Tensor | None]:
+        """Matrices ``(K, d, d)`` from pixels to estimated pixels, and their constants."""
+        means, pixels = self.mixture.means, self._pixels()
+        values, vectors = self.mixture.eigen()
+        known = pixels[self.first :]
+        waves = vectors.mT @ known  # eigenvectors in pixels
+        filters = waves.mT @ (waves * (values / (values + self.variance))[..., None])
         bias = None
-        if not mixture.centred:
-            means = mixture.means[:, order]
-            bias = (means - (wiener @ means[..., None])[..., 0]) @ pixels
-            bias = bias.to(self.dtype)
+        if not self.mixture.centred:
+            flat = means @ known
+            bias = (flat - (filters @ flat[..., None])[..., 0]).to(self.dtype)
+        if self.first:
+            filters = filters + pixels[:1].mT @ pixels[:1]
         return filters.to(self.dtype), bias
 
     # ---- patches ----------------------------------------------------------------------------
-
-    def analyse(self, patches: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Cosine coefficients by falling variance, a free mean in front."""
-        return patches @ self.analysis
 
     def chunk_size(self) -> int:
         """Patches whose features fit into a core's cache, on each core; more on a GPU."""
@@ -235,33 +226,72 @@ class NoisyMixture:
             return max(1024, 2**28 // width)
         return max(64, 2**18 // width) * torch.get_num_threads()
 
-    def scores(self, code: Float[Tensor, "n d"]) -> Float[Tensor, "k n"]:
-        """Log joint densities of component and patch, ``(K, n)``, from coefficients."""
-        y = code[:, self.first :].mT.contiguous()
-        count, n = y.shape[1], self.block
-        features = y.new_empty(self.coefficients.shape[1], count)
-        start = 0
-        for i in range(n):
-            torch.mul(y[i:n], y[i], out=features[start : start + n - i])
-            start += n - i
-        torch.mul(y[n:], y[n:], out=features[start : start + len(y) - n])
+    def scores(self, patches: Float[Tensor, "n d"]) -> Float[Tensor, "k n"]:
+        """Log joint densities of component and patch, ``(K, n)``."""
+        y, n = self.analysis @ patches.mT, self.block
+        features = y.new_empty(self.coefficients.shape[1], len(patches))
+        rows, squares = y[:n].unbind(0), len(y) - n
+        sizes = [*range(n, 0, -1), squares]
+        parts = features.split([*sizes, len(features) - sum(sizes)])
+        for i, row in enumerate(rows):
+            torch.mul(y[i:n], row, out=parts[i])
+        torch.mul(y[n:], y[n:], out=parts[n])
         if not self.mixture.centred:
-            features[start + len(y) - n :] = y
+            parts[-1].copy_(y)
         return torch.addmm(self.offset, self.coefficients, features)
 
-    def choose(self, code: Float[Tensor, "n d"]) -> Tensor:
-        """Most probable component of each patch, ``(n,)``, from coefficients."""
-        parts = []
-        for part in code.split(self.chunk_size()):
-            scores = self.scores(part)
-            # argmax along columns is slow; this is five fast passes (the last of equals wins)
-            scores.sub_(scores.amax(0)).ge_(0.0).mul_(self.index)
-            parts.append(scores.amax(0))
-        return torch.cat(parts).short()
+    def choose(self, patches: Float[Tensor, "n d"], doubt: float = 0.0) -> Tensor:
+        """Most probable component of each patch, ``(n,)``.
 
-    def estimate(self, code: Float[Tensor, "n d"], component: Tensor) -> Float[Tensor, "n d"]:
-        """Estimate patches, in pixels, by the filter of the given components."""
-        return _by_component(code, component, self.filters, self.bias)
+        With ``doubt``, the two best of each patch are compared by their exact scores where those
+        of the block differ by less.
+        """
+        exact = doubt == 0.0 or self.block == self.mixture.means.shape[1]
+        best, others, gaps = [], [], []
+        for part in patches.split(self.chunk_size()):
+            scores = self.scores(part)
+            # argmax along columns is slow; these are fast passes (the last of equals wins)
+            scores.sub_(scores.amax(0))
+            hit = scores.ge(0.0)
+            best.append((hit * self.index).amax(0))
+            if not exact:
+                scores.masked_fill_(hit, -torch.inf)
+                gaps.append(scores.amax(0))
+                others.append((scores.ge_(gaps[-1]).mul_(self.index)).amax(0))
+        component = torch.cat(best).short()
+        if exact or len(self.filters) == 1:
+            return component
+        rows = (torch.cat(gaps) > -doubt).nonzero().squeeze(1)
+        if len(rows):
+            pair = torch.stack([component[rows], torch.cat(others)[rows].short()])
+            score = self._exact_scores(patches[rows].repeat(2, 1), pair.flatten()).reshape(2, -1)
+            component[rows] = torch.where(score[1] > score[0], pair[1], pair[0])
+        return component
+
+    def _exact_scores(self, patches: Tensor, component: Tensor) -> Tensor:
+        """Log joint density of a component and a patch, for pairs of them, ``(n,)``."""
+        if self._white is None:
+            covariance, means = self.mixture.covariances, self.mixture.means
+            eye = torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
+            factor = torch.linalg.cholesky(covariance + self.variance * eye)
+            known = self._pixels()[self.first :].expand(len(means), -1, -1)
+            white = torch.linalg.solve_triangular(factor, known, upper=False)
+            bias = None
+            if not self.mixture.centred:
+                known_means = means[..., None]
+                bias = -torch.linalg.solve_triangular(factor, known_means, upper=False)[..., 0]
+                bias = bias.to(self.dtype)
+            constant = self.mixture.weights.clamp_min(1e-30).log()
+            constant = constant - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+            self._white = white.mT.to(self.dtype).contiguous(), bias, constant.to(self.dtype)
+        white, bias, constant = self._white
+        out, order = _grouped(patches, component, white, bias)
+        square = torch.empty_like(out[:, 0]).index_copy_(0, order, out.square().sum(1))
+        return constant[component.int()] - 0.5 * square
+
+    def estimate(self, patches: Float[Tensor, "n d"], component: Tensor) -> Tensor:
+        """Estimate patches by the filter of the given components, ``(n, d)``."""
+        return _by_component(patches, component, self.filters, self.bias)
 
     def draw_error(self, component: Tensor) -> Float[Tensor, "n d"]:
         """Draw what the posterior of each patch adds to its estimate, in pixels, ``(n, d)``."""
@@ -292,7 +322,9 @@ class NoisyMixture:
         like = self.mixture.means
         return cosine_basis(self.mixture.size, dtype=like.dtype, device=like.device)
 
-    def restore(self, patches: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    def restore(
+        self, patches: Float[Tensor, "n d"], doubt: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Estimate patches under their most probable components, for averaging.
 
         Returns
@@ -300,20 +332,22 @@ class NoisyMixture:
         tuple
             Estimates times what they count, ``(n, d)``, and what they count, ``(n,)``.
         """
-        code = self.analyse(patches)
-        component = self.choose(code)
-        weighted = _by_component(code, component, self.trusted, self.trusted_bias)
+        component = self.choose(patches, doubt)
+        weighted = _by_component(patches, component, self.trusted, self.trusted_bias)
         return weighted, self.trust[component.int()]
 
 
-def _by_component(
+def _grouped(
     rows: Tensor, component: Tensor, matrices: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Multiply each row with the matrix of its component, rows of a component together."""
+) -> tuple[Tensor, Tensor]:
+    """Multiply each row with the matrix of its component; rows of a component together.
+
+    Returns the products by component, and which row each comes from.
+    """
     sorted_component, order = component.sort()
     counts = sorted_component.int().bincount(minlength=len(matrices)).tolist()
     grouped = rows.index_select(0, order)
-    out, start = torch.empty_like(grouped), 0
+    out, start = rows.new_empty(len(rows), matrices.shape[2]), 0
     for k, count in enumerate(counts):
         if count:
             part = slice(start, start + count)
@@ -321,6 +355,14 @@ def _by_component(
             if bias is not None:
                 out[part] += bias[k]
             start += count
+    return out, order
+
+
+def _by_component(
+    rows: Tensor, component: Tensor, matrices: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Multiply each row with the matrix of its component."""
+    out, order = _grouped(rows, component, matrices, bias)
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
     return out.index_select(0, back)

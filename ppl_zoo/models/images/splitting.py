@@ -39,6 +39,8 @@ class Schedule:
         Every how many pixels a patch begins.
     block
         Coefficients whose products choose the component; None for all (exact).
+    doubt
+        Where the two best components differ by less, in nats, exact scores decide.
     shift
         Whether the places of the patches move from level to level, so that over the levels many
         more patches are seen than in one.
@@ -47,6 +49,7 @@ class Schedule:
     betas: tuple[float, ...] = (1.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     stride: int = 2
     block: int | None = 20
+    doubt: float = 4.0
     shift: bool = True
 
     def offset(self, level: int) -> tuple[int, int]:
@@ -66,6 +69,7 @@ def average_restored(
     noisy: NoisyMixture,
     grid: PatchGrid,
     progress: Callable[[int], object] | None = None,
+    doubt: float = 0.0,
 ) -> Tensor:
     """Estimate all patches of an image and average them, a band of rows at a time.
 
@@ -82,6 +86,8 @@ def average_restored(
         Where the patches stand.
     progress
         Called with the number of patches done since the last call.
+    doubt
+        See :class:`Schedule`.
     """
     band = BAND if image.device.type == "cpu" else 32 * BAND
     rows = max(1, band // grid.num_columns)
@@ -89,7 +95,7 @@ def average_restored(
     for first in range(0, grid.num_rows, rows):
         part = slice(first, min(first + rows, grid.num_rows))
         patches = grid.extract(image, part)
-        weighted, weight = noisy.restore(patches)
+        weighted, weight = noisy.restore(patches, doubt)
         grid.sum(weighted, part, out=total)
         grid.spread(weight, part, out=count)
         if progress is not None:
@@ -127,5 +133,6 @@ def split(
     for level, variance in enumerate(variances):
         noisy = prior.under_noise(variance, schedule.block, image.dtype)
         grid = PatchGrid(tuple(image.shape), prior.size, schedule.stride, schedule.offset(level))
-        image = data_step(average_restored(image, noisy, grid, progress), 1.0 / variance)
+        average = average_restored(image, noisy, grid, progress, schedule.doubt)
+        image = data_step(average, 1.0 / variance)
     return image

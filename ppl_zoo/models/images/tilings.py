@@ -91,10 +91,9 @@ def survey(
     for first in range(0, grid.num_rows, rows):
         part = slice(first, min(first + rows, grid.num_rows))
         patches = grid.extract(y, part)
-        code = noisy.analyse(patches)
         mean, within = torch.zeros_like(patches), torch.zeros_like(patches)
-        for weight, component in _likely(noisy, code):
-            estimate = noisy.estimate(code, component)
+        for weight, component in _likely(noisy, patches):
+            estimate = noisy.estimate(patches, component)
             mean += weight * estimate
             within += weight * (estimate.square() + spread[component])
         within -= mean.square()
@@ -127,10 +126,10 @@ def draw_tilings(y: Tensor, prior: PatchMixture, variance: float, num_draws: int
     out = y.new_empty(num_draws, *y.shape)
     for draw, place in zip(out, order.tolist(), strict=False):
         grid = PatchGrid(tuple(y.shape), size, size, divmod(place, size))
-        code = noisy.analyse(grid.extract(y))
-        mean, component, left = torch.zeros_like(code), None, torch.rand_like(code[:, :1])
-        for weight, likely in _likely(noisy, code):
-            estimate = noisy.estimate(code, likely)
+        patches = grid.extract(y)
+        mean, component, left = torch.zeros_like(patches), None, torch.rand_like(patches[:, :1])
+        for weight, likely in _likely(noisy, patches):
+            estimate = noisy.estimate(patches, likely)
             mean += weight * estimate
             if component is None:
                 component, chosen = likely, estimate
@@ -144,11 +143,11 @@ def draw_tilings(y: Tensor, prior: PatchMixture, variance: float, num_draws: int
     return out
 
 
-def _likely(noisy: NoisyMixture, code: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _likely(noisy: NoisyMixture, patches: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Weights ``(n, 1)`` and components ``(n,)``, the most probable first."""
     found = [
         noisy.scores(part).mT.topk(min(COMPONENTS, len(noisy.filters)), dim=1)
-        for part in code.split(noisy.chunk_size())
+        for part in patches.split(noisy.chunk_size())
     ]
     weights = torch.cat([f.values for f in found]).softmax(1)
     components = torch.cat([f.indices for f in found])
