@@ -61,8 +61,19 @@ def other_patches(count):
     return torch.cat(parts)
 
 
-def mixture(components):
-    return zoo.GaussianMixture(
+def mixture(components, x):
+    """Start from bins of equal norm, each divided by the random patch most parallel to it."""
+    anchors = components // 10 if components >= 20 and components % 10 == 0 else 1
+    generator, covariances, sizes = torch.Generator().manual_seed(SEED), [], []
+    for part in x[x.norm(dim=1).argsort()].chunk(components // anchors):
+        chosen = part[torch.randperm(len(part), generator=generator)[:anchors]]
+        label = (part @ (chosen / chosen.norm(dim=1, keepdim=True)).T).abs().argmax(1)
+        whole = part.T @ part / len(part)
+        for anchor in range(anchors):
+            own = part[label == anchor]
+            covariances.append((own.T @ own + 64 * whole) / (len(own) + 64))
+            sizes.append(len(own) + 1)
+    prior = zoo.GaussianMixture(
         components,
         63,
         mean_prior=[0.0] * 63,
@@ -70,9 +81,13 @@ def mixture(components):
         covariance_prior=[LEVEL_VARIANCE] * 63,
         covariance_strength=20.0,
     )
+    covariance = torch.stack(covariances) + LEVEL_VARIANCE * torch.eye(63)
+    weights = torch.tensor(sizes) / sum(sizes)
+    prior.set_parameters(weights, torch.zeros(components, 63), covariance)
+    return prior
 
 
-def make_priors(ks, steps):
+def make_priors(ks, steps, x):
     """Priors and their solvers, in the papers' order."""
     yield "independent-pixels", zoo.IndependentPixels(63, 3), zoo.EM(max_steps=50, tol=1e-2)
     yield "gaussian", zoo.MultivariateGaussian(63), zoo.EM()
@@ -89,7 +104,7 @@ def make_priors(ks, steps):
         zoo.EM(max_steps=steps, tol=0.01),
     )
     for k in ks:
-        yield f"gmm{k}", mixture(k), zoo.EM(max_steps=steps, tol=0.01)
+        yield f"gmm{k}", mixture(k, x), zoo.EM(max_steps=steps, tol=0.01, initialize=False)
 
 
 @torch.no_grad()
@@ -132,7 +147,7 @@ def main():
     parts.append(other_patches(given.test_rows))
     coordinates = [to_pixels(x) @ BASIS.T for x in parts]
     table = {}
-    for name, prior, solver in make_priors(given.components, given.steps):
+    for name, prior, solver in make_priors(given.components, given.steps, coordinates[0]):
         own = parts if name == "independent-pixels" else coordinates
         begun = time.process_time()
         zoo.fit(prior, own[0], solver, device="cpu", seed=SEED, progress=False)

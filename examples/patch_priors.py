@@ -24,8 +24,17 @@ BASIS = cosine_basis(8)[1:]  # orthonormal coordinates of a patch without its me
 GREY_LEVEL = 1.0 / 12.0 / 256.0**2  # variance of the noise that makes grey levels continuous
 
 
-def mixture(components):
-    return zoo.GaussianMixture(
+def mixture(components, x, steps):
+    """Zero-mean Gaussians, from bins of equal norm divided by likeness to a few patches."""
+    anchors = components // 10 if components >= 20 and components % 10 == 0 else 1
+    covariances = []
+    for part in x[x.norm(dim=1).argsort()].chunk(components // anchors):
+        chosen = part[torch.randperm(len(part))[:anchors]]
+        label = (part @ (chosen / chosen.norm(dim=1, keepdim=True)).T).abs().argmax(1)
+        for own in (part[label == anchor] for anchor in range(anchors)):
+            whole = part.T @ part / len(part) + GREY_LEVEL * torch.eye(63)
+            covariances.append((own.T @ own + 64 * whole) / (len(own) + 64))
+    prior = zoo.GaussianMixture(
         components,
         63,
         mean_prior=[0.0] * 63,
@@ -33,10 +42,13 @@ def mixture(components):
         covariance_prior=[GREY_LEVEL] * 63,
         covariance_strength=20.0,
     )
+    weights = torch.full((components,), 1.0 / components)
+    prior.set_parameters(weights, torch.zeros(components, 63), torch.stack(covariances))
+    return fitted(prior, x, steps, initialize=False)
 
 
-def fitted(prior, x, steps):
-    solver = zoo.EM(max_steps=steps, tol=0.01)
+def fitted(prior, x, steps, **options):
+    solver = zoo.EM(max_steps=steps, tol=0.01, **options)
     zoo.fit(prior, x, solver, device="cpu", progress=False)
     return prior
 
@@ -50,87 +62,91 @@ def tiles(patches, columns):
 
 
 def show(axis, patches, columns, title):
-    axis.imshow(tiles(patches, columns), cmap="gray", vmin=-1, vmax=1)
+    axis.imshow(tiles(patches, columns).numpy(), cmap="gray", vmin=-1, vmax=1)
     axis.set_title(title, fontsize=9)
     axis.axis("off")
 
 
 def eigenvectors(prior, which, count=6):
     """Leading eigenvectors of some components, in pixels, a row each."""
-    vectors = torch.linalg.eigh(prior.covariances[which]).eigenvectors.flip(-1)
-    return (vectors[..., :count].mT @ BASIS).flatten(0, 1)
+    vectors = torch.linalg.eigh(prior.covariances[which].double()).eigenvectors.flip(-1)
+    return (vectors[..., :count].mT.float() @ BASIS).flatten(0, 1)
 
 
 def likelihoods(axis, priors, mixtures, x):
-    score = {name: float(prior.log_prob(x).mean()) for name, prior in priors.items()}
+    score = {name: float(prior.log_prob(x).detach().mean()) for name, prior in priors.items()}
     curve = {k: float(prior.log_prob(x).mean()) for k, prior in mixtures.items()}
-    for name, value in score.items():
-        axis.axhline(value, color="grey", lw=0.7)
-        axis.text(max(curve), value, name, fontsize=7, ha="right", va="bottom")
+    for index, (name, value) in enumerate(score.items()):
+        axis.axhline(value, color=f"C{index + 1}", lw=1, label=name)
         print(f"{name:24} {value:8.2f} nats a patch")
     for k, value in curve.items():
         print(f"mixture of {k:3} Gaussians  {value:8.2f}")
     axis.semilogx(list(curve), list(curve.values()), "o-")
+    axis.legend(fontsize=6)
     axis.set_title("log likelihood of other patches against K, nats", fontsize=9)
 
 
-def spectra(axis, prior, count=6):
-    values = torch.linalg.eigvalsh(prior.covariances[:count]).flip(-1)
-    for k, value in enumerate(values):
-        axis.semilogy(value / value[0], label=f"{k}: sd {value.sum().div(63).sqrt():.4f}")
-    axis.legend(fontsize=6)
-    axis.set_title("spectra of the leading components over their largest", fontsize=9)
+def spectra(axis, prior, count=8):
+    values = torch.linalg.eigvalsh(prior.covariances[:count].double()).flip(-1)
+    for value in values:
+        total = value.sum()
+        axis.semilogy((value / total).tolist(), lw=1, label=f"sd {255 * (total / 64).sqrt():.1f}")
+    axis.legend(fontsize=6, title="grey levels", title_fontsize=6)
+    axis.set_title("share of variance by eigenvector, leading components", fontsize=9)
+
+
+def spread(prior, first, count=6):
+    """Components from the ``first`` to the rarest, evenly spaced."""
+    return torch.linspace(first, prior.num_components - 1, count).round().long()
 
 
 def leaves_like(patches, steps, rows):
-    """Mini dead leaves with the shares of edges and contrasts of photographs, and draws."""
+    """Draw mini dead leaves that have edges and contrasts as often as photographs."""
     leaves = zoo.MiniDeadLeaves(size=8, level_sd=0.2, noise_sd=0.003, grid=(8, 6))
-    fitted(leaves, patches, steps)
+    fitted(leaves, patches[:: len(patches) // 100], steps)
     weights = [round(w, 2) for w in leaves.weights.tolist()]
-    print(f"\ndead leaves: {leaves.edge_probability:.2f} with an edge, contrasts {weights}")
+    print(f"dead leaves: {leaves.edge_probability:.2f} with an edge, contrasts {weights}\n")
     return leaves.sample(rows)
 
 
-def main(rows=20_000, components=(1, 2, 5, 10, 20, 50), steps=30, leaf_rows=500, out="."):
+def read(name, rows):
+    """Patches without their means in cosine coordinates, in random order: train and test."""
+    data, parts = zoo.data.load(name), []
+    for x in (data.train, data.test):
+        if x.shape[1] == 63:  # the last pixel was dropped
+            x = torch.cat([x, -x.sum(1, keepdim=True)], 1)
+        parts.append((x @ BASIS.T)[torch.randperm(len(x))[:rows]])
+    return parts
+
+
+def main(rows=20_000, components=(1, 2, 5, 10, 20, 50), steps=30, out=".", data="photo-patches"):
     torch.manual_seed(0)
-    data = zoo.data.load("photo-patches")
-    train, test = data.train[:rows] @ BASIS.T, data.test @ BASIS.T
-    mixtures = {k: fitted(mixture(k), train, steps) for k in components}
+    train, test = read(data, rows)
+    mixtures = {k: mixture(k, train, steps) for k in components}
     priors = {
         "Gaussian": fitted(zoo.MultivariateGaussian(63), train, 1),
         "PCA, Laplace": fitted(zoo.PCALaplace(63), train, 1),
         "ICA": fitted(zoo.ICA(63), train, steps),
         "scale mixture": fitted(zoo.GaussianScaleMixture(8, 63, zero_mean=True), train, steps),
     }
-    best = mixtures[max(components)]
-    leaves = leaves_like(
-        data.train[: leaf_rows * (rows // leaf_rows) : rows // leaf_rows], 5, rows
-    )
-    learnt = fitted(mixture(min(20, max(components))), leaves @ BASIS.T, steps)
-    print(f"photographs under the mixture of leaves: {learnt.log_prob(test).mean():.2f} nats")
+    leaves = leaves_like(zoo.data.load("photo-patches").train, 5, rows)
+    learnt = mixture(max(components), leaves @ BASIS.T, steps)
+    shipped = zoo.load("gmm200-patches")  # of the Berkeley photographs
 
     figure, axes = plt.subplots(3, 4, figsize=(15, 11))
-    likelihoods(axes[0, 0], priors, mixtures, test)
-    spectra(axes[0, 1], best)
-    count = min(6, best.num_components)
-    columns = 6
-    show(
-        axes[0, 2], eigenvectors(best, slice(0, count)), columns, "leading components, a row each"
-    )
-    # where directions are unlike the common ones: edges and textures
-    further = slice(best.num_components - count, None)
-    show(
-        axes[0, 3], eigenvectors(best, further), columns, "the rarest components: edges, textures"
-    )
-    show(axes[1, 0], test[::37][:64] @ BASIS, 8, "photographs")
-    drawn = {**priors, f"mixture of {best.num_components}": best}
-    for axis, (name, prior) in zip(axes.flat[5:], drawn.items(), strict=False):
+    likelihoods(axes[0, 0], priors | {"mixture of leaves": learnt}, mixtures, test)
+    spectra(axes[0, 1], shipped)
+    show(axes[0, 2], eigenvectors(shipped, torch.arange(6)), 6, "leading components, a row each")
+    few = spread(shipped, 20)
+    show(axes[0, 3], eigenvectors(shipped, few), 6, "further on: textures and edges")
+    show(axes[1, 0], test[:64] @ BASIS, 8, "photographs")
+    drawn = priors | {"mixture of 200": shipped}
+    for axis, (name, prior) in zip(axes.flat[5:10], drawn.items(), strict=True):
         show(axis, prior.sample(64).detach() @ BASIS, 8, f"draws: {name}")
     centred = leaves - leaves.mean(1, keepdim=True)
     show(axes[2, 2], centred[:64], 8, "draws: mini dead leaves")
-    few = min(6, learnt.num_components)
-    further = slice(learnt.num_components - few, None)
-    show(axes[2, 3], eigenvectors(learnt, further), columns, "mixture trained on dead leaves")
+    few = spread(learnt, min(4, learnt.num_components - 1))
+    show(axes[2, 3], eigenvectors(learnt, few), 6, "components of a mixture of leaves")
     figure.tight_layout()
     path = Path(out) / "patch_priors.png"
     figure.savefig(path, dpi=110)
@@ -143,6 +159,6 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--components", type=int, nargs="*", default=(1, 2, 5, 10, 20, 50))
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--leaf-rows", type=int, default=500)
     parser.add_argument("--out", default=".")
+    parser.add_argument("--data", default="photo-patches", help="or bsds300-patches")
     main(**vars(parser.parse_args()))

@@ -23,13 +23,18 @@ class Flow(dist.TorchDistribution):
         A distribution of zuko.
     batch_shape
         Of independent copies.
+    loc, scale
+        ``(size,)``: shift and stretch what the flow gives.
     """
 
     arg_constraints: dict = {}
     has_rsample = True
 
-    def __init__(self, inner: Any, batch_shape: torch.Size | None = None) -> None:
-        self.inner = inner
+    def __init__(
+        self, inner: Any, batch_shape: Any = None, *, loc: Any = 0.0, scale: Any = 1.0
+    ) -> None:
+        self.inner, self.loc = inner, loc
+        self.scale = torch.as_tensor(scale)
         shape = inner.batch_shape if batch_shape is None else torch.Size(batch_shape)
         super().__init__(shape, inner.event_shape, validate_args=False)
 
@@ -40,17 +45,19 @@ class Flow(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Flow:
         """Return independent copies."""
-        return Flow(self.inner, torch.broadcast_shapes(self.batch_shape, tuple(batch_shape)))
+        shape = torch.broadcast_shapes(self.batch_shape, tuple(batch_shape))
+        return Flow(self.inner, shape, loc=self.loc, scale=self.scale)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """``(*sample_shape, *batch_shape, size)``."""
         own = len(self.inner.batch_shape)
         lead = tuple(sample_shape) + tuple(self.batch_shape[: len(self.batch_shape) - own])
-        return self.inner.rsample(lead)
+        return self.loc + self.scale * self.inner.rsample(lead)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(..., size)`` to ``(...)``."""
-        log_prob = self.inner.log_prob(value)
+        log_prob = self.inner.log_prob((value - self.loc) / self.scale)
+        log_prob = log_prob - self.scale.log().expand(self.event_shape).sum()
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
 

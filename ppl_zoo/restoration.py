@@ -40,12 +40,13 @@ from ppl_zoo.solvers.svi import SVI
 __all__ = ["Restoration", "Tiling", "restore"]
 
 METHODS = ("map", "posterior", "svi")
-#: stride, coefficients whose products choose the component (None: all), whether places move
+#: stride, coefficients whose products choose the component (None: all), below what difference
+#: exact scores decide, whether places move
 QUALITIES: dict[str, dict[str, Any]] = {
     "exact": {"stride": 1, "block": None, "shift": False},
-    "best": {"stride": 2, "block": 20},
-    "fast": {"stride": 4, "block": 20},
-    "fastest": {"stride": 6, "block": 20},
+    "best": {"stride": 2},
+    "fast": {"stride": 4},
+    "fastest": {"stride": 6, "doubt": 0.0},
 }
 #: precisions of the ties while missing pixels are found, and how often each
 FILLING = ((40.0, 1), (160.0, 2), (640.0, 3), (2560.0, 5), (10240.0, 6))

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     # The house, from the ground up.
     "functions": {"model"},  # plain Pyro functions as models
     "compiler": {"model"},
-    "solvers": {"compiler", "functions"},
+    "solvers": {"compiler", "functions", "flows"},
     "diagnostics": {"compiler"},
     "flows": {"errors"},  # densities made of nets: priors and guides
     "models": {"model", "flows"},
@@ -69,7 +69,10 @@ PIECE_OF: dict[str, str] = {
 # Arrows that only some files of a part have.
 EXTRA_ARROWS: dict[str, set[str]] = {
     "models/images": {"imaging"},  # patches and operators
-    "saving": {"models", "pretrained"},  # a saved run names the class of its model; models never import fitting
+    "saving": {
+        "models",
+        "pretrained",
+    },  # a saved run names the class of its model; models never import fitting
     "encoding": {"models"},
 }
 

@@ -24,6 +24,12 @@ ARGUMENTS = {
     "factor_analysis": {"largest": 2, "rows": 300},
     "gradient_estimators": {"repeats": 200, "out": tempfile.gettempdir()},
     "ising": {"size": 12, "sweeps": 20},
+    "patch_priors": {
+        "rows": 300,
+        "components": (1, 3),
+        "steps": 2,
+        "out": tempfile.gettempdir(),
+    },
     "restore_photo": {"size": 48, "draws": 8, "out": tempfile.gettempdir()},
     "own_model": {"steps": 30, "draws": 20},
     "vae": {"steps": 30, "samples": 100, "out": tempfile.gettempdir()},

@@ -128,7 +128,9 @@ def main() -> None:
             fit = zoo.fit(mixture, x[:count], solver, device="cpu", progress=False)
             history.append([count, fit.objective / count, time.process_time() - began])
             record = {
-                "arguments": {k: v.name if isinstance(v, Path) else v for k, v in vars(given).items()},
+                "arguments": {
+                    k: v.name if isinstance(v, Path) else v for k, v in vars(given).items()
+                },
                 "objective": history,
             }
             store(mixture, given.out, record)

@@ -84,7 +84,7 @@ PCA_LAPLACE = _patch_prior(
     "Principal components with Laplace coordinates",
     "PCALaplace",
     "Independent heavy tails along the principal axes, fitted and restored in closed form.",
-    Recipe("photo-patches", "Principal axes of photographs", "photo-patches"),
+    Recipe("photo-patches", "Principal axes of photographs", "photo-patches", demo=True),
 )
 
 ICA = _patch_prior(

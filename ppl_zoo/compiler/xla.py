@@ -111,7 +111,7 @@ class _Lowered(torch.fx.Interpreter):
             result = run_spread(name, args, kwargs, shape)
             if result is not None:
                 return result
-        args, kwargs = map_aggregate((args, kwargs), _whole)
+        args, kwargs = map_aggregate(args, _whole), {k: _whole(v) for k, v in kwargs.items()}
         if name in ("expand", "expand_copy"):
             return spread(args[0], shape)
         if name in _MADE and kwargs.get("dtype") is None and isinstance(self.expected, Tensor):

@@ -266,8 +266,9 @@ def _collapse(active: np.ndarray | None) -> tuple[str, ...]:
         return ()
     return (
         f"{active.sum()} of {len(active)} latents carry anything (below {LIMITS['active']:.0%}): "
-        "the posterior has collapsed onto the prior; free bits, elbo=zoo.LocalELBO(free_bits=0.1), "
-        "or a KL that grows from 0, beta=lambda step: min(1.0, step / 5000), keep them in use",
+        "the posterior has collapsed onto the prior; free bits, elbo=zoo.LocalELBO("
+        "free_bits=0.1), or a KL that grows from 0, beta=lambda step: min(1.0, step / 5000), keep "
+        "them in use",
     )
 
 

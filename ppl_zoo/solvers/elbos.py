@@ -6,6 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.solvers.guides import Pair
+from ppl_zoo.solvers.local_elbo import LocalELBO
 
 __all__ = ["ELBOS", "ImportanceELBO", "estimate_and_differentiate", "make_elbo"]
 
@@ -79,6 +81,7 @@ ELBOS: dict[str, Any] = {
     "enum": infer.TraceEnum_ELBO,
     "graph": infer.TraceGraph_ELBO,
     "importance": ImportanceELBO,
+    "iwae": partial(LocalELBO, bound="iwae", gradient="doubly-reparametrised"),
 }
 
 

@@ -115,6 +115,8 @@ class Compiled:
         chain, rows = chains[0], interpreted.rows
         if not xla.supports(rows.device):
             raise ValueError(f"JAX does not run on {rows.device} here")
+        if chain.alternation is not None:
+            raise ValueError("the compiled loop moves all parameters in every step")
         options = _adam_options(chain, interpreted.clip_norm)
         example = interpreted.data(chain, 0)
         captured = self._capture(chain, example)

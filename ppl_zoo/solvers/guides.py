@@ -19,6 +19,7 @@ from ppl_zoo.errors import DataError
 from ppl_zoo.functions import FunctionModel, FunctionProgram
 from ppl_zoo.model import Model
 from ppl_zoo.queries import no_latents
+from ppl_zoo.solvers.flow_guide import AutoFlow
 from ppl_zoo.tracing import Site, describe, trace_program, with_summed_out
 
 __all__ = ["GUIDES", "Pair", "make_pair"]
@@ -29,6 +30,7 @@ GUIDES: dict[str, type[autoguide.AutoGuide]] = {
     "multivariate-normal": autoguide.AutoMultivariateNormal,
     "low-rank": autoguide.AutoLowRankMultivariateNormal,
     "delta": autoguide.AutoDelta,
+    "flow": AutoFlow,
 }
 
 

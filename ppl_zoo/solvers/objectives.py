@@ -31,7 +31,7 @@ NUMBERS = 2**17
 #: options that only stochastic gradients have; setting one asks for them
 STOCHASTIC = (
     *("elbo", "num_particles", "optimizer", "learning_rate", "schedule", "batch_size"),
-    *("clip_norm", "window", "patience", "validate_every", "average"),
+    *("clip_norm", "window", "patience", "validate_every", "average", "alternate"),
 )
 
 

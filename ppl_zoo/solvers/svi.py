@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError, DataError
 from ppl_zoo.model import Model
+from ppl_zoo.solvers.alternation import Alternation
 from ppl_zoo.solvers.climb import climb, pad_history
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
 from ppl_zoo.solvers.engines import Interpreted, Minibatches, choose_engine, window_of
@@ -61,14 +62,15 @@ class SVI:
         Most steps of a chain. Chains stop earlier once they have converged.
     elbo
         "auto", "trace", "stl" (sticking the landing), "mean-field" (analytic KL), "enum",
-        "graph", "importance", or any ELBO object of Pyro.
+        "graph", "importance", "iwae" (a bound for each row, for latents of single rows), or an
+        ELBO object: any of Pyro's, or ``zoo.LocalELBO``.
     num_particles
         Draws of the guide in each step's estimate.
     guide
         None for the model's own guide; where it has none, a normal: of full rank with fixed
         draws and up to 200 latents, else mean field. Or "normal", "multivariate-normal",
-        "low-rank", "delta"; an autoguide class of Pyro; or a guide program with the model's
-        arguments.
+        "low-rank", "delta", "flow" (needs zuko); an autoguide class of Pyro; or a guide program
+        with the model's arguments.
     optimizer
         Called with the parameters; returns a torch optimizer. ``torch.optim.Adam`` by default.
     learning_rate
@@ -99,6 +101,9 @@ class SVI:
     average
         Decay of an exponential moving average of the parameters (0.999, say), which is what is
         then looked at and kept; None for none.
+    alternate
+        ``(e_steps, m_steps)`` for variational EM: so many steps of the guide's parameters, then
+        so many of the model's, in turns (interpreted); None for all of them in every step.
     initialize
         False to start from the parameters that the model has.
     compile
@@ -126,6 +131,7 @@ class SVI:
     initialize: bool = True
     compile: Any = "auto"
     objective: str = "auto"
+    alternate: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
@@ -151,6 +157,10 @@ class SVI:
             raise ValueError(
                 f"SVI: got objective={self.objective!r}, expected 'auto', 'fixed-draws' or "
                 "'stochastic'"
+            )
+        if self.alternate is not None and (len(self.alternate) != 2 or min(self.alternate) < 1):
+            raise ValueError(
+                f"SVI: got alternate={self.alternate}, expected two numbers of steps, 1 or more"
             )
         known = ("auto", *ELBOS)
         if isinstance(self.elbo, str) and self.elbo not in known:
@@ -299,6 +309,9 @@ class SVI:
         chain.plateau = Plateau(
             self.window or 0, self.tol, self.parameter_tol, decay=self.schedule is None
         )
+        if self.alternate is not None:
+            shown = rows.head(self.batch_size or len(rows))
+            chain.alternation = Alternation.of(self.alternate, pair, chain.parameters, shown)
         if self.average is not None or valid is not None:
             every = self.validate_every or math.ceil(len(rows) / (self.batch_size or len(rows)))
             chain.watch = Watch(chain, valid, self.patience, every, self.average, seed, len(rows))

@@ -37,6 +37,7 @@ class SVIChain(Chain):
     schedule: Any = None
     plateau: Any = None
     watch: Any = None
+    alternation: Any = None
     skipped: int = 0
     error: ConvergenceError | None = None
 
@@ -51,6 +52,8 @@ class SVIChain(Chain):
     def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
         """Take one step; notes the estimate of the ELBO before it, in nats."""
         value = self.differentiate(data, total)
+        if self.alternation is not None:
+            self.alternation.hold(len(self.objective))
         finite = math.isfinite(value)
         if finite:
             bound = math.inf if clip_norm is None else clip_norm

@@ -238,3 +238,25 @@ def test_what_cannot_be_is_refused(make, message):
 def fit_small(y, noise):
     """Try to fit."""
     return zoo.fit(small_model(), (y, noise), zoo.SVI(steps=2), progress=False)
+
+
+@pytest.mark.parametrize("free_mean", [True, False])
+@pytest.mark.parametrize("means", [0.0, 0.3])
+def test_close_components_are_told_apart_by_exact_scores(free_mean, means):
+    # two components of the same variances, which only products of coefficients tell apart
+    num_features = 16 - free_mean
+    root = torch.randn(2, num_features, num_features, dtype=torch.float64)
+    covariance = root @ root.mT
+    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    covariance = 0.04 * covariance / sd[:, :, None] / sd[:, None]
+    centres = means * torch.randn(2, num_features, dtype=torch.float64)
+    mixture = PatchMixture(torch.tensor([0.4, 0.6]), centres, covariance)
+    patches = 0.2 * torch.randn(200, 16, dtype=torch.float64) + 0.5
+    exact = mixture.under_noise(0.01, None, torch.float64)
+    block = mixture.under_noise(0.01, 2, torch.float64)
+    assert (block.choose(patches) != exact.choose(patches)).any()
+    # of two components the two best are all
+    for ours, expected in zip(block.restore(patches, 1e9), exact.restore(patches), strict=True):
+        torch.testing.assert_close(ours, expected)
+    for ours, expected in zip(block.restore(patches, 0.0), exact.restore(patches), strict=True):
+        assert not torch.equal(ours, expected)

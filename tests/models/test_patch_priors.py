@@ -24,7 +24,7 @@ def laplace(n, d, seed=0):
     return -u.sign() * (1 - 2 * u.abs()).log()
 
 
-def rows(n=3000, seed=0):
+def rows(n=1000, seed=0):
     """Rows of three Laplace sources, mixed, off the origin."""
     return laplace(n, 3, seed) @ MIX + torch.tensor([1.0, 0.0, -0.5], dtype=torch.float64)
 
@@ -116,10 +116,14 @@ def test_mixture_of_scale_mixtures_has_the_density_of_its_components():
 
 def test_one_shape_is_a_scale_mixture():
     x = rows() - torch.tensor([1.0, 0.0, -0.5], dtype=torch.float64)
-    one = fitted(lambda: zoo.MixtureOfScaleMixtures(1, 3, 3), x, tol=1e-6, max_steps=500)
-    other = fitted(lambda: zoo.GaussianScaleMixture(3, 3, zero_mean=True), x, tol=1e-6)
-    assert one.log_prob(x).mean() == pytest.approx(float(other.log_prob(x).mean()), abs=1e-3)
-    torch.testing.assert_close(one.covariances[0], other.covariance.detach(), rtol=0.01, atol=0.01)
+    other = fitted(lambda: zoo.GaussianScaleMixture(3, 3, zero_mean=True), x)
+    one = zoo.MixtureOfScaleMixtures(1, 3, 3).double().requires_grad_(False)
+    one.logits.copy_(other.logits[None])
+    one.log_scales.copy_(other.scales.log()[None])
+    one.factor.copy_(torch.linalg.cholesky(other.covariance)[None])
+    torch.testing.assert_close(one.log_prob(x), other.log_prob(x))
+    found = fitted(lambda: zoo.MixtureOfScaleMixtures(1, 3, 3), x, max_steps=500, tol=1e-6)
+    assert found.log_prob(x).mean() > other.log_prob(x).mean() - 1e-3
 
 
 @pytest.mark.parametrize("name", ["pca", "ica", "pixels", "scale-mixtures"])
@@ -131,7 +135,7 @@ def test_density_integrates_to_one(name):
         "scale-mixtures": lambda: zoo.MixtureOfScaleMixtures(2, 2, 2),
     }[name]
     model = fitted(small, rows()[:, :2].contiguous())
-    side = torch.linspace(-25.0, 25.0, 1001, dtype=torch.float64)
+    side = torch.linspace(-25.0, 25.0, 601, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
     total = model.log_prob(grid).exp().sum() * (side[1] - side[0]) ** 2
     assert float(total) == pytest.approx(1.0, abs=2e-3)
@@ -155,7 +159,7 @@ def test_ica_finds_the_sources_and_passes_the_truth_and_pca():
 
 def test_ica_stops_where_no_filter_can_do_better():
     x = rows(2000)
-    model = fitted(PRIORS["ica"], x, max_steps=2000, tol=1e-9)
+    model = fitted(PRIORS["ica"], x, max_steps=1000, tol=1e-9)
     best = model.log_prob(x).mean()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -176,7 +180,7 @@ def test_posterior_mean_is_that_of_importance_sampling(name):
     y, sigma = rows(6, seed=5) + 0.5 * torch.randn(6, 3, dtype=torch.float64), 0.5
     # many times over: ICA's answer is an average of draws
     ours = denoise_patches(model, y.repeat(50, 1), sigma).view(50, 6, 3).mean(0)
-    drawn = model.sample(200_000).detach()
+    drawn = model.sample(100_000).detach()
     weight = (-0.5 * torch.cdist(y, drawn).square() / sigma**2).softmax(1)
     expected = weight @ drawn
     variance = (weight @ drawn.square() - expected.square()).clamp_min(0.0)
@@ -207,7 +211,7 @@ def test_laplace_coordinate_against_quadrature():
     for y, scale, variance in [(0.3, 0.5, 1.0), (4.0, 0.1, 0.5), (-2.0, 1.0, 0.01), (60, 1, 4.0)]:
 
         def density(s, y=y, scale=scale, variance=variance):
-            return math.exp(-abs(s) / scale - (s - y) ** 2 / (2 * variance) + abs(y) / scale * 0.5)
+            return math.exp(-abs(s) / scale - (s - y) ** 2 / (2 * variance) + abs(y) / scale)
 
         span = [min(0, y) - 9, max(0, y) + 9]
         points = {"points": [0.0, y], "limit": 200}
@@ -257,6 +261,8 @@ def test_bad_arguments_are_refused():
                 call(rows(5), sigma, how)
     with pytest.raises(DataError, match="x: got nan"):
         model.denoise(torch.full((2, 3), torch.nan), 0.1)
+    with pytest.raises(DataError, match="x: got nan"):
+        denoise_patches(zoo.GaussianMixture(1, 3), torch.full((2, 3), torch.nan), 0.1)
     with pytest.raises(DataError, match="prior: got FVSBN"):
         denoise_patches(zoo.FVSBN(3), rows(5), 0.1)
 

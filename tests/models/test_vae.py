@@ -200,6 +200,33 @@ def test_linear_vae_arrives_at_probabilistic_pca():
     assert (model.exact_log_prob(x).mean() - model.elbo(x, 200).mean()).abs() < 0.02
 
 
+def test_variational_em_takes_turns_and_arrives():
+    torch.manual_seed(0)
+    x = torch.randn(200, 1) @ torch.tensor([[1.0, -1.0, 0.5]]) + 0.5 * torch.randn(200, 3)
+    model = zoo.LinearVAE(3, 1)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    start = {"initialize": False, "learning_rate": 0.02, "elbo": "mean-field"}
+    zoo.fit(model, x, zoo.SVI(steps=3, alternate=(3, 2), **start), progress=False)
+    moved = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
+    assert moved == {"encoder.weight", "encoder.bias", "log_spread"}
+    zoo.fit(model, x, zoo.SVI(steps=1500, alternate=(2, 1), **start), progress=False)
+    centred = (x - x.mean(0)).double()
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    cosine = torch.nn.functional.cosine_similarity(
+        model.loadings.detach()[:, 0].double(), vectors[:, -1], dim=0
+    )
+    assert cosine.abs() > 0.999
+    assert model.noise.item() ** 2 == pytest.approx(values[:2].mean().item(), rel=0.05)
+
+
+def test_turns_need_two_sides():
+    with pytest.raises(ValueError, match="alternate"):
+        zoo.SVI(alternate=(0, 1))
+    with pytest.raises(zoo.DataError, match="the model has no parameters"):
+        solver = zoo.SVI(steps=5, alternate=(1, 1))
+        zoo.fit(zoo.EightSchools(), zoo.data.load("eight-schools"), solver, progress=False)
+
+
 def test_held_features_stay_and_free_ones_follow_them():
     torch.manual_seed(0)
     model = zoo.LinearVAE(3, 1).double()

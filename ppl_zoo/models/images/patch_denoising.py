@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ppl_zoo.errors import DataError
 from ppl_zoo.model import Model
+from ppl_zoo.models.mixtures import gaussian_checks as checks
 
 __all__ = ["Components", "PatchPrior", "components", "denoise_patches"]
 
@@ -109,7 +110,9 @@ def denoise_patches(
     _check(sigma, estimate)
     mixture = components(prior)
     rows = prior.as_rows(patches)
-    prior.check_data(rows)
+    # not the prior's own check, which asks for rows that it could be fitted to
+    checks.shapes(rows, prior.num_features)
+    Model.check_data(prior, rows)
     variance = float(sigma) ** 2
     return torch.cat(
         [_mixture_estimate(mixture, y, variance, estimate) for (y,) in rows.chunks(4096)]

@@ -7,8 +7,8 @@ that restoration asks have closed answers: which component a noisy patch y belon
 
 and what the patch was, ``m_k + S_k (S_k + v I)^-1 (y - m_k)``. The score is linear in the
 products y_i y_j, so that one matrix product scores many patches under all components. In the
-cosine basis few coefficients correlate much: with ``block=20`` the products among the 20
-coefficients of largest variance are kept, and squares elsewhere (253 features instead of 2016);
+cosine basis few coefficients correlate much: with ``block=16`` the products among the 16
+coefficients of largest variance are kept, and squares elsewhere (183 features instead of 2016);
 this is the exact score of the mixture whose covariances are a block and a diagonal. Where the
 two best are close, their exact scores decide.
 """
@@ -172,7 +172,11 @@ class NoisyMixture:
         self.coefficients, self.offset = self._scores()
         self.filters, self.bias = self._filters()
         self._roots: Tensor | None = None
-        self._white: tuple[Tensor, Tensor | None, Tensor] | None = None
+        # for exact scores: log weight_k - 1/2 log det (S_k + v I), and the means in pixels
+        log_det = (mixture.eigen()[0] + variance).log().sum(1)
+        self.constant = (mixture.weights.clamp_min(1e-30).log() - 0.5 * log_det).to(dtype)
+        flat = (mixture.means @ self._pixels()[self.first :]).to(dtype)
+        self.flat = None if mixture.centred else flat
         # what an estimate counts where patches overlap: more, the less error is expected of it
         error = self.error_variance().mean(1) / variance
         self.trust = (error + TRUST_OFFSET) ** -TRUST_POWER if variance > 0 else error + 1.0
@@ -240,54 +244,24 @@ class NoisyMixture:
             parts[-1].copy_(y)
         return torch.addmm(self.offset, self.coefficients, features)
 
-    def choose(self, patches: Float[Tensor, "n d"], doubt: float = 0.0) -> Tensor:
-        """Most probable component of each patch, ``(n,)``.
+    def choose(self, patches: Float[Tensor, "n d"]) -> Tensor:
+        """Most probable component of each patch, ``(n,)``."""
+        return self._leaders(patches, False)[0]
 
-        With ``doubt``, the two best of each patch are compared by their exact scores where those
-        of the block differ by less.
-        """
-        exact = doubt == 0.0 or self.block == self.mixture.means.shape[1]
-        best, others, gaps = [], [], []
+    def _leaders(self, patches: Tensor, two: bool) -> tuple[Tensor, ...]:
+        """Best component of each patch; with ``two``, the next, and how far it lies below."""
+        parts = []
         for part in patches.split(self.chunk_size()):
             scores = self.scores(part)
             # argmax along columns is slow; these are fast passes (the last of equals wins)
-            scores.sub_(scores.amax(0))
-            hit = scores.ge(0.0)
-            best.append((hit * self.index).amax(0))
-            if not exact:
+            hit = scores.sub_(scores.amax(0)).ge(0.0)
+            found = [(hit * self.index).amax(0).short()]
+            if two:
                 scores.masked_fill_(hit, -torch.inf)
-                gaps.append(scores.amax(0))
-                others.append((scores.ge_(gaps[-1]).mul_(self.index)).amax(0))
-        component = torch.cat(best).short()
-        if exact or len(self.filters) == 1:
-            return component
-        rows = (torch.cat(gaps) > -doubt).nonzero().squeeze(1)
-        if len(rows):
-            pair = torch.stack([component[rows], torch.cat(others)[rows].short()])
-            score = self._exact_scores(patches[rows].repeat(2, 1), pair.flatten()).reshape(2, -1)
-            component[rows] = torch.where(score[1] > score[0], pair[1], pair[0])
-        return component
-
-    def _exact_scores(self, patches: Tensor, component: Tensor) -> Tensor:
-        """Log joint density of a component and a patch, for pairs of them, ``(n,)``."""
-        if self._white is None:
-            covariance, means = self.mixture.covariances, self.mixture.means
-            eye = torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
-            factor = torch.linalg.cholesky(covariance + self.variance * eye)
-            known = self._pixels()[self.first :].expand(len(means), -1, -1)
-            white = torch.linalg.solve_triangular(factor, known, upper=False)
-            bias = None
-            if not self.mixture.centred:
-                known_means = means[..., None]
-                bias = -torch.linalg.solve_triangular(factor, known_means, upper=False)[..., 0]
-                bias = bias.to(self.dtype)
-            constant = self.mixture.weights.clamp_min(1e-30).log()
-            constant = constant - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-            self._white = white.mT.to(self.dtype).contiguous(), bias, constant.to(self.dtype)
-        white, bias, constant = self._white
-        out, order = _grouped(patches, component, white, bias)
-        square = torch.empty_like(out[:, 0]).index_copy_(0, order, out.square().sum(1))
-        return constant[component.int()] - 0.5 * square
+                gap = scores.amax(0)
+                found += [scores.ge_(gap).mul_(self.index).amax(0).short(), gap]
+            parts.append(found)
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def estimate(self, patches: Float[Tensor, "n d"], component: Tensor) -> Tensor:
         """Estimate patches by the filter of the given components, ``(n, d)``."""
@@ -322,9 +296,7 @@ class NoisyMixture:
         like = self.mixture.means
         return cosine_basis(self.mixture.size, dtype=like.dtype, device=like.device)
 
-    def restore(
-        self, patches: Float[Tensor, "n d"], doubt: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def restore(self, patches: Float[Tensor, "n d"], doubt: float = 0.0) -> tuple[Tensor, Tensor]:
         """Estimate patches under their most probable components, for averaging.
 
         Returns
@@ -332,22 +304,61 @@ class NoisyMixture:
         tuple
             Estimates times what they count, ``(n, d)``, and what they count, ``(n,)``.
         """
-        component = self.choose(patches, doubt)
-        weighted = _by_component(patches, component, self.trusted, self.trusted_bias)
-        return weighted, self.trust[component.int()]
+        exact = self.block == self.mixture.means.shape[1] or len(self.filters) == 1
+        # below this the rounding of y . estimate / variance is larger than any doubt
+        if exact or doubt == 0.0 or self.variance < 128 * torch.finfo(self.dtype).eps:
+            component = self.choose(patches)
+            weighted = _by_component(patches, component, self.trusted, self.trusted_bias)
+            return weighted, self.trust[component.int()]
+        component, second, gap = self._leaders(patches, True)
+        rows = (gap > -doubt).nonzero().squeeze(1)
+        count, second = len(patches), second[rows]
+        both = torch.cat([component, second])
+        source = torch.cat([torch.arange(count, device=rows.device), rows])
+        out, order = _grouped(patches, both, self.trusted, self.trusted_bias, source)
+        score = self._exact_scores(patches[source[order]], out, both[order].int())
+        place = _inverse(order)
+        swap = score[place[count:]] > score[place[rows]]
+        swapped, place, other = rows[swap], place[:count], place[count:][swap]
+        place[swapped], component[swapped] = other, second[swap]
+        return out.index_select(0, place), self.trust[component.int()]
+
+    def _exact_scores(self, patches: Tensor, weighted: Tensor, component: Tensor) -> Tensor:
+        """Log joint densities of pairs ``(n,)`` from estimates, but for ``-|y|^2 / (2 variance)``.
+
+        As ``estimate = y - variance (S + variance I)^-1 (y - mean)``, the exact quadratic form
+        is a dot product away.
+        """
+        trust = self.trust[component]
+        product = torch.linalg.vecdot(patches, weighted) / trust
+        if self.flat is not None:
+            left = patches - weighted / trust[:, None]
+            product = product + torch.linalg.vecdot(self.flat[component], left)
+        return self.constant[component] + product / (2.0 * self.variance)
+
+
+def _inverse(order: Tensor) -> Tensor:
+    return torch.empty_like(order).index_copy_(
+        0, order, torch.arange(len(order), device=order.device)
+    )
 
 
 def _grouped(
-    rows: Tensor, component: Tensor, matrices: Tensor, bias: Tensor | None
+    rows: Tensor,
+    component: Tensor,
+    matrices: Tensor,
+    bias: Tensor | None,
+    source: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Multiply each row with the matrix of its component; rows of a component together.
 
-    Returns the products by component, and which row each comes from.
+    ``source`` says which row each of ``component`` is for. Returns the products by component,
+    and for which place of ``component`` each is.
     """
     sorted_component, order = component.sort()
     counts = sorted_component.int().bincount(minlength=len(matrices)).tolist()
-    grouped = rows.index_select(0, order)
-    out, start = rows.new_empty(len(rows), matrices.shape[2]), 0
+    grouped = rows.index_select(0, order if source is None else source[order])
+    out, start = torch.empty_like(grouped), 0
     for k, count in enumerate(counts):
         if count:
             part = slice(start, start + count)
@@ -363,6 +374,4 @@ def _by_component(
 ) -> Tensor:
     """Multiply each row with the matrix of its component."""
     out, order = _grouped(rows, component, matrices, bias)
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
-    return out.index_select(0, back)
+    return out.index_select(0, _inverse(order))

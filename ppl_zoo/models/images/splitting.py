@@ -48,8 +48,8 @@ class Schedule:
 
     betas: tuple[float, ...] = (1.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     stride: int = 2
-    block: int | None = 20
-    doubt: float = 4.0
+    block: int | None = 16
+    doubt: float = 3.0
     shift: bool = True
 
     def offset(self, level: int) -> tuple[int, int]:
