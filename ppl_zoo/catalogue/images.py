@@ -1,8 +1,22 @@
 """Cards of the models of images."""
 
-from ppl_zoo.card import Card, Recipe, Reference
+from ppl_zoo.card import Card, Figure, Recipe, Reference
 
 __all__ = ["CARDS"]
+
+
+
+def _set12(level: int, published: float, reproduced: float) -> Figure:
+    return Figure(
+        what=f"PSNR on Set12, noise of {level} grey levels, dB",
+        published=published,
+        source="EPLL in Zhang et al. (2017), Beyond a Gaussian denoiser, table III",
+        reproduced=reproduced,
+        command="python benchmarks/epll.py --parts denoising",
+        tolerance=0.05,
+        better="higher",
+    )
+
 
 EPLL = Card(
     name="epll",
@@ -25,6 +39,20 @@ EPLL = Card(
             "Natural images, Gaussian mixtures and dead leaves",
             "https://proceedings.neurips.cc/paper/2012/hash/"
             "8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html",
+        ),
+    ),
+    figures=(
+        _set12(15, 32.14, 32.12),
+        _set12(25, 29.69, 29.66),
+        _set12(50, 26.47, 26.39),
+        Figure(
+            what="gmm200-patches: log likelihood of BSDS300 test patches in RNADE coordinates, nats",
+            published=152.8,
+            source="Zoran & Weiss's mixture in Uria, Murray & Larochelle (2013), RNADE, table 2",
+            reproduced=152.84,
+            command="python benchmarks/epll.py --parts patches",
+            tolerance=0.5,
+            better="higher",
         ),
     ),
 )
@@ -50,6 +78,7 @@ def _patch_prior(
     summary: str,
     recipe: Recipe,
     *references: Reference,
+    figures: tuple[Figure, ...] = (),
 ) -> Card:
     return Card(
         name=name,
@@ -60,6 +89,7 @@ def _patch_prior(
         solvers=("EM",) if factory == "MiniDeadLeaves" else ("EM", "SVI"),
         references=(_PATCHES_2011, *references),
         recipes=(recipe,),
+        figures=figures,
     )
 
 
@@ -77,6 +107,16 @@ MULTIVARIATE_GAUSSIAN = _patch_prior(
     "MultivariateGaussian",
     "Mean and covariance in closed form: the spectrum of photographs, and no edges.",
     Recipe("photo-patches", "Covariance of photographs", "photo-patches"),
+    figures=(
+        Figure(
+            what="log likelihood of BSDS300 test patches, nats a patch",
+            published=96.67,
+            source="Papamakarios, Pavlakou & Murray 2017, table 1 (their own patches)",
+            reproduced=96.36,
+            command="python benchmarks/patch_priors.py",
+            tolerance=1.0,
+        ),
+    ),
 )
 
 PCA_LAPLACE = _patch_prior(

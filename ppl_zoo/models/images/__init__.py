@@ -6,6 +6,7 @@ from ppl_zoo.models.images.ica import ICA
 from ppl_zoo.models.images.independent_pixels import IndependentPixels
 from ppl_zoo.models.images.mixture_of_scale_mixtures import MixtureOfScaleMixtures
 from ppl_zoo.models.images.multivariate_gaussian import MultivariateGaussian
+from ppl_zoo.models.images.patch_denoising import denoise_patches
 from ppl_zoo.models.images.pca_laplace import PCALaplace
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "MixtureOfScaleMixtures",
     "MultivariateGaussian",
     "PCALaplace",
+    "denoise_patches",
 ]

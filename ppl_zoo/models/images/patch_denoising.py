@@ -99,10 +99,9 @@ def denoise_patches(
     Examples
     --------
     >>> import torch, ppl_zoo as zoo
-    >>> from ppl_zoo.models.images.patch_denoising import denoise_patches
     >>> prior = zoo.GaussianMixture(1, 2)
     >>> prior.set_parameters([1.0], [[0.5, 0.5]], torch.eye(2)[None])
-    >>> denoise_patches(prior, torch.zeros(1, 2), sigma=1.0)
+    >>> zoo.models.denoise_patches(prior, torch.zeros(1, 2), sigma=1.0)
     tensor([[0.2500, 0.2500]])
     """
     if hasattr(prior, "denoise"):
