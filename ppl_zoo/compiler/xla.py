@@ -12,6 +12,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pooch
 import torch
 from torch import Tensor
 from torch.fx.node import map_aggregate
@@ -22,6 +23,22 @@ from ppl_zoo.compiler.xla_spread import Spread, contract, run_spread, spread
 from ppl_zoo.compiler.xla_table import TABLE, jax_dtype
 
 __all__ = ["LoweringError", "lower", "supports"]
+
+
+def _keep_programs() -> None:
+    """Keep compiled programs in a folder of the user's, so that other processes start at once.
+
+    JAX's own settings (``JAX_COMPILATION_CACHE_DIR``) come first; ``PPL_ZOO_XLA_CACHE=off``
+    keeps nothing, and another value is the folder. It holds at most a gigabyte.
+    """
+    folder = os.environ.get("PPL_ZOO_XLA_CACHE") or str(pooch.os_cache("ppl_zoo") / "xla")
+    if folder == "off" or jax.config.jax_compilation_cache_dir is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_max_size", 2**30)
+
+
+_keep_programs()
 
 
 class LoweringError(RuntimeError):

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.imaging.patches import PatchGrid
-from ppl_zoo.models.images.patch_mixture import NoisyMixture, PatchMixture
+from ppl_zoo.models.images.noisy_mixture import NoisyMixture
+from ppl_zoo.models.images.patch_mixture import PatchMixture
 
 __all__ = ["Schedule", "average_restored", "split"]
 

@@ -1,0 +1,224 @@
+"""A mixture of Gaussians over patches, made ready for a noise level.
+
+Under noise of variance v each component is Normal(mean, covariance + v I), and both questions
+that restoration asks have closed answers: which component a noisy patch y belongs to,
+
+    score_k(y) = log weight_k - 1/2 log det (S_k + v I) - 1/2 (y - m_k)' (S_k + v I)^-1 (y - m_k),
+
+and what the patch was, ``m_k + S_k (S_k + v I)^-1 (y - m_k)``. The score is linear in the
+products y_i y_j, so that one matrix product scores many patches under all components. In the
+cosine basis few coefficients correlate much: with ``block=16`` the products among the 16
+coefficients of largest variance are kept, and squares elsewhere (183 features instead of 2016);
+this is the exact score of the mixture whose covariances are a block and a diagonal. Where the
+two best are close, their exact scores decide.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ppl_zoo.imaging.patches import cosine_basis
+from ppl_zoo.models.images.by_component import by_component, grouped, inverse
+
+__all__ = ["NoisyMixture"]
+
+#: an estimate counts (error variance / noise variance + offset) ^ -power in an average
+TRUST_OFFSET, TRUST_POWER = 0.05, 0.75
+
+
+class NoisyMixture:
+    """Scores and estimates of noisy patches, for one noise level.
+
+    Parameters
+    ----------
+    mixture
+        The prior, a ``PatchMixture``.
+    variance
+        Of the noise of a pixel.
+    block
+        Coefficients whose products the score keeps; None for all.
+    dtype
+        Of the patches to come.
+    """
+
+    def __init__(
+        self, mixture: Any, variance: float, block: int | None, dtype: torch.dtype
+    ) -> None:
+        self.mixture, self.variance, self.dtype = mixture, variance, dtype
+        num_features = mixture.means.shape[1]
+        self.block = num_features if block is None else min(block, num_features)
+        self.first = int(mixture.free_mean)  # the first coefficient that the mixture knows
+        basis = cosine_basis(mixture.size, dtype=torch.float64, device=mixture.means.device)
+        # from pixels to coefficients, by falling variance
+        self.analysis = basis[mixture.order + self.first].to(dtype)
+        self.coefficients, self.offset = self._scores()
+        self.filters, self.bias = self._filters()
+        self._roots: Tensor | None = None
+        # for exact scores: log weight_k - 1/2 log det (S_k + v I), and the means in pixels
+        log_det = (mixture.eigen()[0] + variance).log().sum(1)
+        self.constant = (mixture.weights.clamp_min(1e-30).log() - 0.5 * log_det).to(dtype)
+        flat = (mixture.means @ self._pixels()[self.first :]).to(dtype)
+        self.flat = None if mixture.centred else flat
+        # what an estimate counts where patches overlap: more, the less error is expected of it
+        error = self.error_variance().mean(1) / variance
+        self.trust = (error + TRUST_OFFSET) ** -TRUST_POWER if variance > 0 else error + 1.0
+        self.trusted = self.filters * self.trust[:, None, None]
+        self.trusted_bias = None if self.bias is None else self.bias * self.trust[:, None]
+        self.index = torch.arange(len(mixture.weights), dtype=dtype, device=basis.device)[:, None]
+
+    def _scores(self) -> tuple[Tensor, Tensor]:
+        """Coefficients ``(K, F)`` of the features, and constants ``(K, 1)``."""
+        mixture, order, n = self.mixture, self.mixture.order, self.block
+        covariance, means = mixture.covariances, mixture.means[:, order]
+        near = covariance[:, order[:n, None], order[:n]]
+        near = near + self.variance * torch.eye(n, dtype=near.dtype, device=near.device)
+        far = covariance.diagonal(dim1=1, dim2=2)[:, order[n:]] + self.variance
+        factor = torch.linalg.cholesky(near)
+        precision = torch.cholesky_inverse(factor)
+        log_det = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum(-1) + far.log().sum(-1)
+        pull = torch.cat([(precision @ means[:, :n, None])[..., 0], means[:, n:] / far], 1)
+        precision.diagonal(dim1=1, dim2=2).mul_(0.5)
+        rows, columns = torch.triu_indices(n, n, device=near.device)
+        parts = [-precision[:, rows, columns], -0.5 / far]
+        constant = mixture.weights.clamp_min(1e-30).log() - 0.5 * log_det
+        constant = constant - 0.5 * (pull * means).sum(-1)
+        constant = constant - 0.5 * means.shape[1] * math.log(2.0 * math.pi)
+        if not mixture.centred:
+            parts.append(pull)
+        coefficients = torch.cat(parts, 1)
+        return coefficients.to(self.dtype), constant[:, None].to(self.dtype)
+
+    def _filters(self) -> tuple[Tensor, Tensor | None]:
+        """Matrices ``(K, d, d)`` from pixels to estimated pixels, and their constants."""
+        means, pixels = self.mixture.means, self._pixels()
+        values, vectors = self.mixture.eigen()
+        known = pixels[self.first :]
+        waves = vectors.mT @ known  # eigenvectors in pixels
+        filters = waves.mT @ (waves * (values / (values + self.variance))[..., None])
+        bias = None
+        if not self.mixture.centred:
+            flat = means @ known
+            bias = (flat - (filters @ flat[..., None])[..., 0]).to(self.dtype)
+        if self.first:
+            filters = filters + pixels[:1].mT @ pixels[:1]
+        return filters.to(self.dtype), bias
+
+    # ---- patches ----------------------------------------------------------------------------
+
+    def chunk_size(self) -> int:
+        """Patches whose features fit into a core's cache, on each core; more on a GPU."""
+        width = self.coefficients.shape[1] + len(self.coefficients)
+        if self.coefficients.device.type != "cpu":
+            return max(1024, 2**28 // width)
+        return max(64, 2**18 // width) * torch.get_num_threads()
+
+    def scores(self, patches: Float[Tensor, "n d"]) -> Float[Tensor, "k n"]:
+        """Log joint densities of component and patch, ``(K, n)``."""
+        y, n = self.analysis @ patches.mT, self.block
+        features = y.new_empty(self.coefficients.shape[1], len(patches))
+        rows, squares = y[:n].unbind(0), len(y) - n
+        sizes = [*range(n, 0, -1), squares]
+        parts = features.split([*sizes, len(features) - sum(sizes)])
+        for i, row in enumerate(rows):
+            torch.mul(y[i:n], row, out=parts[i])
+        torch.mul(y[n:], y[n:], out=parts[n])
+        if not self.mixture.centred:
+            parts[-1].copy_(y)
+        return torch.addmm(self.offset, self.coefficients, features)
+
+    def choose(self, patches: Float[Tensor, "n d"]) -> Tensor:
+        """Most probable component of each patch, ``(n,)``."""
+        return self._leaders(patches, False)[0]
+
+    def _leaders(self, patches: Tensor, two: bool) -> tuple[Tensor, ...]:
+        """Best component of each patch; with ``two``, the next, and how far it lies below."""
+        parts = []
+        for part in patches.split(self.chunk_size()):
+            scores = self.scores(part)
+            # argmax along columns is slow; these are fast passes (the last of equals wins)
+            hit = scores.sub_(scores.amax(0)).ge(0.0)
+            found = [(hit * self.index).amax(0).short()]
+            if two:
+                scores.masked_fill_(hit, -torch.inf)
+                gap = scores.amax(0)
+                found += [scores.ge_(gap).mul_(self.index).amax(0).short(), gap]
+            parts.append(found)
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def estimate(self, patches: Float[Tensor, "n d"], component: Tensor) -> Tensor:
+        """Estimate patches by the filter of the given components, ``(n, d)``."""
+        return by_component(patches, component, self.filters, self.bias)
+
+    def draw_error(self, component: Tensor) -> Float[Tensor, "n d"]:
+        """Draw what the posterior of each patch adds to its estimate, in pixels, ``(n, d)``."""
+        if self._roots is None:
+            values, vectors = self.mixture.eigen()
+            spread = (values * self.variance / (values + self.variance)).sqrt()
+            roots = (vectors * spread.unsqueeze(-2)).mT @ self._pixels()[self.first :]
+            if self.first:  # nothing but the data is known of a free mean
+                flat = self._pixels()[:1].expand(len(roots), 1, -1) * math.sqrt(self.variance)
+                roots = torch.cat([flat, roots], 1)
+            self._roots = roots.to(self.dtype)
+        noise = torch.randn(
+            len(component), self.mixture.size**2, dtype=self.dtype, device=component.device
+        )
+        return by_component(noise, component, self._roots, None)
+
+    def error_variance(self) -> Float[Tensor, "k d"]:
+        """Posterior variance of each pixel given the component, ``(K, d)``."""
+        values, vectors = self.mixture.eigen()
+        spread = values * self.variance / (values + self.variance)
+        pixels = self._pixels()
+        out = ((vectors.mT @ pixels[self.first :]).square() * spread[..., None]).sum(1)
+        if self.first:
+            out = out + self.variance * pixels[0].square()
+        return out.to(self.dtype)
+
+    def _pixels(self) -> Tensor:
+        like = self.mixture.means
+        return cosine_basis(self.mixture.size, dtype=like.dtype, device=like.device)
+
+    def restore(self, patches: Float[Tensor, "n d"], doubt: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Estimate patches under their most probable components, for averaging.
+
+        Returns
+        -------
+        tuple
+            Estimates times what they count, ``(n, d)``, and what they count, ``(n,)``.
+        """
+        exact = self.block == self.mixture.means.shape[1] or len(self.filters) == 1
+        # below this the rounding of y . estimate / variance is larger than any doubt
+        if exact or doubt == 0.0 or self.variance < 128 * torch.finfo(self.dtype).eps:
+            component = self.choose(patches)
+            weighted = by_component(patches, component, self.trusted, self.trusted_bias)
+            return weighted, self.trust[component.int()]
+        component, second, gap = self._leaders(patches, True)
+        rows = (gap > -doubt).nonzero().squeeze(1)
+        count, second = len(patches), second[rows]
+        both = torch.cat([component, second])
+        source = torch.cat([torch.arange(count, device=rows.device), rows])
+        out, order, chosen = grouped(patches, both, self.trusted, self.trusted_bias, source)
+        score = self._exact_scores(chosen, out, both[order].int())
+        place = inverse(order)
+        swap = score[place[count:]] > score[place[rows]]
+        swapped, place, other = rows[swap], place[:count], place[count:][swap]
+        place[swapped], component[swapped] = other, second[swap]
+        return out.index_select(0, place), self.trust[component.int()]
+
+    def _exact_scores(self, patches: Tensor, weighted: Tensor, component: Tensor) -> Tensor:
+        """Log joint densities of pairs ``(n,)`` from estimates, but for ``-|y|^2 / (2 variance)``.
+
+        As ``estimate = y - variance (S + variance I)^-1 (y - mean)``, the exact quadratic form
+        is a dot product away.
+        """
+        trust = self.trust[component]
+        product = torch.linalg.vecdot(patches, weighted) / trust
+        if self.flat is not None:
+            left = patches - weighted / trust[:, None]
+            product = product + torch.linalg.vecdot(self.flat[component], left)
+        return self.constant[component] + product / (2.0 * self.variance)
