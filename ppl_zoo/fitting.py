@@ -20,7 +20,7 @@ from ppl_zoo.functions import FunctionModel
 from ppl_zoo.model import Model
 from ppl_zoo.queries import no_latents
 from ppl_zoo.solvers.solution import Solution, chain_seed, load_chain, set_seed
-from ppl_zoo.tracing import Draws, describe, draw, predict, trace_program
+from ppl_zoo.tracing import Draws, describe, draw, draw_discrete, predict, trace_program
 
 __all__ = ["Fit", "fit"]
 
@@ -151,13 +151,17 @@ class Fit:
             out.append({k: v for k, v in drawn.items() if sites[k].kind == "observed"})
         return out
 
-    def posterior(self, num_samples: int = 1000) -> dict[str, Tensor]:
+    def posterior(self, num_samples: int = 1000, discrete: bool = False) -> dict[str, Tensor]:
         """Draw the latents from the fitted posterior.
 
         Parameters
         ----------
         num_samples
             Draws a chain.
+        discrete
+            Whether to draw the discrete latents that were summed out as well: exactly, given the
+            others of each draw. Where the program does not broadcast over draws, as a hidden
+            Markov model, that takes some milliseconds a draw.
 
         Returns
         -------
@@ -165,9 +169,22 @@ class Fit:
             ``{site: (chain, draw, ...)}``; deterministic sites included.
         """
         if self.solution.draws is not None:
-            return {k: v[:, :num_samples] for k, v in self.solution.draws.items()}
-        parts = [d.values for d in self.draws(num_samples)]
-        return {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
+            found = {k: v[:, :num_samples] for k, v in self.solution.draws.items()}
+        else:
+            parts = [d.values for d in self.draws(num_samples)]
+            found = {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
+        names = [n for n in self.solution.summed_out if n not in found]
+        return found | self._discrete(found, names) if discrete and names else found
+
+    def _discrete(self, found: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Draw sites that were summed out, given the draws of all others."""
+        parts, data = [], self.data()
+        for index in range(len(self.solution.stopped)):
+            with self.chain(index), self._seeded(index), self.model.defaults():
+                own = {k: v[index].to(self.model.device) for k, v in found.items()}
+                plate = self.model.find_rows(data)
+                parts.append(draw_discrete(self.model, data, own, names, plate))
+        return {name: torch.stack([p[name] for p in parts]) for name in names}
 
     def _drawn(self, chain: int, num_samples: int) -> dict[str, Tensor] | None:
         """Latents that a sampler drew, at even distances; None where the guide draws."""

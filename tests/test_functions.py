@@ -150,3 +150,54 @@ def test_autoencoder_with_modules():
 def test_plain_functions_have_no_scaled_plate():
     with pytest.raises(zoo.DataError, match=r"self\.observations"):
         zoo.fit(coin, line(20).abs().clamp(0, 1).round(), zoo.SVI(batch_size=5), progress=False)
+
+
+# ---- the same numbers, compiled and interpreted -------------------------------------------
+
+
+def eight_schools(y, sigma):  # pyro.ai/examples/mcmc.html
+    mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(25.0))
+    with pyro.plate("schools", len(y)):
+        eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
+        pyro.sample("obs", dist.Normal(mu + tau * eta, sigma), obs=y)
+
+
+def hidden_markov(sequences):  # model_1 of pyro.ai/examples/hmm.html
+    with pyro.plate("states", 3):
+        probs_x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(3) + 0.1))
+    with pyro.plate("notes", 2, dim=-1), pyro.plate("states_", 3, dim=-2):
+        probs_y = pyro.sample("probs_y", dist.Beta(0.5, 0.9))
+    tones = pyro.plate("tones", 2, dim=-1)
+    with pyro.plate("sequences", len(sequences), dim=-2):
+        x = 0
+        for t in pyro.markov(range(sequences.shape[1])):
+            x = pyro.sample(
+                f"x_{t}", dist.Categorical(probs_x[x]), infer={"enumerate": "parallel"}
+            )
+            with tones:
+                probs = probs_y[x.squeeze(-1)]
+                pyro.sample(f"y_{t}", dist.Bernoulli(probs), obs=sequences[:, t])
+
+
+PUBLISHED = {
+    "eight schools": (eight_schools, lambda: tuple(zoo.data.load("eight-schools").train)),
+    "regression": (regression, lambda: (line(20), 2 * line(20) + 1)),
+    "mixture": (mixture, lambda: (torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0]),)),
+    "hidden Markov": (hidden_markov, lambda: ((torch.rand(4, 3, 2) < 0.4).float(),)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_programs_compile_to_the_interpreters_numbers(name):
+    program, data = PUBLISHED[name]
+    rows = data()
+    runs = []
+    for compiled in (False, "xla"):
+        torch.manual_seed(1)
+        # without noise both take the same steps
+        svi = zoo.SVI(steps=25, window=25, guide="delta", learning_rate=0.01, compile=compiled)
+        runs.append(zoo.fit(program, rows if len(rows) > 1 else rows[0], svi, progress=False))
+    assert [r.solution.engine for r in runs] == ["interpreted", "xla"]
+    one, other = (r.history["objective"][0] for r in runs)
+    assert one == pytest.approx(other, rel=1e-4)

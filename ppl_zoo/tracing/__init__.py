@@ -6,6 +6,7 @@ broadcast (``weights[0]``, ``x @ b``) is noticed and run draw by draw instead of
 wrong.
 """
 
+from ppl_zoo.tracing.discrete import draw_discrete
 from ppl_zoo.tracing.drawing import broadcasts, draw
 from ppl_zoo.tracing.predicting import predict, simulate
 from ppl_zoo.tracing.scoring import Draws
@@ -17,6 +18,7 @@ __all__ = [
     "broadcasts",
     "describe",
     "draw",
+    "draw_discrete",
     "predict",
     "simulate",
     "trace_program",

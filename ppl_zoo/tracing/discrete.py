@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import infer_discrete
 from torch import Tensor
 
-from ppl_zoo.tracing.drawing import broadcasts
+from ppl_zoo.tracing.drawing import _block
 from ppl_zoo.tracing.given import Given
 from ppl_zoo.tracing.sites import (
     Program,
@@ -72,8 +72,11 @@ def draw_discrete(
     numbers = sum(max(1, torch.Size(sites[k].shape).numel()) for k in sites)
     states = max(len(first.nodes[k]["fn"].enumerate_support(expand=False)) for k in names)
     block = max(1, min(num, max_elements // (numbers * states)))
-    together = num > 1 and broadcasts(model, given.program(0), data, rows)
-    if not together:
+    few = min(num, 3)
+    several = (given.program(slice(0, few), nesting), given.program(0))
+    guide = trace_program(several[1], data)
+    scored = _block(model, *several, data, few, nesting, sites, guide, rows) if num > 1 else None
+    if scored is None:  # many draws at once would not score as each of them does
         found = [run(i, None) for i in range(num)]
         return {k: torch.stack([f[k].reshape(sites[k].shape) for f in found]) for k in names}
     parts = []

@@ -103,9 +103,9 @@ def test_analytic_kl_changes_the_noise_not_the_value(small):
 )
 def test_gradients_without_the_score_have_the_same_mean(small, options, gradient):
     model, x = small
-    _, plain = estimate(zoo.LocalELBO(**options), model, x, 3000)
-    _, other = estimate(zoo.LocalELBO(**options, gradient=gradient), model, x, 3000)
-    error = ((plain.var(0) + other.var(0)) / 3000).sqrt() + 1e-12
+    _, plain = estimate(zoo.LocalELBO(**options), model, x, 800)
+    _, other = estimate(zoo.LocalELBO(**options, gradient=gradient), model, x, 800)
+    error = ((plain.var(0) + other.var(0)) / 800).sqrt() + 1e-12
     z = (plain.mean(0) - other.mean(0)) / error
     assert z.abs().max() < 5
     assert z.square().mean() < 1.5
@@ -115,7 +115,7 @@ def test_doubly_reparametrised_gradients_are_quieter_near_the_optimum():
     torch.manual_seed(0)
     x = torch.randn(30, 4) @ torch.randn(4, 4)
     model = zoo.LinearVAE(4, 2)
-    solver = zoo.SVI(steps=1500, learning_rate=0.02, compile=False, elbo=zoo.LocalELBO(4))
+    solver = zoo.SVI(steps=500, learning_rate=0.05, compile=False, elbo=zoo.LocalELBO(4))
     zoo.fit(model, x, solver, progress=False)
     encoder = sum(p.numel() for n, p in model.named_parameters() if n.startswith("encoder"))
     names = [n for n, _ in model.named_parameters()]
@@ -127,15 +127,14 @@ def test_doubly_reparametrised_gradients_are_quieter_near_the_optimum():
     noise = {}
     for gradient in ("standard", "doubly-reparametrised"):
         elbo = zoo.LocalELBO(16, bound="iwae", gradient=gradient)
-        noise[gradient] = estimate(elbo, model, x, 200)[1][:, part].var(0).mean()
+        noise[gradient] = estimate(elbo, model, x, 60)[1][:, part].var(0).mean()
     assert noise["doubly-reparametrised"] < 0.5 * noise["standard"]
 
 
 def test_bound_of_more_particles_is_higher(small):
     model, x = small
     values = [
-        -estimate(zoo.LocalELBO(k, bound="iwae"), model, x, 2000 // k)[0].mean()
-        for k in (1, 5, 50)
+        -estimate(zoo.LocalELBO(k, bound="iwae"), model, x, 300 // k)[0].mean() for k in (1, 5, 50)
     ]
     assert values[0] < values[1] < values[2]
     assert values[2] <= model.log_prob(x, 20_000).sum() + 0.02
@@ -315,39 +314,34 @@ def test_posterior_of_chosen_rows_by_guide_and_by_nuts():
     assert drawn.std((0, 1)).mean().item() == pytest.approx(covariance.sqrt().item(), rel=0.15)
 
 
+def dice(steps):
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((100, 8), 0.3))
+    solver = zoo.SVI(steps=steps, batch_size=20, learning_rate=1e-3, compile=False, window=50)
+    return zoo.VAE(8, 2, [8]), x, solver
+
+
 PROGRAM = """
 import sys, torch, ppl_zoo as zoo
 torch.manual_seed(0)
 x = torch.bernoulli(torch.full((100, 8), 0.3))
-solver = zoo.SVI(steps=int(sys.argv[2]), batch_size=20, learning_rate=1e-3, compile=False,
-                 window=50)
-resume = sys.argv[1] if sys.argv[3] == "resume" else None
-fit = zoo.fit(zoo.VAE(8, 2, [8]), x, solver, progress=False, checkpoint=sys.argv[1],
-              checkpoint_seconds=0.05, resume=resume)
-print(repr(fit.history["objective"][0][-1]))
+solver = zoo.SVI(steps=100_000, batch_size=20, learning_rate=1e-3, compile=False, window=50)
+zoo.fit(zoo.VAE(8, 2, [8]), x, solver, progress=False, checkpoint=sys.argv[1],
+        checkpoint_seconds=0.05)
 """
 
 
 def test_a_killed_run_goes_on_to_the_same_loss(tmp_path):
-    steps = "600"
-    whole = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tmp_path / "whole", steps, "new"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     run = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, run, steps, "new"])
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, run])
     while not (run / "fit.json").exists():
         assert process.poll() is None, "finished before it could be killed"
-        time.sleep(0.02)
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert zoo.load(run).solution.steps[0] < int(steps)
-    again = subprocess.run(
-        [sys.executable, "-c", PROGRAM, run, steps, "resume"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert again.stdout == whole.stdout
+    reached = int(zoo.load(run).solution.steps[0])
+    model, x, solver = dice(reached + 50)
+    whole = zoo.fit(model, x, solver, progress=False)
+    model, x, solver = dice(reached + 50)
+    again = zoo.fit(model, x, solver, progress=False, resume=run)
+    assert (again.history["objective"] == whole.history["objective"]).all()
