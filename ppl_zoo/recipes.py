@@ -182,7 +182,8 @@ def held_out(model: Model, dataset: Dataset) -> tuple[float, str] | None:
         rows = getattr(dataset, split)
         if rows is not None:
             parts = rows if isinstance(rows, tuple) else (rows,)
-            return float(model.log_prob(*parts).double().mean()), split
+            with torch.no_grad():
+                return float(model.log_prob(*parts).double().mean()), split
     return None
 
 

@@ -74,7 +74,9 @@ def test_rhat_and_khat_stand_where_they_mean_something(capsys, tmp_path):
 def test_only_chooses_and_names_what_there_is():
     assert [r.name for _, r in demo.choose("eight-schools")] == ["noncentered"]
     assert len(demo.choose("gaussian-mixture-old-faithful")) == 1
-    with pytest.raises(zoo.DataError, match="expected a model or one of: bayesian-linear-regression"):
+    with pytest.raises(
+        zoo.DataError, match="expected a model or one of: bayesian-linear-regression"
+    ):
         demo.choose("nothing")
 
 

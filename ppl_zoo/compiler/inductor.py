@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,7 +32,12 @@ def compile_graph(
     """Return ``function(parameters, data)``: loss and gradients, as the graph has them.
 
     Noise comes from torch's own generators, in the order of the program, so that it is the
-    interpreter's for the same seed. The kernels are compiled at the first call.
+    interpreter's for the same seed.
+
+    Raises
+    ------
+    ValueError
+        If Inductor cannot compile the graph; says why.
     """
     options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
     compiled = torch.compile(captured.graph, fullgraph=True, dynamic=False, options=options)
@@ -44,4 +50,13 @@ def compile_graph(
             # copies, since the next replay of a CUDA graph writes over its results
             return loss.clone(), *(g.clone() for g in gradients)
 
+    count = len(captured.parameters)
+    seeds = [device] if device.type == "cuda" else []
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=seeds):
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch warns of its own code
+            run(captured.inputs[:count], captured.inputs[count:])
+    except torch._dynamo.exc.TorchDynamoException as error:
+        text = str(error).strip().splitlines()
+        raise ValueError(f"Inductor cannot compile it ({' '.join(text[:2])})") from error
     return run

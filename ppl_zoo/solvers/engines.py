@@ -1,6 +1,6 @@
-"""Two ways to take steps of SVI: Pyro's interpreter, and the compiled graph.
+"""Ways to take steps of SVI: Pyro's interpreter, and the graph compiled by XLA or Inductor.
 
-Both advance all chains, note an objective for each step, and leave the same state behind, so
+All advance all chains, note an objective for each step, and leave the same state behind, so
 that a fit can be saved, resumed and stopped alike.
 """
 
@@ -31,7 +31,7 @@ COMPILE_FROM = 2000
 
 def window_of(engine: str, steps: int) -> int:
     """Choose how many steps lie between two looks of the stopping rule."""
-    if engine == "interpreted":
+    if engine != "xla":
         return 100
     return min(1000, max(100, steps // 20))  # a short fit shall see its learning rate fall, too
 
@@ -95,6 +95,34 @@ class Interpreted:
         """Do nothing: the chains hold their parameters themselves."""
 
 
+class Inducted(Interpreted):
+    """One step at a time, loss and gradients by a graph that Inductor compiled.
+
+    Noise, optimizer and stopping are the interpreter's own, and so are the results.
+
+    Raises
+    ------
+    CaptureError
+        If the programs have no static graph.
+    ValueError
+        If Inductor cannot compile here; says why.
+    """
+
+    name = "inductor"
+
+    def __init__(self, chains: Sequence[SVIChain], interpreted: Interpreted) -> None:
+        from ppl_zoo.compiler import inductor
+
+        vars(self).update(vars(interpreted))
+        missing = inductor.lacks(self.rows.device)
+        if missing:
+            raise ValueError(missing)
+        captured, order = _graph_of(chains, interpreted)
+        run = inductor.compile_graph(captured, self.rows.device)
+        for chain in chains:
+            chain.graph = (run, order)
+
+
 class Compiled:
     """A block of steps of all chains at a time, in one XLA program.
 
@@ -118,32 +146,11 @@ class Compiled:
         if chain.alternation is not None:
             raise ValueError("the compiled loop moves all parameters in every step")
         options = _adam_options(chain, interpreted.clip_norm)
-        example = interpreted.data(chain, 0)
-        captured = self._capture(chain, example)
-        self.order = _order(chain, captured)
-        identity = captured.fingerprint()
-        # a second look: at the other chains, or at the one again, one step further on
-        for other in chains[1:] or [chain]:
-            again = self._capture(other, interpreted.data(other, 0))
-            if _order(other, again) != self.order or again.fingerprint() != identity:
-                what = (
-                    "differ in more than their parameters"
-                    if chains[1:]
-                    else ("change from one run to the next by something that is not a tensor")
-                )
-                raise CaptureError(f"{type(chain.model).__name__}: its programs {what}")
+        captured, self.order = _graph_of(chains, interpreted)
         self.stepper = xla_svi.Stepper(
             captured, rows.all(), rows.per_row, xla_svi.AdamOptions(**options), interpreted.seed
         )
         self.loaded = False
-
-    def _capture(self, chain: SVIChain, example: tuple[Tensor, ...]) -> Captured:
-        def objective(*data: Tensor) -> Tensor:
-            with chain.model.scaled_to(len(self.interpreted.rows)), chain.model.defaults():
-                return differentiable_loss(chain.elbo, chain.pair, data)
-
-        modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
-        return capture(objective, modules, example)
 
     def advance(self, chains: Sequence[SVIChain], max_steps: int) -> int:
         """Take the steps that are left in the stopping rule's window."""
@@ -216,6 +223,38 @@ class Compiled:
         return np.array(rows)
 
 
+def _graph_of(chains: Sequence[SVIChain], interpreted: Interpreted) -> tuple[Captured, list[int]]:
+    """Capture the programs, and number the graph's parameters as the chains do.
+
+    Raises
+    ------
+    CaptureError
+        If they have no static graph, or chains have different ones.
+    """
+
+    def look(chain: SVIChain) -> Captured:
+        def objective(*data: Tensor) -> Tensor:
+            with chain.model.scaled_to(len(interpreted.rows)), chain.model.defaults():
+                return differentiable_loss(chain.elbo, chain.pair, data)
+
+        modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
+        return capture(objective, modules, interpreted.data(chain, 0))
+
+    captured = look(chains[0])
+    order, identity = _order(chains[0], captured), captured.fingerprint()
+    # a second look: at the other chains, or at the one again, one step further on
+    for other in chains[1:] or chains:
+        again = look(other)
+        if _order(other, again) != order or again.fingerprint() != identity:
+            what = (
+                "differ in more than their parameters"
+                if chains[1:]
+                else "change from one run to the next by something that is not a tensor"
+            )
+            raise CaptureError(f"{type(other.model).__name__}: its programs {what}")
+    return captured, order
+
+
 def _order(chain: SVIChain, captured: Captured) -> list[int]:
     places = {id(p): i for i, p in enumerate(chain.parameters)}
     return [places[id(p)] for p in captured.parameters]
@@ -263,19 +302,22 @@ def choose_engine(
     """
     if mode is False:
         return interpreted
-    asked = mode == "xla"
+    asked = mode != "auto"
     if not asked:
         if importlib.util.find_spec("jax") is None or interpreted.rows.num_bytes > 2**30:
             return interpreted
         if steps * len(chains) < COMPILE_FROM or not chains[0].model.compiles:
             return interpreted
     try:
+        if mode == "inductor":
+            return Inducted(chains, interpreted)
         return Compiled(chains, interpreted, window or window_of("xla", steps))
     except CaptureError as error:
         warnings.warn(f"SVI runs uncompiled, since a graph stops at {error}", stacklevel=2)
     except (ValueError, RuntimeError) as error:
-        if asked:
+        if mode == "xla":
             raise ValueError(f"compile='xla': {error}") from error
-        if isinstance(error, RuntimeError):  # an operation; optimizers and devices are no surprise
+        # an operation; optimizers and devices are no surprise
+        if asked or isinstance(error, RuntimeError):
             warnings.warn(f"SVI runs uncompiled: {error}", stacklevel=2)
     return interpreted

@@ -108,8 +108,10 @@ class SVI:
         False to start from the parameters that the model has.
     compile
         "xla" to capture the programs as one tensor graph and run blocks of steps in XLA, False to
-        interpret them with Pyro, "auto" to compile where that pays. Both fit alike, from
-        different noise.
+        interpret them with Pyro, "auto" to compile by XLA where that pays. Both fit alike, from
+        different noise. "inductor" compiles the graph of one step by Inductor (CUDA graphs on a
+        GPU): the noise, and so the fit, is the interpreter's, with any torch optimizer; it needs
+        a C++ compiler on a CPU.
     """
 
     steps: int = 50_000
@@ -151,8 +153,10 @@ class SVI:
             raise ValueError(f"SVI: got learning_rate={self.learning_rate}, expected more than 0")
         if self.average is not None and not 0 < self.average < 1:
             raise ValueError(f"SVI: got average={self.average}, expected between 0 and 1")
-        if self.compile not in ("auto", "xla", False):
-            raise ValueError(f"SVI: got compile={self.compile!r}, expected 'auto', 'xla' or False")
+        if self.compile not in ("auto", "xla", "inductor", False):
+            raise ValueError(
+                f"SVI: got compile={self.compile!r}, expected 'auto', 'xla', 'inductor' or False"
+            )
         if self.objective not in ("auto", "fixed-draws", "stochastic"):
             raise ValueError(
                 f"SVI: got objective={self.objective!r}, expected 'auto', 'fixed-draws' or "

@@ -38,12 +38,20 @@ class SVIChain(Chain):
     plateau: Any = None
     watch: Any = None
     alternation: Any = None
+    graph: Any = None
     skipped: int = 0
     error: ConvergenceError | None = None
 
     def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
         """Estimate the negative ELBO, leaving gradients in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self.graph is not None:
+            run, order = self.graph
+            own = [self.parameters[i] for i in order]
+            loss, *gradients = run(own, data)
+            for parameter, gradient in zip(own, gradients, strict=True):
+                parameter.grad = gradient
+            return loss.item()
         if isinstance(self.elbo, LocalELBO):
             self.elbo.step = len(self.objective)  # what an annealed KL goes by
         with self.model.scaled_to(total):

@@ -21,6 +21,8 @@ from ppl_zoo.compiler.xla_potential import CapturedPotential
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 SHORT = zoo.NUTS(num_samples=200, num_warmup=100, num_chains=2)
+# runs whose warm-up is too short to find a step size
+HASTY = pytest.mark.filterwarnings(r"ignore:NUTS. \d+ of \d+ draws of \w+ diverged:UserWarning")
 SCHOOLS = zoo.data.load("eight-schools").train
 
 
@@ -311,6 +313,7 @@ def test_compiled_sampler_is_kept_for_other_data_of_the_same_shape():
     assert abs(moved.posterior()["mu"].mean() - (Mean().posterior(line() + 5.0)[0])) < 0.1
 
 
+@HASTY
 def test_start_from_a_fit():
     x = line()
     svi = fit(Switch(), x, zoo.SVI(steps=200, compile=False))
@@ -362,6 +365,7 @@ def test_pyro_backend_gives_the_same_answers():
     assert "posterior" in found.to_arviz(num_samples=50)
 
 
+@HASTY
 def test_programs_without_a_graph_fall_back():
     solver = zoo.NUTS(20, 20, num_chains=1)
     with pytest.warns(UserWarning, match="NUTS runs on Pyro's sampler, since a graph stops at"):
