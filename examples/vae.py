@@ -30,7 +30,7 @@ def main(steps=6000, latents=2, samples=5000, out="runs/vae"):
     print(f"importance sampling:       {value:8.3f} +- {error:.3f}")
     prior = evaluation.prior_sampling(vae, x, num_samples=samples)
     print(
-        f"draws of the prior:        {prior.mean[0]:8.3f}, of which {prior.ess.median():.0f} count"
+        f"draws of the prior:        {prior.mean[0]:8.3f}, effective number {prior.ess.median():.0f}"
     )
     use = evaluation.latent_use(vae, x)
     print("KL of each latent:", [round(v, 2) for v in use.kl.tolist()], "nats")
@@ -54,7 +54,8 @@ def draw(vae, x, labels, out):
 
 
 def panel(ax, images, title):
-    tiles = images.reshape(8, 8, 8, 8).permute(0, 2, 1, 3).reshape(64, 64)
+    framed = torch.nn.functional.pad(images.reshape(64, 8, 8), (1, 1, 1, 1), value=0.3)
+    tiles = framed.reshape(8, 8, 10, 10).permute(0, 2, 1, 3).reshape(80, 80)
     ax.imshow(tiles.numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(title)
     ax.set_axis_off()
