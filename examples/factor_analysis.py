@@ -1,6 +1,7 @@
 """Photo patches by factor analysis and probabilistic principal components.
 
-Chooses the number of factors by held-out density, and fills in pixels that are missing. Run:
+Chooses the number of factors by held-out density, and by relevance determination from few rows;
+fills in pixels that are missing. Run:
 
     python examples/factor_analysis.py
 """
@@ -33,6 +34,10 @@ def main(largest=16, rows=20_000):
     start = zoo.ProbabilisticPCA(64, 2, init="random").double()
     em = zoo.fit(start, train, progress=False)
     print(f"noise of PCA in closed form {exact.noise:.6f}, by EM {em.model.noise[0]:.6f}")
+
+    few = train[:300]  # so few rows cannot tell many factors from noise
+    bayes = zoo.fit(zoo.BayesianFactorAnalysis(64, largest).double(), few, progress=False).model
+    print(f"from {len(few)} patches, relevance keeps {bayes.num_relevant()} of {largest} factors")
 
     given = test[0].clone()
     hole = torch.zeros(8, 8, dtype=torch.bool)

@@ -71,16 +71,17 @@ class Calibration:
             if not (np.abs(curve) > band).any():
                 continue
             centred = (ranks + 0.5) / (self.num_draws + 1) - 0.5
-            spread = centred.std() * 12**0.5
+            excess = (12 * centred.var() - 1) / math.sqrt(0.8 / len(ranks))  # in its standard errors
             # ranks that lie at both ends have a mean that wanders further
-            shift = centred.mean() * math.sqrt(12 * len(ranks)) / max(1.0, spread)
+            shift = centred.mean() * math.sqrt(len(ranks)) / max(12**-0.5, centred.std())
+            how = []
+            if excess > 3:
+                how.append("are too narrow: overconfident")
             if abs(shift) > 3:
-                how = "too low" if shift > 0 else "too high"
-                found.append(f"posteriors of {name} lie {how}")
-            elif spread > 1:
-                found.append(f"posteriors of {name} are too narrow: overconfident")
-            else:
-                found.append(f"posteriors of {name} are too wide")
+                how.append("lie too low" if shift > 0 else "lie too high")
+            if not how:
+                how.append("are too wide" if excess < 0 else "are of the wrong shape")
+            found.append(f"posteriors of {name} {', and '.join(how)}")
         return tuple(found)
 
     def __str__(self) -> str:

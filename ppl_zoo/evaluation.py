@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from ppl_zoo.annealing import anneal
 from ppl_zoo.errors import QueryError
 from ppl_zoo.local_density import LocalDensity, prior_program, simulate_rows, uniform_program
 from ppl_zoo.model import Model
 from ppl_zoo.tracing import draw
+from ppl_zoo.tracing.kl import kl_by_dimension, without_events
 
 __all__ = [
     "LatentUse",
@@ -89,7 +89,8 @@ class LatentUse(NamedTuple):
     Attributes
     ----------
     kl
-        Mean KL of the guide from the prior, nats a row; None where it has no closed form.
+        Mean KL of the guide from the prior, nats a row; None where the latents' dimensions do
+        not come apart.
     variance
         Variance of the posterior mean over the rows.
     active
@@ -237,40 +238,41 @@ def latent_use(model: Model, *data: Any) -> LatentUse:
     """
     rows = model.as_rows(data)
     model.check_data(rows)
+    means: tuple[list[Tensor], list[Tensor]] = ([], [])
     kls: list[Tensor | None] = []
-    means = []
     with model.defaults():
         for batch in rows.chunks(4096):
-            guide = poutine.trace(model.proposal()).get_trace(*batch)
-            told = poutine.trace(poutine.replay(model, trace=guide)).get_trace(*batch)
-            pairs = [
-                (guide.nodes[name]["fn"], told.nodes[name]["fn"])
-                for name in guide.stochastic_nodes
-                if model.rows_plate in {f.name for f in guide.nodes[name]["cond_indep_stack"]}
-            ]
-            if not pairs:
-                raise QueryError(
-                    f"{type(model).__name__} has no latents of single rows that its guide draws"
-                )
-            means.append(torch.cat([_flat(_base(q).mean, len(batch[0])) for q, _ in pairs], 1))
-            kls.append(_closed_kl(pairs, len(batch[0])))
-    variance = torch.cat(means).var(0)
+            # twice: a layer that is guessed from draws of another moves with them, too, and what
+            # two looks have in common is what moves with the data
+            for look in means:
+                mean, kl = _look(model, batch)
+                look.append(mean)
+                kls.append(kl)
+    one, two = (torch.cat(look) for look in means)
+    variance = ((one - one.mean(0)) * (two - two.mean(0))).sum(0) / (len(one) - 1)
     kl = None if any(part is None for part in kls) else torch.cat(kls).mean(0)
     return LatentUse(kl, variance, variance > ACTIVE)
 
 
-def _closed_kl(pairs: list[tuple[Any, Any]], num_rows: int) -> Tensor | None:
-    try:
-        return torch.cat([_flat(kl_divergence(_base(q), _base(p)), num_rows) for q, p in pairs], 1)
-    except NotImplementedError:
-        return None
-
-
-def _base(fn: Any) -> Any:
-    """Take the event dimensions apart where they are independent."""
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return fn
+def _look(model: Model, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+    """Means of the guide's latents and their KL, ``(n, num_latents)`` both."""
+    guide = poutine.trace(model.proposal()).get_trace(*batch)
+    told = poutine.trace(poutine.replay(model, trace=guide)).get_trace(*batch)
+    names = [
+        name
+        for name in guide.stochastic_nodes
+        if model.rows_plate in {f.name for f in guide.nodes[name]["cond_indep_stack"]}
+    ]
+    if not names:
+        raise QueryError(
+            f"{type(model).__name__} has no latents of single rows that its guide draws"
+        )
+    num = len(batch[0])
+    mean = torch.cat([_flat(without_events(guide.nodes[n]["fn"]).mean, num) for n in names], 1)
+    kls = [kl_by_dimension(told, guide, name) for name in names]
+    if any(kl is None for kl in kls):
+        return mean, None
+    return mean, torch.cat([_flat(kl, num) for kl in kls], 1)
 
 
 def _flat(values: Tensor, num_rows: int) -> Tensor:

@@ -439,7 +439,9 @@ def fit(
     if resume is not None:
         from ppl_zoo.saving import load
 
-        before = resume if isinstance(resume, Fit) else load(resume, model=model, data=data)
+        before = resume
+        if not isinstance(resume, Fit):
+            before = load(resume, model=model, data=data, solver=solver)
         if type(before.model) is not type(model):
             raise DataError(
                 f"resume: got a fit of {type(before.model).__name__}, "

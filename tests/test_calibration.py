@@ -38,6 +38,12 @@ def test_wrong_posteriors_are_told_apart(width, shift, words):
     assert words in text
 
 
+def test_a_posterior_that_is_narrow_and_off_is_called_both():
+    (text,) = ranks_of(0.4, 0.5).verdict
+    assert "too narrow" in text
+    assert "too high" in text
+
+
 def test_the_band_holds_uniform_curves_as_often_as_it_says():
     rng = np.random.default_rng(1)
     inside = 0

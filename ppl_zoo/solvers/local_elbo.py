@@ -12,11 +12,11 @@ import torch
 from pyro import infer, poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.errors import DataError
+from ppl_zoo.tracing.kl import kl_by_dimension
 from ppl_zoo.tracing.sites import is_sample
 
 __all__ = ["LocalELBO", "detached"]
@@ -29,7 +29,8 @@ class LocalELBO(infer.ELBO):
 
         mean_k log p(x | z_k) - beta KL(q(z | x) || p(z))
 
-    with the KL in closed form where there is one, or the importance-weighted bound (IWAE)::
+    with the KL in closed form where there is one (of several layers of latents: where it may be
+    taken), or the importance-weighted bound (IWAE)::
 
         log mean_k p(x, z_k) / q(z_k | x)
 
@@ -48,6 +49,10 @@ class LocalELBO(infer.ELBO):
         interpreted). At other values than 1 the objective is no bound on log p(x).
     free_bits
         KL that each latent dimension has free, nats a row, averaged over the batch.
+    augment
+        Called with the first array of each batch, returns what the step sees in its place:
+        ``torch.bernoulli`` makes grey pixels black and white anew in every step (dynamic
+        binarization).
 
     References
     ----------
@@ -67,6 +72,7 @@ class LocalELBO(infer.ELBO):
         gradient: str = "standard",
         beta: float | Callable[[int], float] = 1.0,
         free_bits: float = 0.0,
+        augment: Callable[[Tensor], Tensor] | None = None,
         max_plate_nesting: int = 1,
     ) -> None:
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
@@ -87,6 +93,7 @@ class LocalELBO(infer.ELBO):
                 "gradient='standard'"
             )
         self.bound, self.gradient, self.beta, self.free_bits = bound, gradient, beta, free_bits
+        self.augment = augment
         self.step = 0  # told by the chain before each interpreted step
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
@@ -100,6 +107,8 @@ class LocalELBO(infer.ELBO):
         """Return the negative bound, whose gradient is the estimator's."""
         if callable(self.beta) and get_proxy_mode() is not None:
             raise CaptureError("beta changes from step to step, and a graph would keep one value")
+        if self.augment is not None:
+            args = (self.augment(args[0]), *args[1:])
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
         terms = _Terms(model_trace, guide_trace)
         if self.bound == "elbo" and self.gradient == "standard":
@@ -173,11 +182,10 @@ class _Terms:
         """KL of each latent site, ``(particles, rows, dimensions)``; estimated if not closed."""
         out = []
         for name in self.latents:
-            p, q = self.model.nodes[name]["fn"], self.guide.nodes[name]["fn"]
-            kl = _kl_by_dimension(q, p)
-            if kl is None:
-                node = self.guide.nodes[name]
-                kl = (self.by_row(node, q) - self.by_row(self.model.nodes[name], p))[..., None]
+            p, q = self.model.nodes[name], self.guide.nodes[name]
+            kl = kl_by_dimension(self.model, self.guide, name)
+            if kl is None or q["fn"].event_dim != 1:
+                kl = (self.by_row(q, q["fn"]) - self.by_row(p, p["fn"]))[..., None]
             out.append(kl.reshape(-1, *kl.shape[-2:]))
         return out
 
@@ -213,15 +221,3 @@ def detached(fn: Any) -> Any:
 
 def _latents(trace: Trace) -> list[dict]:
     return [n for n in trace.nodes.values() if is_sample(n) and not n["is_observed"]]
-
-
-def _kl_by_dimension(q: Any, p: Any) -> Tensor | None:
-    """Closed-form KL with the last event dimension kept, None where there is none."""
-    if not all(isinstance(f, torch.distributions.Independent) for f in (q, p)):
-        return None
-    if q.reinterpreted_batch_ndims != 1 or p.reinterpreted_batch_ndims != 1:
-        return None
-    try:
-        return kl_divergence(q.base_dist, p.base_dist)
-    except NotImplementedError:
-        return None
