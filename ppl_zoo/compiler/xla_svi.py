@@ -181,7 +181,7 @@ def _block(
         value, *gradients = loss(key, *_unpack(values[0], shapes, 0), *data, noise=noise)
         return value, [_pack(gradients, 0)]
 
-    def one(state: tuple, key: Any, noise: Any, rate: Any, moves: Any, rows: Any) -> tuple:
+    def one(state: tuple, key: Any, noise: Any, rate: Any, rows: Any, moves: Any) -> tuple:
         values, first, second, count = state
         chosen = data
         if rows is not None:
@@ -199,29 +199,27 @@ def _block(
         rate, b1, b2, log1, log2 = rate
         correct1, correct2 = -jnp.expm1(t * log1), jnp.sqrt(-jnp.expm1(t * log2))
         moved = []
+        size = jnp.where(ok, rate / correct1, 0.0)
+        widen = jnp.where(ok, 1.0 / correct2, 1.0)
         for p, m, v, g in zip(values, first, second, gradients, strict=True):
             if options.weight_decay:
                 g = g + options.weight_decay * p
-            m_new = b1 * m + (1 - b1) * g
-            v_new = b2 * v + (1 - b2) * g * g
-            p_new = p - rate / correct1 * m_new / (jnp.sqrt(v_new) / correct2 + options.eps)
-            pairs = ((p_new, p), (m_new, m), (v_new, v))
-            moved.append(tuple(jnp.where(ok, new, old) for new, old in pairs))
+            # p moves by the moments as they are kept: then XLA need not copy those before
+            m = jnp.where(ok, b1 * m + (1 - b1) * g, m)
+            v = jnp.where(ok, b2 * v + (1 - b2) * g * g, v)
+            moved.append((p - size * m / (jnp.sqrt(v) * widen + options.eps), m, v))
         values, first, second = zip(*moved, strict=True)
         return (values, first, second, count), jnp.where(finite, value, jnp.nan)
 
-    def step(state: tuple, xs: tuple) -> tuple:
-        key, noise, rate, rows = xs
-        arguments = (state, key, noise, rate, active, rows)
-        if active.shape[0] == 1:
-            # a batch of one keeps XLA from its fast matrix product
-            single = one(*jax.tree.map(lambda a: a[0], arguments))
-            return jax.tree.map(lambda a: a[None], single)
-        axes = tuple(None if a is None else 0 for a in arguments)
-        return jax.vmap(one, axes)(*arguments)
-
-    state = (values, first, second, count)
-    (values, first, second, count), losses = jax.lax.scan(step, state, (keys, noise, rates, index))
+    state, xs = (values, first, second, count), (keys, noise, rates, index)
+    if active.shape[0] == 1:
+        # a batch of one keeps XLA from its fast matrix product
+        state, xs = jax.tree.map(lambda a: a[0], state), jax.tree.map(lambda a: a[:, 0], xs)
+        state, losses = jax.lax.scan(lambda s, x: one(s, *x, active[0]), state, xs)
+        state, losses = jax.tree.map(lambda a: a[None], state), losses[:, None]
+    else:
+        state, losses = jax.lax.scan(lambda s, x: jax.vmap(one)(s, *x, active), state, xs)
+    values, first, second, count = state
     if packed:
         values, first, second = (
             tuple(_unpack(arrays[0], shapes, 1)) for arrays in (values, first, second)
