@@ -20,7 +20,8 @@ from torch.fx.node import map_aggregate
 from ppl_zoo.compiler.capture import Captured
 from ppl_zoo.compiler.xla_random import RANDOM
 from ppl_zoo.compiler.xla_spread import Spread, contract, run_spread, spread
-from ppl_zoo.compiler.xla_table import TABLE, jax_dtype
+from ppl_zoo.compiler.xla_table import TABLE
+from ppl_zoo.compiler.xla_types import jax_dtype
 
 __all__ = ["LoweringError", "lower", "supports"]
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from ppl_zoo.compiler.xla_table import factory, jax_dtype
+from ppl_zoo.compiler.xla_types import factory, jax_dtype
 
 __all__ = ["RANDOM"]
 

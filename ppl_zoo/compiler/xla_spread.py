@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ppl_zoo.compiler.xla_table import ELEMENTWISE, LARGEST, SMALLEST, TABLE
+from ppl_zoo.compiler.xla_elementwise import ELEMENTWISE
+from ppl_zoo.compiler.xla_reductions import LARGEST, SMALLEST
+from ppl_zoo.compiler.xla_table import TABLE
 
 __all__ = ["Spread", "contract", "run_spread", "spread"]
 
