@@ -3,8 +3,9 @@
     PPL_ZOO_DATA=... OMP_NUM_THREADS=1 python benchmarks/epll.py [--quick] [--parts speed ...]
 
 Denoising of the images in `images/bsd68_12` and `images/set12` with the shipped prior; "exact"
-chooses components by all products of coefficients, on the same patches as "best"; it and the
-faster ways run on the first images of a folder. The plain loop is the published algorithm with
+chooses components by all products of coefficients, on the same patches as "best", and "one scale"
+looks at the image in its own size alone; they and the faster ways run on the first images of a
+folder. The plain loop is the published algorithm with
 the same prior: every patch, one component after the other. Then deblurring under the protocol of
 the authors' code, inpainting and up-scaling, and the calibration of posterior standard
 deviations. Peers that are not installed are left out. Times are CPU seconds of one thread. Each
@@ -29,12 +30,14 @@ import ppl_zoo as zoo
 from ppl_zoo.imaging import Blur, Downsample, Identity, Mask, PatchGrid, psnr, read_image
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 from ppl_zoo.models.images.splitting import Schedule, split
+from ppl_zoo.restoration import QUALITIES
 
 RESULTS = Path(__file__).parent / "results" / "epll.json"
 CROP = 192
 FEW = 2  # images of a folder for all ways but the best
 PUBLISHED = {"set12": {15: 32.14, 25: 29.69, 50: 26.47}}
 LEVELS = (15, 25, 50)
+WAYS = {name: Schedule(**QUALITIES[name]) for name in ("best", "fast", "fastest")}
 
 
 def keep(found: dict) -> None:
@@ -105,10 +108,9 @@ def plain_loop(y: torch.Tensor, sd: float, mixture: PatchMixture) -> torch.Tenso
 def denoising(mixture: PatchMixture, most: int) -> dict:
     """PSNR by folder, noise level and way."""
     ways = {
-        "best": Schedule(),
-        "fast": Schedule(stride=4),
-        "fastest": Schedule(stride=6, doubt=0.0),
-        "exact": Schedule(block=None),
+        **WAYS,
+        "exact": Schedule(**(QUALITIES["best"] | {"block": None})),
+        "one scale": Schedule(**(QUALITIES["best"] | {"scales": 1})),
     }
     out: dict = {}
     for folder in ("set12", "bsd68_12"):
@@ -137,14 +139,9 @@ def speed(mixture: PatchMixture) -> dict:
     """CPU seconds at 481 x 321, warm, side by side with the plain loop."""
     x = images("bsd68_12", 1)[0]
     y, out = add_noise(x, 25 / 255, 0), {}
-    ways = {
-        "best": Schedule(),
-        "fast": Schedule(stride=4),
-        "fastest": Schedule(stride=6, doubt=0.0),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(6):  # in turn, so that all meet the same machine
-        for name, schedule in ways.items():
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(10):  # in turn, so that all meet the same machine
+        for name, schedule in WAYS.items():
             restored, took = timed(lambda s=schedule: denoise(y, 25 / 255, mixture, s))
             seconds[name].append(took)
             out[f"{name} psnr"] = round(psnr(restored, x), 3)
@@ -152,7 +149,7 @@ def speed(mixture: PatchMixture) -> dict:
     restored, took = timed(lambda: plain_loop(y, 25 / 255, mixture))
     out["plain loop"] = round(took, 2)
     out["plain loop psnr"] = round(psnr(restored, x), 3)
-    out["ratios"] = {name: round(took / out[name], 1) for name in ways}
+    out["ratios"] = {name: round(took / out[name], 1) for name in WAYS}
     try:
         import bm3d
 

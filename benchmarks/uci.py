@@ -77,7 +77,9 @@ MODELS = {
     "MADE": lambda size, r: zoo.MADE(
         size, (r.hidden,), "random" if r.orders > 1 else None, num_masks=r.orders
     ),
-    "RNADE": lambda size, r: zoo.RNADE(size, 10, r.hidden),
+    "RNADE": lambda size, r: zoo.RNADE(
+        size, 10, r.hidden, "random" if r.orders > 1 else None, num_orders=r.orders
+    ),
 }
 
 #: see above for how they were chosen

@@ -75,6 +75,8 @@ def encode_solver(solver: Any) -> dict:
         value = getattr(solver, field.name)
         if isinstance(value, type):
             value = {"type": class_name(value)}
+        elif isinstance(value, solvers.LocalELBO) and _is_plain(value.options):
+            value = {"local_elbo": value.options}
         elif not isinstance(value, (str, int, float, bool, type(None))):
             value = {"unsaved": repr(value)}
         options[field.name] = value
@@ -88,7 +90,9 @@ def decode_solver(record: dict) -> Any:
         raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
     options = {}
     for name, value in record["options"].items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and "local_elbo" in value:
+            value = solvers.LocalELBO(**value["local_elbo"])
+        elif isinstance(value, dict):
             known = {class_name(c): c for c in _torch_and_pyro_classes()}
             if value.get("type") not in known:
                 raise RunError(
@@ -98,6 +102,10 @@ def decode_solver(record: dict) -> Any:
             value = known[value["type"]]
         options[name] = value
     return cls(**options)
+
+
+def _is_plain(options: dict) -> bool:
+    return all(isinstance(v, (str, int, float, type(None))) for v in options.values())
 
 
 def _torch_and_pyro_classes() -> list[type]:

@@ -267,6 +267,8 @@ def _look(model: Model, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | Non
         raise QueryError(
             f"{type(model).__name__} has no latents of single rows that its guide draws"
         )
+    if any(guide.nodes[name]["fn"].has_enumerate_support for name in names):
+        raise QueryError(f"{type(model).__name__}: its latents are states, which have no mean")
     num = len(batch[0])
     mean = torch.cat([_flat(without_events(guide.nodes[n]["fn"]).mean, num) for n in names], 1)
     kls = [kl_by_dimension(told, guide, name) for name in names]

@@ -42,24 +42,14 @@ class LocalDensity:
     def __init__(self, model: Model, data: tuple[Tensor, ...]) -> None:
         self.model, self.data = model, data
         self.num_rows = len(data[0])
-        with torch.no_grad(), model.defaults(), poutine.block():
-            nodes = poutine.trace(model).get_trace(*data).nodes.values()
-        latents = [n for n in nodes if is_sample(n) and not n["is_observed"]]
-        self.shapes = {n["name"]: n["fn"].event_shape for n in latents}
-        for node in latents:
-            plates = [f.name for f in node["cond_indep_stack"] if f.vectorized]
-            real = node["fn"].support
-            real = real.base_constraint if isinstance(real, constraints.independent) else real
-            if plates != [model.rows_plate] or real not in (
-                constraints.real,
-                constraints.real_vector,
-            ):
+        latents = row_latents(model, data)
+        for name, fn in latents.items():
+            if not _is_real(fn):
                 raise QueryError(
-                    f"{type(model).__name__}: site {node['name']!r} is not a real latent of "
-                    "single rows, over which annealing could go"
+                    f"{type(model).__name__}: site {name!r} is not real: annealing has no path "
+                    "through its values; where they are few, log_prob sums over them"
                 )
-        if not latents:
-            raise QueryError(f"{type(model).__name__} has no latents of single rows")
+        self.shapes = {name: fn.event_shape for name, fn in latents.items()}
         self.prior = _Prior(self)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -164,16 +154,56 @@ def prior_program(model: Model) -> Callable[..., None]:
 
 
 def uniform_program(model: Model, limit: float) -> Callable[..., None]:
-    """Draw the latents of each row from a box, as a guide."""
+    """Draw the latents of each row from a box, or evenly from their states, as a guide."""
 
     def box(*data: Tensor) -> None:
-        shapes = LocalDensity(model, data).shapes
+        latents = row_latents(model, data)
         with model.observations(model.rows_plate, data[0]):
-            for name, shape in shapes.items():
-                side = dist.Uniform(-limit, limit).expand(shape)
-                pyro.sample(name, side.to_event(len(shape)))
+            for name, fn in latents.items():
+                pyro.sample(name, _even(fn, limit, f"{type(model).__name__}: site {name!r}"))
 
     return box
+
+
+def row_latents(model: Model, data: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Latents of single rows and their distributions, in the order of the program.
+
+    Raises
+    ------
+    QueryError
+        If there are none, or rows share some.
+    """
+    with torch.no_grad(), model.defaults(), poutine.block():
+        nodes = poutine.trace(model).get_trace(*data).nodes.values()
+    latents = [n for n in nodes if is_sample(n) and not n["is_observed"]]
+    for node in latents:
+        if [f.name for f in node["cond_indep_stack"] if f.vectorized] != [model.rows_plate]:
+            raise QueryError(
+                f"{type(model).__name__}: site {node['name']!r} is not a latent of single rows, "
+                "of which each could be judged by itself"
+            )
+    if not latents:
+        raise QueryError(f"{type(model).__name__} has no latents of single rows")
+    return {n["name"]: n["fn"] for n in latents}
+
+
+def _is_real(fn: Any) -> bool:
+    support = fn.support
+    if isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector)
+
+
+def _even(fn: Any, limit: float, what: str) -> Any:
+    """Distribution that is the same at all states, or in all places of a box."""
+    if _is_real(fn):
+        side = dist.Uniform(-limit, limit).expand(fn.event_shape)
+        return side.to_event(len(fn.event_shape))
+    if isinstance(fn, dist.Categorical):
+        return dist.Categorical(torch.ones(fn.probs.shape[-1]))
+    if isinstance(fn, dist.Bernoulli):
+        return dist.Bernoulli(torch.tensor(0.5))
+    raise QueryError(f"{what}: got a {type(fn).__name__}, expected a real or a finite latent")
 
 
 @torch.no_grad()

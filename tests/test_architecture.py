@@ -61,6 +61,8 @@ ARROWS: dict[str, set[str]] = {
 
 # Files that are a piece of another part, split off for their length.
 PIECE_OF: dict[str, str] = {
+    "fitted": "fitting",  # the class Fit
+    "fit_checks": "fitting",  # Fit.check
     "saving": "fitting",  # Fit.save and zoo.load, which the design counts to fitting.py
     "encoding": "fitting",
     "recipes": "catalogue",

@@ -106,15 +106,56 @@ def test_use_of_latents(linear):
     assert torch.allclose(idle.kl, torch.zeros(2).double(), atol=1e-12)
 
 
-def test_other_models_can_be_evaluated():
-    x = torch.randn(30, 3)
-    model = zoo.FactorAnalysis(num_features=3, num_factors=1)
-    zoo.fit(model, x, progress=False)
+#: models whose log_prob is exact, real latents first
+EXACT = {
+    "factor analysis": lambda: zoo.FactorAnalysis(num_features=3, num_factors=1),
+    "probabilistic PCA": lambda: zoo.ProbabilisticPCA(num_features=3, num_factors=1),
+    "Gaussian mixture": lambda: zoo.GaussianMixture(2, 3),
+    "Gaussian scale mixture": lambda: zoo.GaussianScaleMixture(2, 3),
+    "Bernoulli mixture": lambda: zoo.BernoulliMixture(2, 3),
+}
+
+
+def fitted(name):
+    torch.manual_seed(0)
+    x = torch.randn(30, 1) @ torch.randn(1, 3) + 0.5 * torch.randn(30, 3)
+    x = (x > 0).float() if name == "Bernoulli mixture" else x
+    model = EXACT[name]()
+    zoo.fit(model, x, zoo.EM(max_steps=10), progress=False)
+    return model, x
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_every_model_of_the_zoo_can_be_evaluated(name):
+    model, x = fitted(name)
     exact = model.log_prob(x).double()
-    found = evaluation.importance_sampling(model, x, num_samples=500)
-    assert torch.allclose(found.value, exact, atol=1e-3)  # its guide is the exact posterior
+    found = evaluation.importance_sampling(model, x, num_samples=200)
+    assert torch.allclose(found.value, exact, atol=1e-3)  # the guide is the exact posterior
+    assert (found.ess > 199).all()
+    bound = evaluation.iwae_bound(model, x, num_particles=1)
+    assert torch.allclose(bound.value, exact, atol=1e-3)
+    for estimate in (evaluation.prior_sampling, evaluation.uniform_sampling):
+        rough = estimate(model, x, num_samples=20_000)
+        assert (rough.ess < 19_000).any()
+        z = (rough.value - exact)[rough.ess > 100] / (rough.error[rough.ess > 100] + 1e-3)
+        assert len(z) > 10 and z.abs().max() < 5
+
+
+@pytest.mark.parametrize("name", list(EXACT)[:2])
+def test_models_with_real_latents_can_be_annealed(name):
+    model, x = fitted(name)
     value, error = evaluation.annealed(model, x, num_particles=256, num_steps=20).mean
-    assert value == pytest.approx(exact.mean().item(), abs=4 * error)
+    assert value == pytest.approx(model.log_prob(x).double().mean().item(), abs=4 * error)
+    both = evaluation.sandwich(model, 20, num_particles=128, num_steps=20)
+    assert 0 <= both.gap < 0.2
+
+
+def test_annealing_says_what_to_do_with_states():
+    model, x = fitted("Gaussian mixture")
+    with pytest.raises(zoo.QueryError, match="log_prob sums over them"):
+        evaluation.annealed(model, x)
+    with pytest.raises(zoo.QueryError, match="states"):
+        evaluation.latent_use(model, x)
 
 
 def test_models_without_local_latents_are_refused():

@@ -17,11 +17,13 @@ and a line to ``PRETRAINED`` in ``ppl_zoo/pretrained/reading.py``.
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
 from ppl_zoo import evaluation
@@ -56,14 +58,18 @@ def main(
         made = zoo.load(start, model=made, data=torch.zeros(1, 784), solver=zoo.SVI()).model
     # what the epochs of dynamic binarization are drawn from is grey
     data = zoo.data.load("mnist-binarized") if fixed else zoo.data.load("mnist")
+    steps = passes * PASS
     bound = "elbo" if draws == 1 else "iwae"
     gradient = "standard" if draws == 1 else "doubly-reparametrised"
     augment = None if fixed else torch.bernoulli
     solver = zoo.SVI(
-        steps=passes * PASS,
+        steps=steps,
         batch_size=BATCH,
         learning_rate=rate,
-        schedule="cosine",
+        # down to 0 over the steps; unlike "cosine" it follows --passes when a run goes on
+        schedule=lambda optimizer: LambdaLR(
+            optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+        ),
         elbo=zoo.LocalELBO(draws, bound=bound, gradient=gradient, augment=augment),
         initialize=start is None,
         compile="xla",

@@ -184,8 +184,39 @@ MINI_DEAD_LEAVES = _patch_prior(
     _LEAVES_2012,
 )
 
+DEEP_IMAGE_PRIOR = Card(
+    name="deep-image-prior",
+    title="Deep image prior",
+    family="images",
+    factory="ppl_zoo.models:DeepImagePrior",
+    summary="An image that an untrained encoder-decoder makes of noise, fitted to what was seen of"
+    " it and stopped before it fits the noise: zoo.restore(method='dip') takes a photograph.",
+    solvers=("EarlyStopping", "SVI"),
+    references=(
+        Reference(
+            "Ulyanov, Vedaldi & Lempitsky",
+            2018,
+            "Deep image prior",
+            "https://arxiv.org/abs/1711.10925",
+        ),
+        Reference(
+            "Wang, Li, Zhuang, Chen, Liang & Sun",
+            2023,
+            "Early stopping for deep image prior",
+            "https://arxiv.org/abs/2112.06074",
+        ),
+        Reference(
+            "Cheng, Gadelha, Maji & Sheldon",
+            2019,
+            "A Bayesian perspective on the deep image prior",
+            "https://arxiv.org/abs/1904.07457",
+        ),
+    ),
+)
+
 CARDS: tuple[Card, ...] = (
     EPLL,
+    DEEP_IMAGE_PRIOR,
     INDEPENDENT_PIXELS,
     MULTIVARIATE_GAUSSIAN,
     PCA_LAPLACE,

@@ -229,6 +229,33 @@ VAE = Card(
     ),
 )
 
+HIERARCHICAL_VAE = Card(
+    name="hierarchical-vae",
+    title="Hierarchical VAE",
+    family="latent",
+    factory="ppl_zoo.models:HierarchicalVAE",
+    summary="Latents above latents, guessed from below; density by importance sampling.",
+    solvers=("SVI",),
+    references=(
+        Reference(
+            "Burda, Grosse & Salakhutdinov",
+            2016,
+            "Importance weighted autoencoders",
+            "https://arxiv.org/abs/1509.00519",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="digits",
+            title="Handwritten digits, two latents above eight",
+            data="digits",
+            data_options={"binarize": True},
+            model={"num_latents": (8, 2), "hidden": ((128, 128), (32,))},
+            options={"steps": 6000},
+        ),
+    ),
+)
+
 LINEAR_VAE = Card(
     name="linear-vae",
     title="Linear VAE",
@@ -258,6 +285,7 @@ LINEAR_VAE = Card(
 
 CARDS: tuple[Card, ...] = (
     VAE,
+    HIERARCHICAL_VAE,
     LINEAR_VAE,
     NORMAL_GAMMA,
     FACTOR_ANALYSIS,

@@ -214,7 +214,8 @@ def _run_one(outcome: Outcome, out: Path, device: str) -> None:
     )
     with contextlib.suppress(NotImplementedError):
         outcome.held_out = held_out(fit.model, dataset)
-    seen = inspect_fit(fit, dataset.card)
+    labels = (dataset.labels or {}).get("train")
+    seen = inspect_fit(fit, dataset.card, labels=labels)
     outcome.rhat, outcome.khat = seen.rhat, seen.khat
     for failure in seen.failures:
         note(f"    not shown: {failure}")

@@ -47,7 +47,9 @@ class Inspection:
     has_global: bool = False
 
 
-def inspect_fit(fit: Fit, card: DataCard | None = None, *, draws: int = 1000) -> Inspection:
+def inspect_fit(
+    fit: Fit, card: DataCard | None = None, *, draws: int = 1000, labels: Any = None
+) -> Inspection:
     """Summarise a fit and draw its figures.
 
     Parameters
@@ -58,6 +60,8 @@ def inspect_fit(fit: Fit, card: DataCard | None = None, *, draws: int = 1000) ->
         What is known of the data: names, units, the shape of images.
     draws
         Posterior draws a chain; at most 100 where no latent is shared by all rows.
+    labels
+        Class of each row of the fit, where that is known; only to colour by.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def inspect_fit(fit: Fit, card: DataCard | None = None, *, draws: int = 1000) ->
             khat = attempt("k-hat", fit.khat)
             seen.khat = None if khat is None else _finite(khat[fit.solution.best])
         for name, caption, make in (
-            ("fit", "The fitted model over the data.", lambda: plots.plot_fit(fit, card)),
+            ("fit", "The fitted model over the data.", lambda: plots.plot_fit(fit, card, labels)),
             (
                 "objective",
                 "The objective by step, a line a chain.",

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from ppl_zoo.diagnostics.code_pictures import autoencoder
 from ppl_zoo.diagnostics.dims import even, has_plate
 from ppl_zoo.diagnostics.draws import Reader
 from ppl_zoo.diagnostics.fit_pictures import (
@@ -88,12 +89,12 @@ def plot_history(fit: Any, card: Any = None) -> Figure:
     return fig
 
 
-def plot_fit(fit: Any, card: Any = None) -> Figure:
+def plot_fit(fit: Any, card: Any = None, labels: Any = None) -> Figure:
     """Show the model over the data, in the way that suits them.
 
     Two columns: scatter, density and components. One input: data and predictive bands. Estimates
-    with standard errors: posterior beside raw. Images: components. Anything else: log densities
-    of the data and of the model's own samples.
+    with standard errors: posterior beside raw. Images: components, or reconstructions and a map
+    of the codes. Anything else: log densities of the data and of the model's own samples.
 
     Parameters
     ----------
@@ -101,6 +102,8 @@ def plot_fit(fit: Any, card: Any = None) -> Figure:
         A :class:`ppl_zoo.Fit` that holds its data.
     card
         The card of the data set: names, units, the shape of images.
+    labels
+        Class of each row of the data, ``(n,)``, to colour a map of codes by.
     """
     reader = Reader(fit, 1000, 1000, 100)
     data = reader.at(reader.shown)
@@ -113,6 +116,9 @@ def plot_fit(fit: Any, card: Any = None) -> Figure:
         x = data[0]
         if image_shape and _has_moments(fit.model, x):
             return components(fit, image_shape, card)
+        if image_shape and hasattr(fit.model, "reconstruct"):
+            classes = None if labels is None else np.asarray(labels)[reader.shown]
+            return autoencoder(fit, x, image_shape, card, classes)
         if x.ndim == 2 and x.shape[1] == 2 and not image_shape:
             return density_2d(fit, x, card)
         if x.ndim == 1 or x.shape[1:] == (1,):

@@ -63,10 +63,10 @@ class _Side:
                 first = index
 
     def count(self) -> Tensor:
-        covered = torch.zeros(self.length)
-        for start in self.starts:
-            covered[start : start + self.size] += 1.0
-        return covered
+        steps, starts = torch.zeros(self.length + 1), torch.tensor(self.starts)
+        steps[starts] += 1.0
+        steps[starts + self.size] -= 1.0
+        return steps[:-1].cumsum(0)
 
 
 class PatchGrid:

@@ -62,13 +62,15 @@ def climb(
     progress: bool = True,
     checkpoint: Callable[[Solution], object] | None = None,
     checkpoint_seconds: float = 30.0,
+    shown: Callable[[], str] | None = None,
 ) -> None:
     """Advance all chains side by side until each has stopped.
 
     ``advance(active)`` takes some steps of the chains that have not stopped, appends to
     ``chain.objective``, sets ``chain.stopped`` of those that have converged, and returns how many
     steps it took. Ctrl-C ends the loop after it and leaves "interrupted".
-    ``solution()`` is the record so far, for checkpoints and for errors to carry.
+    ``solution()`` is the record so far, for checkpoints and for errors to carry. ``shown()`` is
+    what the bar says besides the objective.
     """
     # disable=None: silent when standard error is no terminal
     bar = tqdm(
@@ -87,7 +89,8 @@ def climb(
                 if not bar.disable:
                     best = max((c.objective[-1] for c in chains if c.objective), default=np.nan)
                     running = f", {len(active)}/{len(chains)} chains" if len(chains) > 1 else ""
-                    bar.set_postfix_str(f"objective {best:.6g}{running}", refresh=False)
+                    extra = shown() if shown is not None else ""
+                    bar.set_postfix_str(f"objective {best:.6g}{running}{extra}", refresh=False)
                 if checkpoint and time.monotonic() - saved > checkpoint_seconds:
                     checkpoint(solution())
                     saved = time.monotonic()

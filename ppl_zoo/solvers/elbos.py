@@ -119,22 +119,30 @@ def differentiable_loss(elbo: Any, pair: Pair, data: tuple[Tensor, ...]) -> Tens
 
 
 def estimate_and_differentiate(
-    elbo: Any, pair: Pair, data: tuple[Tensor, ...], parameters: list[Tensor]
+    elbo: Any,
+    pair: Pair,
+    data: tuple[Tensor, ...],
+    parameters: list[Tensor],
+    precision: Any = None,
 ) -> float:
     """Estimate the negative bound and leave its gradients in the parameters.
 
-    Gradients are not computed where the estimate is not finite.
+    Gradients are not computed where the estimate is not finite. ``precision`` is the context in
+    which the programs run: an autocast, or None.
     """
+    precision = precision or contextlib.nullcontext()
     with ignore_nan_warnings():
         if not hasattr(elbo, "differentiable_loss"):
-            value = elbo.loss_and_grads(pair.model, pair.guide, *data)
+            with precision:
+                value = elbo.loss_and_grads(pair.model, pair.guide, *data)
             if all(p.grad is None for p in parameters):
                 raise ConvergenceError(
                     f"{type(elbo).__name__} left no gradients: it only sees pyro.param; "
                     "for a Renyi bound use elbo='importance'"
                 )
             return float(value)
-        loss = elbo.differentiable_loss(pair.model, pair.guide, *data)
+        with precision:
+            loss = elbo.differentiable_loss(pair.model, pair.guide, *data)
         value = loss.item()
         if math.isfinite(value):
             loss.backward()

@@ -96,6 +96,12 @@ class LocalELBO(infer.ELBO):
         self.augment = augment
         self.step = 0  # told by the chain before each interpreted step
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was made with."""
+        names = ("num_particles", "bound", "gradient", "beta", "free_bits", "augment")
+        return {n: getattr(self, n) for n in (*names, "max_plate_nesting")}
+
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
         """Run guide and model once, all draws side by side."""
         draws = pyro.plate("_particle", self.num_particles, dim=-1 - self.max_plate_nesting)

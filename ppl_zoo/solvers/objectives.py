@@ -32,6 +32,7 @@ NUMBERS = 2**17
 STOCHASTIC = (
     *("elbo", "num_particles", "optimizer", "learning_rate", "schedule", "batch_size"),
     *("clip_norm", "window", "patience", "validate_every", "average", "alternate"),
+    "precision",
 )
 
 

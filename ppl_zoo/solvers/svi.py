@@ -104,6 +104,10 @@ class SVI:
     alternate
         ``(e_steps, m_steps)`` for variational EM: so many steps of the guide's parameters, then
         so many of the model's, in turns (interpreted); None for all of them in every step.
+    precision
+        "bfloat16" for mixed precision (interpreted): matrix products and convolutions of the
+        programs run in it (``torch.autocast``), parameters, sums and the optimizer stay as they
+        are. None for one precision.
     initialize
         False to start from the parameters that the model has.
     compile
@@ -134,6 +138,7 @@ class SVI:
     compile: Any = "auto"
     objective: str = "auto"
     alternate: tuple[int, int] | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
@@ -156,6 +161,15 @@ class SVI:
         if self.compile not in ("auto", "xla", "inductor", False):
             raise ValueError(
                 f"SVI: got compile={self.compile!r}, expected 'auto', 'xla', 'inductor' or False"
+            )
+        if self.precision not in (None, "bfloat16"):
+            raise ValueError(
+                f"SVI: got precision={self.precision!r}, expected None or 'bfloat16'"
+            )
+        if self.precision is not None and self.compile in ("xla", "inductor"):
+            raise ValueError(
+                f"SVI: got precision={self.precision!r} with compile={self.compile!r}, expected "
+                "compile='auto' or False: mixed precision is interpreted"
             )
         if self.objective not in ("auto", "fixed-draws", "stochastic"):
             raise ValueError(
@@ -215,7 +229,7 @@ class SVI:
         ]
         batches = Minibatches(seed, self.batch_size, len(rows))
         engine = choose_engine(
-            self.compile,
+            self.compile if self.precision is None else False,
             chains,
             Interpreted(rows, batches, seed, self.clip_norm),
             self.steps,
@@ -305,6 +319,7 @@ class SVI:
             raise ConvergenceError(
                 f"{type(model).__name__} and its guide have no parameter to fit"
             )
+        chain.precision = self.precision
         chain.optimizer = self._make_optimizer(chain.parameters)
         if self.schedule == "cosine":
             chain.schedule = CosineAnnealingLR(chain.optimizer, self.steps)

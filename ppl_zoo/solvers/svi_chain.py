@@ -39,6 +39,7 @@ class SVIChain(Chain):
     watch: Any = None
     alternation: Any = None
     graph: Any = None
+    precision: str | None = None
     skipped: int = 0
     error: ConvergenceError | None = None
 
@@ -54,8 +55,14 @@ class SVIChain(Chain):
             return loss.item()
         if isinstance(self.elbo, LocalELBO):
             self.elbo.step = len(self.objective)  # what an annealed KL goes by
+        precision = None
+        if self.precision is not None:
+            kind = self.parameters[0].device.type
+            precision = torch.autocast(kind, getattr(torch, self.precision))
         with self.model.scaled_to(total):
-            return estimate_and_differentiate(self.elbo, self.pair, data, self.parameters)
+            return estimate_and_differentiate(
+                self.elbo, self.pair, data, self.parameters, precision
+            )
 
     def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
         """Take one step; notes the estimate of the ELBO before it, in nats."""
@@ -64,8 +71,11 @@ class SVIChain(Chain):
             self.alternation.hold(len(self.objective))
         finite = math.isfinite(value)
         if finite:
-            bound = math.inf if clip_norm is None else clip_norm
-            finite = bool(nn.utils.clip_grad_norm_(self.parameters, bound).isfinite())
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            finite = bool(norm.isfinite())
+            if finite and clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, clip_norm, norm)
         if finite:
             self.optimizer.step()
         if self.schedule is not None:

@@ -57,15 +57,20 @@ class Watch:
         self.average = _copy(chain.parameters) if decay is not None else None
         self.best: list[Tensor] | None = None
         self.values: list[float] = []
-        self.seen = 0
+        self.seen = self.averaged = 0
+        # steps between two terms of the average: few against its length, since each takes a pass
+        # over all parameters
+        self.stride = 1 if decay is None else max(1, int(0.02 / (1.0 - decay)))
 
     @torch.no_grad()
     def review(self) -> bool:
         """Take note of the steps since the last review; return whether the chain should stop."""
         before, self.seen = self.seen, len(self.chain.objective)
-        if self.average is not None and self.seen > before:
-            keep = min(self.decay, (1.0 + self.seen) / (10.0 + self.seen)) ** (self.seen - before)
+        count = self.seen - self.averaged
+        if self.average is not None and count >= self.stride:
+            keep = min(self.decay, (1.0 + self.seen) / (10.0 + self.seen)) ** count
             torch._foreach_lerp_(self.average, self._current(), 1.0 - keep)
+            self.averaged = self.seen
         if self.valid is None or self.seen // self.every == before // self.every:
             return False
         with self.shown(latest=True):
@@ -135,6 +140,7 @@ class Watch:
         if "best" in groups:
             self.best = self._near(groups["best"])
         self.values, self.seen = list(values["values"]), values["seen"]
+        self.averaged = self.seen - self.seen % self.stride
 
     def _near(self, values: list[Tensor]) -> list[Tensor]:
         """Copy tensors to where the parameters are."""

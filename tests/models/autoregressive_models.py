@@ -37,12 +37,15 @@ DISCRETE = {
     "PixelCNN, narrow": lambda: zoo.PixelCNN((2, 4), 3, 2, kernel_size=3),
     "PixelCNN, levels": lambda: zoo.PixelCNN((2, 2), 4, 2, **LEVELS),
     "PixelCNN, categories": lambda: zoo.PixelCNN((2, 2), 4, 2, **THREE),
+    "PixelCNN, colours": lambda: zoo.PixelCNN((3, 2, 2), 4, 2, kernel_size=3),
+    "PixelCNN, coloured levels": lambda: zoo.PixelCNN((2, 1, 2), 4, 2, **LEVELS),
 }
 
 #: models of real rows
 REAL = {
     "RNADE": lambda: zoo.RNADE(4, 3, 7),
     "RNADE, Laplace": lambda: zoo.RNADE(4, 2, 7, [2, 0, 3, 1], output="laplace"),
+    "RNADE, orders": lambda: zoo.RNADE(4, 2, 7, "random", num_orders=2),
     "MADE, normal": lambda: zoo.MADE(4, (9, 8), output="normal"),
     "MADE, logistics": lambda: zoo.MADE(
         4, (9,), "random", output="logistic", num_components=3, num_masks=2
@@ -51,6 +54,7 @@ REAL = {
     "RecurrentAR, normal": lambda: zoo.RecurrentAR(4, 5, output="normal", num_components=2),
     "TransformerAR, normal": lambda: zoo.TransformerAR(4, 8, num_heads=2, output="laplace"),
     "PixelCNN, normal": lambda: zoo.PixelCNN((2, 2), 4, 2, output="normal"),
+    "PixelCNN, coloured normal": lambda: zoo.PixelCNN((2, 2, 2), 4, 2, output="normal"),
 }
 
 

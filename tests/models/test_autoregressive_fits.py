@@ -8,7 +8,8 @@ import torch
 from autoregressive_models import shaken
 
 import ppl_zoo as zoo
-from ppl_zoo.models.autoregressive.nade_function import _Nade, nade_conditionals
+from ppl_zoo.models.autoregressive import nade_function
+from ppl_zoo.models.autoregressive.nade_function import nade_conditionals
 
 
 def plain_nade(f, W, c, V, b):
@@ -22,7 +23,9 @@ def plain_nade(f, W, c, V, b):
 
 @pytest.mark.parametrize("density", [0.1, 1.0])
 @pytest.mark.parametrize("shape", [(150, 30, 1, 1), (7, 20, 3, 2)])
-def test_gradients_of_nade_are_those_of_autograd(density, shape):
+@pytest.mark.parametrize("kept", [0, 2**26])
+def test_gradients_of_nade_are_those_of_autograd(density, shape, kept, monkeypatch):
+    monkeypatch.setattr(nade_function, "KEPT", kept)  # 0: backward makes the layers again
     rows, size, inputs, outputs = shape
     f = (torch.rand(rows, size, inputs) < density).double() * torch.randn(rows, size, inputs)
     weights = [
@@ -32,7 +35,7 @@ def test_gradients_of_nade_are_those_of_autograd(density, shape):
         torch.randn(size, outputs),
     ]
     found = []
-    for function in (plain_nade, _Nade.apply, lambda *a: nade_conditionals(*a)):
+    for function in (plain_nade, nade_function._plain, nade_conditionals):
         own = [w.double().requires_grad_() for w in weights]
         value = function(f, *own)
         found.append([value, *torch.autograd.grad(value.sin().sum(), own)])
@@ -141,3 +144,62 @@ def test_cosine_schedule_ends_at_zero():
     solver = zoo.SVI(steps=30, learning_rate=0.1, schedule="cosine", compile=False)
     fit = zoo.fit(zoo.FVSBN(64), x, solver, progress=False)
     assert fit.solution.state_values["0"]["optimizer"]["groups"][0]["lr"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: zoo.FVSBN((8, 8)),
+        lambda: zoo.NADE((8, 8), 20),
+        lambda: zoo.MADE((8, 8), (30,)),
+        lambda: zoo.RecurrentAR((8, 8), 20, block=8),
+        lambda: zoo.TransformerAR((8, 8), 16, num_heads=2, num_layers=1),
+        lambda: zoo.PixelCNN((8, 8), 8, 2),
+    ],
+)
+def test_mixed_precision_fits_like_single(make):
+    """The net runs in bfloat16: another fit, but as good a one; parameters keep their digits."""
+    x = zoo.data.load("digits", binarize=True).train.reshape(-1, 8, 8)
+    models = []
+    for precision in (None, "bfloat16"):
+        torch.manual_seed(0)
+        solver = zoo.SVI(
+            steps=60,
+            batch_size=100,
+            learning_rate=0.01,
+            compile=False,
+            clip_norm=1e5,
+            precision=precision,
+        )
+        models.append(zoo.fit(make(), x, solver, progress=False).model)
+    single, mixed = (float(m.log_prob(x).mean()) for m in models)
+    assert mixed == pytest.approx(single, abs=0.1) and mixed != single
+    assert all(p.dtype == torch.float32 for p in models[1].parameters())
+
+
+def test_mixed_precision_gradients_of_nade():
+    """Eight bits of each product: gradients agree to a percent of their size."""
+    model = shaken(lambda: zoo.NADE(30, 11)).float()
+    x = (torch.rand(200, 30) < 0.3).float()
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = model.score(x).mean()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+        assert loss.dtype == torch.float32
+    for exact, rounded in zip(*gradients, strict=True):
+        error = float((exact - rounded).norm() / exact.norm())
+        assert 0 < error < 0.02
+
+
+def test_an_ensemble_of_orders_is_their_mixture():
+    """Each net is fitted by itself, and rows are scored by the mean of their probabilities."""
+    x = torch.randn(60, 3) @ torch.randn(3, 3)
+    model = zoo.RNADE(3, 2, 8, "random", num_orders=3)
+    assert len(model.orders.unique(dim=0)) > 1
+    zoo.fit(model, x, zoo.SVI(steps=20, compile=False), progress=False)
+    with torch.no_grad():
+        each = torch.stack([model.score_member(x, k) for k in range(3)])
+    assert torch.allclose(model.log_prob(x), each.exp().mean(0).log(), atol=1e-5)
+    with torch.enable_grad():
+        assert torch.allclose(model.score(x), each.mean(0), atol=1e-5)

@@ -162,14 +162,14 @@ def test_splitting_with_one_component_is_a_linear_filter_found_by_brute_force():
             patch = filter_ @ y[i : i + 4, j : j + 4].flatten()
             total[i : i + 4, j : j + 4] += patch.reshape(4, 4)
             count[i : i + 4, j : j + 4] += 1
-    schedule = Schedule(stride=1, block=None)
+    schedule = Schedule(stride=1, block=None, scales=1)
     found = split(y, mixture, lambda a, p: (y * 50 + a * p) / (50 + p), [variance], schedule)
     torch.testing.assert_close(found, (y * 50 + total / count * 100) / 150)
 
 
 def test_places_move_over_all_of_a_stride():
     for stride in range(1, 9):
-        offsets = [Schedule(stride=stride).offset(level) for level in range(6)]
+        offsets = [Schedule(stride=stride).offset(level, stride) for level in range(6)]
         assert all(0 <= v < stride for pair in offsets for v in pair)
         assert len(set(offsets)) >= min(6, stride)
 

@@ -271,6 +271,8 @@ def test_an_error_keeps_what_was_reached():
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"elbo": "jit"}, "expected one of"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"precision": "float16"}, "precision='float16'"),
+        ({"precision": "bfloat16", "compile": "xla"}, "mixed precision is interpreted"),
     ],
 )
 def test_bad_options(options, message):

@@ -119,12 +119,19 @@ class AutoregressiveModel(Model):
 
     def score_member(self, x: Tensor, member: Any = 0) -> Tensor:
         """Log probability of rows ``(n, D)`` under one member, ``(n,)``."""
-        if not self.allow_missing:
-            return self.output.log_prob(self.conditionals(x, member), x).sum(-1)
-        known = ~x.isnan()
-        x = torch.where(known, x, torch.zeros_like(x))
-        terms = self.output.log_prob(self.conditionals(x, member), x)
-        return torch.where(known, terms, torch.zeros_like(terms)).sum(-1)
+        return self.add_up(self.conditionals(self.filled(x), member), x)
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Put zeros where nothing is observed."""
+        return x.masked_fill(x.isnan(), 0.0) if self.allow_missing else x
+
+    def add_up(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Log probability of rows ``(n, D)`` by conditionals ``(..., n, D, P)``, ``(..., n)``."""
+        # in mixed precision the net is, its probabilities are not
+        terms = self.output.log_prob(parameters.to(x.dtype), self.filled(x))
+        if self.allow_missing:
+            terms = terms.masked_fill(x.isnan(), 0.0)
+        return terms.sum(-1)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:

@@ -24,7 +24,7 @@ def see(outputs: Tensor, inputs: Tensor, strict: bool = False) -> Tensor:
 
 def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply ``x @ (weight * mask).T + bias``."""
-    return F.linear(x, weight * mask.to(weight.dtype), bias)
+    return F.linear(x, weight.masked_fill(~mask, 0.0), bias)
 
 
 class ShiftedConv2d(nn.Conv2d):

@@ -116,19 +116,31 @@ class NADE(AutoregressiveModel):
 
 
 class _Walk:
-    """Keeps the activation of the hidden layer, ``(n, H)``."""
+    """Keeps the activations of the hidden layer and the layer, ``(n, H)``."""
 
     def __init__(self, model: NADE, num_rows: int) -> None:
         order = model.orders[0]
         self.W, self.features = model.input_weights[order].unbind(0), model.output.features
         self.V, self.b = model.output_weights[order].mT.unbind(0), model.bias[order].unbind(0)
         self.sums = model.hidden_bias.repeat(num_rows, 1)
+        self.h = self.sums.sigmoid()
 
     def parameters(self, place: int) -> Tensor:
-        return torch.addmm(self.b[place], self.sums.sigmoid(), self.V[place])
+        return torch.addmm(self.b[place], self.h, self.V[place])
 
     def observe(self, place: int, value: Tensor) -> None:
-        self.sums.addmm_(self.features(value), self.W[place])
+        # rows with a 0 stay as they are; on a GPU, looking would take longer than they do
+        features = self.features(value)
+        if features.is_cpu and self.W[place].shape[0] == 1:
+            rows = value.nonzero()[:, 0]
+            if len(rows) == 0:
+                return
+            sums = self.sums.index_select(0, rows).add_(self.W[place])
+            self.sums.index_copy_(0, rows, sums)
+            self.h.index_copy_(0, rows, sums.sigmoid_())
+        else:
+            self.sums.addmm_(features, self.W[place])
+            torch.sigmoid(self.sums, out=self.h)
 
     def select(self, rows: Tensor) -> None:
-        self.sums = self.sums[rows]
+        self.sums, self.h = self.sums[rows], self.h[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from ppl_zoo.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masked import ShiftedConv2d
+from ppl_zoo.models.autoregressive.masked import ShiftedConv2d, masked_linear, see
+from ppl_zoo.models.autoregressive.order import read_shape
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["PixelCNN"]
@@ -19,9 +21,10 @@ __all__ = ["PixelCNN"]
 class PixelCNN(AutoregressiveModel):
     """Gated PixelCNN.
 
-    For each pixel (r, c), row by row from the top left::
+    For each pixel (r, c), row by row from the top left, and each of its channels k in turn::
 
-        x[r, c] ~ Output(parameters = net(x of the rows above, and of row r left of c))
+        h[r, c]    = net(x of the rows above, and of row r left of c)
+        x[k, r, c] ~ Output(parameters = linear_k(h[r, c]) + linear_k(x[j, r, c] for j before k))
 
     Two stacks of convolutions see it all, without a blind spot: a vertical one the rows above, a
     horizontal one the row so far and, at each layer, what the vertical one knows. Layers are
@@ -31,7 +34,7 @@ class PixelCNN(AutoregressiveModel):
     Parameters
     ----------
     shape
-        (height, width) of an image of one channel.
+        (height, width) of grey images, or (channels, height, width).
     num_channels
         Channels of a layer.
     num_layers
@@ -76,30 +79,47 @@ class PixelCNN(AutoregressiveModel):
         missing: bool = False,
     ) -> None:
         made = make_output(output, num_components, num_values, min_scale)
-        super().__init__(shape, made, None, missing)
-        if len(self.event_shape) != 2:
-            raise DataError(f"shape: got {shape!r}, expected (height, width)")
+        sizes = read_shape(shape)
+        if len(sizes) not in (2, 3):
+            raise DataError(
+                f"shape: got {shape!r}, expected (height, width) or (channels, height, width)"
+            )
+        colours = 1 if len(sizes) == 2 else sizes[0]
+        # the channels of a pixel follow each other, though they lie far apart in memory
+        by_pixel = torch.arange(math.prod(sizes)).view(colours, -1).T.flatten()
+        super().__init__(shape, made, by_pixel if colours > 1 else None, missing)
+        self.size, self.colours = sizes[-2:], colours
         if kernel_size < 3 or kernel_size % 2 == 0:
             raise DataError(f"kernel_size: got {kernel_size}, expected an odd number from 3")
         if num_layers < 1 or num_channels < 1:
             raise DataError(
                 f"PixelCNN: got {num_layers} layers of {num_channels} channels, expected 1 or more"
             )
-        inputs = made.num_inputs + 1  # and one that tells the image from its border
+        inputs = colours * made.num_inputs + 1  # and one that tells the image from its border
         self.reach = kernel_size // 2
         self.layers = nn.ModuleList(
             _Layer(inputs if index == 0 else num_channels, num_channels, self.reach, index == 0)
             for index in range(num_layers)
         )
         self.mix = nn.Conv2d(num_channels, num_channels, 1)
-        self.head = nn.Conv2d(num_channels, made.num_parameters, 1, bias=False)
+        self.head = nn.Conv2d(num_channels, colours * made.num_parameters, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.num_features, made.num_parameters))
+        colour = torch.arange(colours)
+        outputs = colour.repeat_interleave(made.num_parameters)
+        before = see(outputs, colour.repeat_interleave(made.num_inputs), strict=True)
+        self.register_buffer("before", before, persistent=False)
+        # of the channels of one pixel
+        self.within = nn.Parameter(torch.zeros(before.shape)) if colours > 1 else None
 
     def _seen(self, x: Tensor) -> Tensor:
-        """Show the pixels to the net, ``(n, I + 1, height, width)``."""
-        features = self.output.features(x)
+        """Show the pixels to the net, ``(n, channels * I + 1, height, width)``."""
+        features = self._pixels(x)
         seen = torch.cat([features, torch.ones_like(features[..., :1])], -1)
-        return seen.mT.unflatten(-1, self.event_shape)
+        return seen.mT.unflatten(-1, self.size)
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        """Show the pixels one by one, ``(n, height * width, channels * I)``."""
+        return self.output.features(x).unflatten(1, (self.colours, -1)).transpose(1, 2).flatten(2)
 
     def _stacks(self, x: Tensor) -> Tensor:
         v = h = self._seen(x)
@@ -109,7 +129,10 @@ class PixelCNN(AutoregressiveModel):
 
     def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
         """Parameters of all conditionals, ``(n, D, P)``."""
-        return self._read(self._stacks(x)).flatten(2).mT + self.bias
+        out = self._read(self._stacks(x)).flatten(2).mT
+        if self.within is not None:
+            out = out + masked_linear(self._pixels(x), self.within, self.before)
+        return out.unflatten(-1, (self.colours, -1)).transpose(1, 2).flatten(1, 2) + self.bias
 
     def _read(self, h: Tensor) -> Tensor:
         return self.head(F.relu(self.mix(F.relu(h))))
@@ -168,7 +191,7 @@ class _Walk:
 
     def __init__(self, model: PixelCNN, num_rows: int) -> None:
         self.model, reach = model, model.reach
-        self.height, self.width = model.event_shape
+        self.height, self.width = model.size
         self.top = reach + 1
         channels = [layer.horizontal.in_channels for layer in model.layers]
         like = model.bias
@@ -186,6 +209,11 @@ class _Walk:
         self.outs = [(layer.out.weight[..., 0, 0].T, layer.out.bias) for layer in model.layers]
         self.mix = model.mix.weight[..., 0, 0].T
         self.head = model.head.weight[..., 0, 0].T
+        self.within = None if model.within is None else (model.within * model.before).T
+        self.own = model.bias[model.orders[0]]
+        # of the pixel that is being made: what the stacks say of it, its channels so far
+        self.out = like.new_zeros(num_rows, model.before.shape[0])
+        self.seen = like.new_zeros(num_rows, model.before.shape[1])
 
     def _start_row(self, r: int) -> None:
         """Make the vertical stack of a row, whose rows above are complete."""
@@ -207,7 +235,16 @@ class _Walk:
             row.zero_()
 
     def parameters(self, place: int) -> Tensor:
-        r, c = divmod(place, self.width)
+        pixel, colour = divmod(place, self.model.colours)
+        per = self.model.output.num_parameters
+        own = slice(colour * per, (colour + 1) * per)
+        if colour == 0:
+            self.out = self._read(*divmod(pixel, self.width))
+            return self.out[:, own] + self.own[place]
+        return self.out[:, own] + self.own[place] + self.seen @ self.within[:, own]
+
+    def _read(self, r: int, c: int) -> Tensor:
+        """Parameters of all channels of a pixel, as far as the pixels before tell."""
         if c == 0:
             self._start_row(r)
         reach, h = self.model.reach, None
@@ -223,12 +260,18 @@ class _Walk:
             if index + 1 < len(self.row):
                 self.row[index + 1][:, :, reach + c] = h
         read = torch.addmm(self.model.mix.bias, F.relu(h), self.mix)
-        return torch.addmm(self.model.bias[place], F.relu(read), self.head)
+        return F.relu(read) @ self.head
 
     def observe(self, place: int, value: Tensor) -> None:
-        r, c = divmod(place, self.width)
-        features = self.model.output.features(value)
-        seen = torch.cat([features, torch.ones_like(features[:, :1])], -1)
+        pixel, colour = divmod(place, self.model.colours)
+        per = self.model.output.num_inputs
+        if colour == 0:
+            self.seen = torch.zeros_like(self.seen)
+        self.seen[:, colour * per : (colour + 1) * per] = self.model.output.features(value)
+        if colour + 1 < self.model.colours:
+            return
+        r, c = divmod(pixel, self.width)
+        seen = torch.cat([self.seen, torch.ones_like(self.seen[:, :1])], -1)
         self.row[0][:, :, self.model.reach + c] = seen
         self.rows[0][:, :, self.top + r, self.model.reach + c] = seen
 
@@ -236,3 +279,4 @@ class _Walk:
         self.rows = [buffer[rows] for buffer in self.rows]
         self.row = [buffer[rows] for buffer in self.row]
         self.links = [link[rows] for link in self.links]
+        self.out, self.seen = self.out[rows], self.seen[rows]

@@ -26,6 +26,9 @@ class RNADE(AutoregressiveModel):
 
     where weights, means and scales are linear in h[i], the former through a softmax, the scales
     above ``min_scale``: they differ from row to row (heteroscedastic). Standardise the data.
+    With ``num_orders`` above 1 the model is the mixture, in equal parts, of as many such nets,
+    each with its own order if these are random; a fit climbs the mean of their log likelihoods,
+    a lower bound, so that each is fitted by itself.
 
     Parameters
     ----------
@@ -36,7 +39,9 @@ class RNADE(AutoregressiveModel):
     num_hidden
         H, hidden units.
     order
-        None (natural), "random", or a permutation; with ``seed`` for a random one.
+        None (natural), "random", or a permutation; with ``seed`` for random ones.
+    num_orders
+        Nets of the ensemble.
     output
         "normal", "laplace" or "logistic" components.
     min_scale
@@ -66,6 +71,7 @@ class RNADE(AutoregressiveModel):
         num_hidden: int = 50,
         order: Any = None,
         *,
+        num_orders: int = 1,
         output: str = "normal",
         min_scale: float = 1e-2,
         missing: bool = False,
@@ -74,53 +80,76 @@ class RNADE(AutoregressiveModel):
         made = make_output(output, num_components, None, min_scale)
         if made.num_parameters != 3 * num_components:
             raise DataError(f"output: got {output!r}, expected 'normal', 'laplace' or 'logistic'")
-        super().__init__(num_features, made, order, missing, seed=seed)
-        size = self.num_features
+        if num_orders < 1:
+            raise DataError(f"num_orders: got {num_orders}, expected 1 or more")
+        super().__init__(num_features, made, order, missing, num_orders, seed)
+        size, nets = self.num_features, num_orders
         spread = 1.0 / math.sqrt(size)
-        self.input_weights = nn.Parameter(spread * torch.randn(size, num_hidden))
-        self.hidden_bias = nn.Parameter(0.1 * torch.randn(num_hidden))
+        self.input_weights = nn.Parameter(spread * torch.randn(nets, size, num_hidden))
+        self.hidden_bias = nn.Parameter(0.1 * torch.randn(nets, 1, num_hidden))
         # activations add up along the order: their scale is undone for each place
-        self.rescale = nn.Parameter(1.0 / torch.arange(1.0, size + 1.0).sqrt()[:, None])
+        rescale = 1.0 / torch.arange(1.0, size + 1.0).sqrt()[:, None]
+        self.rescale = nn.Parameter(rescale.repeat(nets, 1, 1))
         self.output_weights = nn.Parameter(
-            0.01 * torch.randn(size, 3 * num_components, num_hidden)
+            0.01 * torch.randn(nets, size, num_hidden, 3 * num_components)
         )
-        self.bias = nn.Parameter(torch.zeros(size, 3 * num_components))
+        self.bias = nn.Parameter(torch.zeros(nets, size, 1, 3 * num_components))
 
     def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
-        """Parameters of all mixtures, ``(n, D, 3 K)``."""
-        order = self.orders[0]
-        own = x[:, order, None] * self.input_weights[order]
-        before = F.pad(own[:, :-1].cumsum(1), (0, 0, 1, 0))
-        h = torch.relu(self.rescale * (self.hidden_bias + before))
-        out = torch.einsum("njh,jph->njp", h, self.output_weights[order]) + self.bias[order]
-        return out[:, self.places[0]]
+        """Parameters of all mixtures of one net, ``(n, D, 3 K)``."""
+        return self._of_nets(x, slice(member, member + 1))[0]
+
+    def _of_nets(self, x: Tensor, nets: slice) -> Tensor:
+        """Parameters of all mixtures of some nets, ``(nets, n, D, 3 K)``, in one pass.
+
+        Everything is made place by place, ``(nets, D, n, ...)``, and then put back.
+        """
+        orders, places = self.orders[nets], self.places[nets]
+        which = torch.arange(len(orders), device=x.device)[:, None]
+        W, V, b = (
+            p[nets][which, orders] for p in (self.input_weights, self.output_weights, self.bias)
+        )
+        own = x.T[orders].unsqueeze(-1) * W.unsqueeze(2)
+        before = F.pad(own[:, :-1].cumsum(1), (0, 0, 0, 0, 1, 0))
+        h = torch.relu(
+            self.rescale[nets].unsqueeze(2) * (self.hidden_bias[nets].unsqueeze(1) + before)
+        )
+        return (h @ V + b)[which, places].transpose(1, 2)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Log probability of each row, in nats; where gradients are taken, the nets' mean."""
+        if self.num_members == 1 or not torch.is_grad_enabled():
+            return super().score(x)
+        flat = x.reshape(-1, self.num_features)
+        each = self.add_up(self._of_nets(self.filled(flat), slice(None)), flat)
+        return each.mean(0).reshape(x.shape[: x.ndim - len(self.event_shape)])
 
     def start(self, marginal: Tensor) -> None:
         """Give the outputs biases for these margins."""
-        self.bias.copy_(marginal)
+        self.bias.copy_(marginal.unsqueeze(1))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Hidden layer that has seen all variables, ``(n, H)``."""
-        seen = (x[..., None] * self.input_weights).sum(-2)
-        return torch.relu(self.rescale[-1] * (self.hidden_bias + seen))
+        """Hidden layer of the first net that has seen all variables, ``(n, H)``."""
+        seen = (x[..., None] * self.input_weights[0]).sum(-2)
+        return torch.relu(self.rescale[0, -1] * (self.hidden_bias[0] + seen))
 
     def walk(self, num_rows: int, member: int = 0) -> _Walk:
         """Start with the hidden biases."""
-        return _Walk(self, num_rows)
+        return _Walk(self, num_rows, member)
 
 
 class _Walk:
     """Keeps the sums of the hidden layer, ``(n, H)``."""
 
-    def __init__(self, model: RNADE, num_rows: int) -> None:
-        order = model.orders[0]
-        self.W, self.rescale = model.input_weights[order], model.rescale
-        self.V, self.b = model.output_weights[order], model.bias[order]
-        self.sums = model.hidden_bias.repeat(num_rows, 1)
+    def __init__(self, model: RNADE, num_rows: int, member: int) -> None:
+        order = model.orders[member]
+        self.W, self.rescale = model.input_weights[member, order], model.rescale[member]
+        self.V, self.b = model.output_weights[member, order], model.bias[member, order, 0]
+        self.sums = model.hidden_bias[member].repeat(num_rows, 1)
 
     def parameters(self, place: int) -> Tensor:
         h = torch.relu(self.rescale[place] * self.sums)
-        return torch.addmm(self.b[place], h, self.V[place].T)
+        return torch.addmm(self.b[place], h, self.V[place])
 
     def observe(self, place: int, value: Tensor) -> None:
         self.sums.addr_(value, self.W[place])

@@ -1,6 +1,7 @@
 """Priors of images and their patches."""
 
 from ppl_zoo.models.images.dead_leaves import MiniDeadLeaves
+from ppl_zoo.models.images.deep_image_prior import DeepImagePrior
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.images.ica import ICA
 from ppl_zoo.models.images.independent_pixels import IndependentPixels
@@ -11,6 +12,7 @@ from ppl_zoo.models.images.pca_laplace import PCALaplace
 
 __all__ = [
     "EPLL",
+    "DeepImagePrior",
     "ICA",
     "IndependentPixels",
     "MiniDeadLeaves",

@@ -67,9 +67,15 @@ class NoisyMixture:
         # what an estimate counts where patches overlap: more, the less error is expected of it
         error = self.error_variance().mean(1) / variance
         self.trust = (error + TRUST_OFFSET) ** -TRUST_POWER if variance > 0 else error + 1.0
+        # what one would count of whose patch nothing but a free mean is in doubt
+        self.surest = (self.first / mixture.size**2 + TRUST_OFFSET) ** -TRUST_POWER
         self.trusted = self.filters * self.trust[:, None, None]
         self.trusted_bias = None if self.bias is None else self.bias * self.trust[:, None]
-        self.index = torch.arange(len(mixture.weights), dtype=dtype, device=basis.device)[:, None]
+        # the components' numbers as the last bits of floats, see _leaders
+        count, whole = len(self.trust), torch.int32 if dtype.itemsize == 4 else torch.int64
+        self.last_bits = 2 ** (count - 1).bit_length() - 1
+        self.number = torch.arange(count, dtype=whole, device=basis.device)[:, None]
+        self.group = max(n for n in range(1, 1 + max(1, min(8, count // 16))) if count % n == 0)
 
     def _scores(self) -> tuple[Tensor, Tensor]:
         """Coefficients ``(K, F)`` of the features, and constants ``(K, 1)``."""
@@ -136,19 +142,25 @@ class NoisyMixture:
         return self._leaders(patches, False)[0]
 
     def _leaders(self, patches: Tensor, two: bool) -> tuple[Tensor, ...]:
-        """Best component of each patch; with ``two``, the next, and how far it lies below."""
+        """Best component of each patch; with ``two``, the next, and how far it lies below.
+
+        The last bits of each score are made the component's number (some .01 nats in float32),
+        which the greatest of them then carries along: faster by far than an argmax down columns.
+        The next is that of another group of components, in which it is nearly always.
+        """
         parts = []
         for part in patches.split(self.chunk_size()):
             scores = self.scores(part)
-            # argmax along columns is slow; these are fast passes (the last of equals wins)
-            hit = scores.sub_(scores.amax(0)).ge(0.0)
-            found = [(hit * self.index).amax(0).short()]
+            scores.view(self.number.dtype).bitwise_and_(~self.last_bits).bitwise_or_(self.number)
+            groups = scores.view(-1, self.group, len(part)).amax(1)
+            found = [groups.amax(0)]
             if two:
-                scores.masked_fill_(hit, -torch.inf)
-                gap = scores.amax(0)
-                found += [scores.ge_(gap).mul_(self.index).amax(0).short(), gap]
+                groups.masked_fill_(groups == found[0], -torch.inf)
+                found.append(groups.amax(0))
             parts.append(found)
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        best = [torch.cat(column) for column in zip(*parts, strict=True)]
+        numbers = [(t.view(self.number.dtype) & self.last_bits).short() for t in best]
+        return (*numbers, best[1] - best[0]) if two else (numbers[0],)
 
     def estimate(self, patches: Float[Tensor, "n d"], component: Tensor) -> Tensor:
         """Estimate patches by the filter of the given components, ``(n, d)``."""

@@ -15,7 +15,7 @@ from ppl_zoo.models.images.noisy_mixture import NoisyMixture
 __all__ = ["PatchMixture"]
 
 #: noise levels whose constants are kept; restoration passes through seven at most
-KEPT = 12
+KEPT = 16
 
 
 class PatchMixture:

@@ -7,6 +7,9 @@ EPLL (Zoran & Weiss 2011) restores an image x from y = A x + noise as the maximu
 Every patch is given a copy z_i, tied to the image by ``-beta/2 |patch_i(x) - z_i|^2``. With beta
 held, each step raises the objective: the component of each patch, the patches (a Wiener filter),
 the image (least squares). beta then grows, which draws the copies to the image.
+
+Photographs look alike at all sizes, so the same prior holds for the image at half its size
+(Papyan & Elad 2016): there, patches see what is too coarse for them here, with half the noise.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from ppl_zoo.imaging.patches import PatchGrid
 from ppl_zoo.models.images.noisy_mixture import NoisyMixture
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 
-__all__ = ["Schedule", "average_restored", "split"]
+__all__ = ["Schedule", "average_restored", "average_scales", "split"]
 
 #: patches in memory at once, on a CPU
 BAND = 2**15
@@ -45,24 +48,38 @@ class Schedule:
     shift
         Whether the places of the patches move from level to level, so that over the levels many
         more patches are seen than in one.
+    scales
+        In how many sizes the image is looked at, each half of the one before.
     """
 
     betas: tuple[float, ...] = (1.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    stride: int = 2
+    stride: int = 3
     block: int | None = 16
     doubt: float = 3.0
     shift: bool = True
+    scales: int = 3
 
-    def offset(self, level: int) -> tuple[int, int]:
+    def grid(self, shape: tuple[int, int], size: int, level: int, scale: int) -> PatchGrid:
+        """Where patches stand: at smaller scales, fewer do."""
+        stride = self.stride if scale == 0 else min(size, max(4, self.stride))
+        return PatchGrid(shape, size, stride, self.offset(level, stride))
+
+    def count(self, shape: tuple[int, int], size: int) -> int:
+        """Return about how many patches a level looks at."""
+        shapes = [tuple(n >> scale for n in shape) for scale in range(self.scales)]
+        grids = enumerate(s for s in shapes if min(s) >= size)
+        return sum(len(self.grid(shape, size, 0, scale)) for scale, shape in grids)
+
+    def offset(self, level: int, stride: int) -> tuple[int, int]:
         """Where patches begin at a level; successive ones lie far apart."""
         if not self.shift:
             return (0, 0)
-        places = self.stride**2
+        places = stride**2
         # golden steps through all places, none twice
         step = max(1, round(0.618 * places))
         while math.gcd(step, places) > 1:
             step -= 1
-        return divmod(level * step % places, self.stride)
+        return divmod(level * step % places, stride)
 
 
 def average_restored(
@@ -71,7 +88,7 @@ def average_restored(
     grid: PatchGrid,
     progress: Callable[[int], object] | None = None,
     doubt: float = 0.0,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Estimate all patches of an image and average them, a band of rows at a time.
 
     Where patches overlap, an estimate counts the more, the less error its component expects:
@@ -89,6 +106,11 @@ def average_restored(
         Called with the number of patches done since the last call.
     doubt
         See :class:`Schedule`.
+
+    Returns
+    -------
+    tuple
+        The average, and what the estimates of each pixel counted, summed.
     """
     band = BAND if image.device.type == "cpu" else 32 * BAND
     rows = max(1, band // grid.num_columns)
@@ -101,7 +123,65 @@ def average_restored(
         grid.spread(weight, part, out=count)
         if progress is not None:
             progress(len(patches))
-    return total.div_(count)
+    return total.div_(count), count
+
+
+def average_scales(
+    image: Tensor,
+    prior: PatchMixture,
+    variance: float,
+    schedule: Schedule,
+    level: int,
+    progress: Callable[[int], object] | None = None,
+    scale: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Average the estimates of all patches, and correct their 2 x 2 means by those at half size.
+
+    The means are moved the nearer to those at half size, the surer these are: all the way where
+    nothing but the mean of a patch is in doubt.
+
+    Parameters
+    ----------
+    image
+        ``(height, width)``.
+    prior
+        Prior of the patches.
+    variance
+        Of the noise that ties patches to the image.
+    schedule, level
+        Stride, block, shift and scales; which level this is.
+    progress
+        See :func:`average_restored`.
+    scale
+        How often the image has been halved.
+
+    Returns
+    -------
+    tuple
+        The average, and how sure it is, from 0 to 1.
+    """
+    noisy = prior.under_noise(variance, schedule.block, image.dtype)
+    grid = schedule.grid(tuple(image.shape), prior.size, level, scale)
+    average, sure = average_restored(image, noisy, grid, progress, schedule.doubt)
+    if scale + 1 < schedule.scales and min(image.shape) >= 2 * prior.size:
+        place = divmod(level * 3 % 4, 2)
+        half, means = _halve(image, place), _halve(average, place)
+        found, trust = average_scales(
+            half, prior, variance / 4.0, schedule, level, progress, scale + 1
+        )
+        (down, across), (height, width) = place, image.shape
+        change = trust.mul_(found.sub_(means)).repeat_interleave(2, 0).repeat_interleave(2, 1)
+        average += change[down : down + height, across : across + width]
+    return average, sure.div_(grid.count(sure)).div_(noisy.surest)
+
+
+def _halve(image: Tensor, place: tuple[int, int]) -> Tensor:
+    """Means of 2 x 2 pixels that begin one pixel up or left if ``place`` says so."""
+    (height, width), (down, across) = image.shape, place
+    sides = across, (width + across) % 2, down, (height + down) % 2
+    wide = torch.nn.functional.pad(image[None, None], sides, mode="replicate")[0, 0]
+    lines = wide[::2] + wide[1::2]
+    return (lines[:, ::2] + lines[:, 1::2]).mul_(0.25)
 
 
 def split(
@@ -126,14 +206,12 @@ def split(
     variances
         ``1 / beta`` of each level, in units of a pixel's variance.
     schedule
-        Stride, block and shift.
+        Stride, block, shift and scales.
     progress
         See :func:`average_restored`.
     """
     image = start
     for level, variance in enumerate(variances):
-        noisy = prior.under_noise(variance, schedule.block, image.dtype)
-        grid = PatchGrid(tuple(image.shape), prior.size, schedule.stride, schedule.offset(level))
-        average = average_restored(image, noisy, grid, progress, schedule.doubt)
+        average, _ = average_scales(image, prior, variance, schedule, level, progress)
         image = data_step(average, 1.0 / variance)
     return image

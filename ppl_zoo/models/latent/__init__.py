@@ -2,6 +2,7 @@
 
 from ppl_zoo.models.latent.bayesian_factor_analysis import BayesianFactorAnalysis
 from ppl_zoo.models.latent.factor_analysis import FactorAnalysis
+from ppl_zoo.models.latent.hierarchical_vae import HierarchicalVAE
 from ppl_zoo.models.latent.ising import Ising
 from ppl_zoo.models.latent.linear_vae import LinearVAE
 from ppl_zoo.models.latent.normal_gamma import NormalGamma
@@ -11,6 +12,7 @@ from ppl_zoo.models.latent.vae import VAE
 __all__ = [
     "BayesianFactorAnalysis",
     "FactorAnalysis",
+    "HierarchicalVAE",
     "Ising",
     "LinearVAE",
     "NormalGamma",

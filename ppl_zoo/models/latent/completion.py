@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -30,14 +29,13 @@ def complete(model: Any, given: Any, num_samples: int, num_steps: int) -> Tensor
     free = held.isnan()
     model.likelihood.check(torch.where(free, torch.zeros_like(held), held))
     x = torch.where(free, model.sample(num_samples), held)
-    z = model.posterior(x)[0]
+    z = model.guess(x)
     for _ in range(num_steps):
-        q = dist.Normal(*model.posterior(x)).to_event(1)
-        proposed = q.sample()
+        proposed = model.guess(x)
         gain = model.log_joint(x, proposed) - model.log_joint(x, z)
-        ratio = gain + q.log_prob(z) - q.log_prob(proposed)
+        ratio = gain + model.log_guess(x, z) - model.log_guess(x, proposed)
         accepted = torch.rand_like(ratio).log() < ratio
         z = torch.where(accepted[:, None], proposed, z)
-        drawn = model.likelihood(model.decoder(z)).sample().to(x)
+        drawn = model.row(z).sample().to(x)
         x = torch.where(free, drawn, held)
     return x

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from ppl_zoo.errors import DataError
 
-__all__ = ["ACTIVATIONS", "Conv", "Deconv", "image_shape", "mlp", "start_output"]
+__all__ = [
+    "ACTIVATIONS",
+    "Conv",
+    "Deconv",
+    "image_shape",
+    "mean_and_sd",
+    "mlp",
+    "start_output",
+]
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus}
 
@@ -122,3 +130,9 @@ def start_output(net: nn.Module, values: Tensor, per_pixel: int, num_pixels: int
         else:  # one bias a channel: the mean over its pixels
             channels = values.reshape(-1, num_pixels, per_pixel).mean(1)
             last.bias.copy_(channels.mT.flatten())
+
+
+def mean_and_sd(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Read a net's outputs, ``(..., 2 * size)``, as means and sds of normals."""
+    loc, raw = outputs.chunk(2, -1)
+    return loc, raw.clamp(-12.0, 12.0).exp()

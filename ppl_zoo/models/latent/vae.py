@@ -23,6 +23,7 @@ from ppl_zoo.models.latent.networks import (
     Conv,
     Deconv,
     image_shape,
+    mean_and_sd,
     mlp,
     start_output,
 )
@@ -148,8 +149,7 @@ class VAE(Model):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd of the guide's z for each row, ``(..., num_latents)`` both."""
-        loc, raw = self.encoder(x).chunk(2, -1)
-        return loc, raw.clamp(-12.0, 12.0).exp()
+        return mean_and_sd(self.encoder(x))
 
     def prior_distribution(self) -> Distribution:
         """Return the distribution of z, over ``(num_latents,)``."""
@@ -201,14 +201,24 @@ class VAE(Model):
 
     def log_weights(self, x: Tensor, num_samples: int) -> Float[Tensor, "samples n"]:
         """Log p(x, z) - log q(z | x) for draws of the guide, ``(num_samples, n)``."""
-        q = dist.Normal(*self.posterior(x)).to_event(1)
-        z = q.rsample((num_samples,))
-        return self.log_joint(x, z) - q.log_prob(z)
+        z = self.guess(x, (num_samples,))
+        return self.log_joint(x, z) - self.log_guess(x, z)
+
+    def guess(self, x: Tensor, shape: Sequence[int] = ()) -> Tensor:
+        """Draw z from the guide, ``(*shape, n, num_latents)``."""
+        return dist.Normal(*self.posterior(x)).rsample(torch.Size(shape))
+
+    def log_guess(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log density of the guide at z, ``(..., n)``."""
+        return dist.Normal(*self.posterior(x)).to_event(1).log_prob(z)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Log p(x, z), ``x (n, D)`` and ``z (..., n, num_latents)``, ``(..., n)``."""
-        likelihood = self.likelihood(self.decoder(z))
-        return self.prior_distribution().log_prob(z) + likelihood.log_prob(x)
+        return self.prior_distribution().log_prob(z) + self.row(z).log_prob(x)
+
+    def row(self, z: Tensor) -> Distribution:
+        """Return the distribution of x given z, over ``(..., D)``."""
+        return self.likelihood(self.decoder(z))
 
     @torch.no_grad()
     def elbo(self, x: Array, num_samples: int = 1) -> Float[Tensor, " n"]:
@@ -233,7 +243,8 @@ class VAE(Model):
 
     def reconstruct(self, x: Array) -> Tensor:
         """Mean of x at the encoder's mean: there and back, ``(n, num_features)``."""
-        return self.decode(self.encode(x))
+        with torch.no_grad():
+            return self.likelihood.mean(self.decoder(self.posterior(self._rows(x))[0]))
 
     def interpolate(self, a: Array, b: Array, steps: int = 9) -> Tensor:
         """Means of x along the line between the latents of two rows, ``(steps, features)``."""
@@ -265,8 +276,11 @@ class VAE(Model):
         """
         if given is not None:
             return completion.complete(self, given, num_samples, num_steps)
-        z = self.prior_distribution().expand([num_samples]).sample()
-        return self.likelihood(self.decoder(z)).sample().to(self.dtype)
+        return self.row(self.imagine(num_samples)).sample().to(self.dtype)
+
+    def imagine(self, num_samples: int) -> Tensor:
+        """Draw z from the prior, ``(num_samples, num_latents)``."""
+        return self.prior_distribution().expand([num_samples]).sample()
 
     def _rows(self, x: Array) -> Tensor:
         rows = self.as_rows((x,))

@@ -1,0 +1,264 @@
+"""Deep image prior: an image that a convolutional net can make of noise, seen through noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import DataError
+from ppl_zoo.imaging.operators import LinearOperator, Mask
+from ppl_zoo.model import Model
+from ppl_zoo.models.images.clipped_normal import ClippedNormal
+from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
+from ppl_zoo.models.images.spoiling import make_operator, operator_arguments
+from ppl_zoo.tracing import trace_program
+
+__all__ = ["DeepImagePrior"]
+
+
+class DeepImagePrior(Model):
+    """Images that an untrained encoder-decoder makes of noise.
+
+    Nothing is learned from other images: the prior is the net's shape. With fixed noise z and
+    the net f (:class:`ppl_zoo.models.images.skip_net.SkipNet`)::
+
+        theta    ~ Normal(loc, prior_scale * scale)     for each weight
+        image[n] = f(z[n]; theta)                       for each image
+        y[n]     ~ Normal(A image[n], noise[n])         clipped to [0, 1] if ``clipped``
+
+    A point estimate of theta in the end fits the noise as well; on the way there it has fitted
+    the image and little else. ``zoo.EarlyStopping`` climbs, averages and stops; with a density over theta
+    (``zoo.SVI``, ``zoo.SGLD``) the image is a posterior mean. ``zoo.restore(method="dip")`` does
+    all that to a photograph.
+
+    Parameters
+    ----------
+    shape
+        ``(channels, height, width)`` of the image.
+    net
+        "fast", "paper", or a mapping of :class:`SkipNet`'s options.
+    kernel, boundary, mask, factor, lanczos
+        What A is, one at most: ``zoo.imaging.Blur(kernel, boundary)``, ``Mask(mask)``,
+        ``Downsample(factor)``, ``Lanczos(lanczos)``; A x = x with none.
+    clipped
+        Whether y was clipped to [0, 1] after noise came.
+    num_images
+        Images of one net, each with noise of its own.
+    input_scale
+        z is uniform from 0 to this.
+    input_noise
+        Sd of normal noise that is added to z in every step of
+        ``zoo.EarlyStopping``; it keeps the net from
+        fitting the noise for longer.
+    prior_scale
+        Of the weights, in units of those that keep variance; None for a flat prior, the paper's.
+    temperature
+        The log likelihood is divided by it; below 1, with many more weights than pixels, a mean
+        field keeps to the data.
+
+    References
+    ----------
+    Ulyanov, Vedaldi & Lempitsky (2018), Deep image prior, CVPR, https://arxiv.org/abs/1711.10925;
+    with a density over theta: Cheng, Gadelha, Maji & Sheldon (2019), A Bayesian perspective on the
+    deep image prior, CVPR, https://arxiv.org/abs/1904.07457.
+
+    Examples
+    --------
+    >>> import torch, ppl_zoo as zoo
+    >>> net = {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (0, 0)}
+    >>> model = zoo.DeepImagePrior((1, 16, 16), net=net)
+    >>> y, noise = torch.rand(1, 1, 16, 16), torch.full((1,), 0.1)
+    >>> fit = zoo.fit(model, (y, noise), zoo.EarlyStopping(20), progress=False)
+    >>> model.encode(y, noise).shape
+    torch.Size([1, 1, 16, 16])
+    """
+
+    queries: ClassVar[Mapping[str, str]] = {
+        "log_prob": "bound",
+        "sample": "estimate",
+        "encode": "estimate",
+    }
+    default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("EarlyStopping", {})
+    event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "theta": ("weight",),
+        "image": ("channel", "row", "column"),
+        "y": ("channel", "data_row", "data_column"),
+    }
+    compiles: ClassVar[bool] = False
+
+    z: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        net: Any = "fast",
+        *,
+        kernel: Any = None,
+        boundary: str = "valid",
+        mask: Any = None,
+        factor: int | None = None,
+        lanczos: int | None = None,
+        clipped: bool = False,
+        num_images: int = 1,
+        input_scale: float = 0.1,
+        input_noise: float = 1 / 30,
+        prior_scale: float | None = 1.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if len(shape) != 3 or min(shape) < 1:
+            raise DataError(f"shape: got {tuple(shape)}, expected (channels, height, width)")
+        if isinstance(net, str) and net not in PRESETS:
+            raise DataError(f"net: got {net!r}, expected one of {', '.join(PRESETS)}, or options")
+        options = PRESETS[net] if isinstance(net, str) else net
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        self.shape: tuple[int, ...] = tuple(int(n) for n in shape)
+        self.net = SkipNet(**options | {"num_outputs": self.shape[0]})
+        self.operator: LinearOperator = make_operator(
+            kernel=kernel, boundary=boundary, mask=mask, factor=factor, lanczos=lanczos
+        )
+        self.clipped, self.input_scale, self.input_noise = clipped, input_scale, input_noise
+        self.temperature = temperature
+        self.__dict__.update(_jitter=False, _shown=None, _rows_plate="images")
+        loc, scale = self.net.prior()
+        self.register_buffer("loc", loc, persistent=False)
+        self.register_buffer("scale", scale * (prior_scale or 1.0), persistent=False)
+        self.flat = prior_scale is None
+        sides = [math.ceil(n / self.net.multiple) * self.net.multiple for n in self.shape[1:]]
+        self.register_buffer("z", torch.empty(num_images, self.net.num_inputs, *sides))
+        self.theta = nn.Parameter(torch.empty(self.net.num_weights))
+        self.re_init()
+
+    @classmethod
+    def of(cls, shape: Sequence[int], operator: Any = None, **options: Any) -> DeepImagePrior:
+        """Make the model of an operator of ``zoo.imaging``."""
+        return cls(shape, **operator_arguments(operator), **options)
+
+    @torch.no_grad()
+    def re_init(self) -> None:
+        """Start anew: draw the noise z and the weights to start from."""
+        self.z.copy_(self.input_scale * torch.rand(self.z.shape, device="cpu", dtype=torch.float))
+        self.theta.copy_(self.net.start())
+
+    def initialize(self, rows: Rows) -> None:
+        """Start anew; the data do not matter."""
+        self.re_init()
+
+    def model(self, y: Tensor, noise: Tensor) -> None:
+        """Tell the story; ``y (n, channels, height, width)``, ``noise (n,)``."""
+        prior = dist.Normal(self.loc, self.scale).to_event(1)
+        theta = pyro.sample("theta", prior.mask(False) if self.flat else prior)
+        with self.observations("images", y):
+            image = self.image(theta)[..., : len(y), :, :, :]
+            image = pyro.deterministic("image", image, event_dim=3)
+            with poutine.scale(scale=1.0 / self.temperature):
+                pyro.sample("y", self.likelihood(image, noise, self._shown), obs=y)
+
+    def likelihood(self, image: Tensor, noise: Tensor, shown: Tensor | None = None) -> Any:
+        """Distribution of the data of images ``(..., n, channels, height, width)``.
+
+        Parameters
+        ----------
+        image, noise
+            The images, and the sd of the noise ``(n,)``.
+        shown
+            True where a value of y counts, of y's shape; None for all.
+        """
+        family = ClippedNormal if self.clipped else dist.Normal
+        seen = family(self.operator(image), noise[..., None, None, None])
+        if isinstance(self.operator, Mask):
+            seen = seen.mask(self.operator.mask.to(noise.device))
+        return (seen if shown is None else seen.mask(shown)).to_event(3)
+
+    def num_seen(self, y: Tensor, shown: Tensor | None = None) -> int:
+        """Count the values of y that the likelihood is of."""
+        seen = torch.ones_like(y, dtype=torch.bool) if shown is None else shown
+        if isinstance(self.operator, Mask):
+            seen = seen & self.operator.mask.to(y.device)
+        return int(seen.sum())
+
+    def guide(self, y: Tensor, noise: Tensor) -> None:
+        """Put all mass on one theta, the paper's point estimate."""
+        pyro.sample("theta", dist.Delta(self.theta, event_dim=1))
+
+    def image(self, theta: Tensor) -> Tensor:
+        """Run the net, ``(..., num_images, channels, height, width)``.
+
+        Parameters
+        ----------
+        theta
+            ``(num_weights,)``, or ``(..., 1, num_weights)`` for many draws.
+        """
+        z = self.z
+        if self._jitter:
+            z = z + self.input_noise * torch.randn_like(z)
+        height, width = self.shape[1:]
+        top, left = (z.shape[-2] - height) // 2, (z.shape[-1] - width) // 2
+        draws = theta.reshape(-1, theta.shape[-1])
+        images = torch.stack([self.net(z, each) for each in draws])
+        images = images[..., top : top + height, left : left + width]
+        return images.reshape(*theta.shape[:-2], *images.shape[1:])
+
+    @contextmanager
+    def training_on(self, shown: Tensor | None = None) -> Iterator[None]:
+        """Add noise to z, and let the likelihood see only some of the data, for a while.
+
+        Parameters
+        ----------
+        shown
+            True where a value of y counts, of y's shape; None for all.
+        """
+        self.__dict__.update(_jitter=self.input_noise > 0, _shown=shown)
+        try:
+            yield
+        finally:
+            self.__dict__.update(_jitter=False, _shown=None)
+
+    def log_prob(self, *data: Any, num_samples: int = 100) -> Tensor:
+        """Log density of each image's data given the data of the fit, ``(n,)``, in nats."""
+        return super().log_prob(*data, num_samples=1 if self._is_point() else num_samples)
+
+    @torch.no_grad()
+    def encode(self, *data: Any, num_samples: int = 100) -> Tensor:
+        """Posterior mean of the images under the guide, ``(n, channels, height, width)``."""
+        rows = self.as_rows(data)
+        self.check_data(rows)
+        guide, total = self.proposal(), 0.0
+        count = 1 if self._is_point() else num_samples
+        with self.defaults():
+            for _ in range(count):
+                theta = trace_program(guide, rows.all()).nodes["theta"]["value"]
+                total = total + self.image(theta)[: len(rows)]
+        return total / count
+
+    def _is_point(self) -> bool:
+        return self.proposal() == self.guide
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse images of another shape, more of them than noise, and noise sd below 0."""
+        sizes: Sequence[tuple[int, ...]] = rows.sizes()
+        shape = sizes[0]
+        if len(shape) != 4 or shape[1] != self.shape[0]:
+            raise DataError(f"y: got shape {shape}, expected (n, {self.shape[0]}, height, width)")
+        image = tuple(self.operator.image_shape(shape[2:]))
+        if image != self.shape[1:]:
+            raise DataError(
+                f"y: got {shape[2]} x {shape[3]} pixels, which come of an image of {image[0]} x "
+                f"{image[1]}, expected one of {self.shape[1]} x {self.shape[2]}"
+            )
+        if len(rows) > len(self.z):
+            raise DataError(f"y: got {len(rows)} images, expected num_images={len(self.z)}")
+        if len(sizes) < 2 or sizes[1] != (len(rows),):
+            raise DataError(f"noise: got {sizes[1:]}, expected ({len(rows)},), an sd for each")
+        super().check_data(rows)
+        if not bool((rows.all()[1] > 0).all()):
+            raise DataError("noise: got 0 or less, expected a positive sd for each image")

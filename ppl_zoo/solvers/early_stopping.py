@@ -1,0 +1,331 @@
+"""Climb the likelihood of a net, average what it says, and stop before it says the noise too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppl_zoo.data.rows import Rows
+from ppl_zoo.errors import ConvergenceError, DataError
+from ppl_zoo.model import Model
+from ppl_zoo.solvers.climb import Chain, climb, pad_history
+from ppl_zoo.solvers.solution import (
+    Solution,
+    chain_seed,
+    read_parameters,
+    set_seed,
+    stack_chains,
+)
+from ppl_zoo.solvers.stopping_rules import (
+    RULES,
+    Discrepancy,
+    HeldOut,
+    Rule,
+    WindowedVariance,
+)
+
+__all__ = ["EarlyStopping"]
+
+#: steps between two looks whether the fit has jumped away
+LOOK = 50
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Gradient ascent with Adam on a net's image, averaged over steps and stopped early.
+
+    For :class:`ppl_zoo.DeepImagePrior`, and models with its ``image``, ``likelihood`` and
+    ``training_on``. The answer is the moving average of the image at the step that the rule
+    keeps: ``fit.solution.state_tensors["image"]``; the net's parameters are those of that step.
+
+    Parameters
+    ----------
+    steps
+        Most steps of a run.
+    rule
+        Which step to keep, by data and outputs alone. "variance": the lowest variance of the
+        last outputs around their mean (ES-WMV). "held-out": the lowest loss on data that the fit
+        does not see. "discrepancy": where the residuals have come down to the noise. "none": the
+        last.
+    learning_rate
+        Of Adam.
+    average
+        Decay of the moving average of the image.
+    window, patience, held_out, margin
+        Of the rules: outputs that the variance is of, steps to wait for a better one, share of
+        the data held out, and how much of the noise's variance is fitted where "discrepancy"
+        stops.
+    runs
+        Runs from different noise; their images are averaged. Each is a chain.
+    fall
+        A fit jumps away now and then; one that has lost so many dB goes back to where it was
+        some steps before.
+    truth
+        The true images ``(n, channels, height, width)``, if known: the progress bar then shows
+        their PSNR, and ``fit.history`` holds it. Nothing depends on it.
+    """
+
+    steps: int = 3000
+    rule: str = "variance"
+    learning_rate: float = 0.01
+    average: float = 0.99
+    window: int = 100
+    patience: int = 300
+    held_out: float = 0.02
+    margin: float = 0.05
+    runs: int = 1
+    fall: float = 5.0
+    truth: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        if self.rule not in RULES:
+            raise DataError(f"rule: got {self.rule!r}, expected one of {', '.join(RULES)}")
+        for name in ("steps", "window", "patience", "runs"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name}: got {getattr(self, name)}, expected 1 or more")
+        for name in ("average", "held_out"):
+            if not 0 < getattr(self, name) < 1:
+                raise DataError(f"{name}: got {getattr(self, name)}, expected between 0 and 1")
+        if not self.learning_rate > 0:
+            raise DataError(f"learning_rate: got {self.learning_rate}, expected more than 0")
+
+    def to_save(self) -> EarlyStopping:
+        """Return the options that a saved fit keeps."""
+        return replace(self, truth=None)
+
+    def make_rule(self) -> Rule:
+        """Make a stopping rule that has seen nothing yet."""
+        if self.rule == "variance":
+            return WindowedVariance(self.patience, self.window)
+        if self.rule == "held-out":
+            return HeldOut(self.patience, self.held_out)
+        if self.rule == "discrepancy":
+            return Discrepancy(self.patience, self.margin)
+        return Rule(self.patience)
+
+    def solve(
+        self,
+        model: Model,
+        rows: Rows,
+        *,
+        seed: int = 0,
+        progress: bool = True,
+        resume: Solution | None = None,
+        checkpoint: Callable[[Solution], object] | None = None,
+        checkpoint_seconds: float = 30.0,
+    ) -> Solution:
+        """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
+        if not hasattr(model, "training_on"):
+            raise DataError(
+                f"EarlyStopping: got a {type(model).__name__}, expected a zoo.DeepImagePrior"
+            )
+        if resume is not None:
+            raise DataError("resume: EarlyStopping cannot go on; run it again with more steps")
+        data = rows.all()
+        truth = None if self.truth is None else torch.as_tensor(self.truth).to(data[0])
+        runs = [
+            Run(i, model if i == 0 else model.fresh(), options=self, truth=truth)
+            for i in range(self.runs)
+        ]
+        for run in runs:
+            run.begin(rows, seed)
+
+        def advance(active: Sequence[Run]) -> int:
+            for run in active:
+                run.step(data, chain_seed(seed, run.index, run.count))
+            return 1
+
+        def shown() -> str:
+            return f", {np.mean([r.psnr[-1] for r in runs]):.2f} dB" if truth is not None else ""
+
+        climb(
+            runs,
+            advance,
+            lambda: _solution(runs),
+            max_steps=self.steps,
+            label=f"EarlyStopping {type(model).__name__}",
+            progress=progress,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+            shown=shown,
+        )
+        return _solution(runs)
+
+
+@dataclass
+class Run(Chain):
+    """One run: its optimizer, averages, and the best so far."""
+
+    options: EarlyStopping | None = None
+    truth: Tensor | None = None
+    scores: list[float] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    falls: int = 0
+
+    @property
+    def count(self) -> int:
+        """Steps taken."""
+        return len(self.objective)
+
+    def begin(self, rows: Rows, seed: int) -> None:
+        """Start anew."""
+        options, data = self.options, rows.all()
+        set_seed(chain_seed(seed, self.index), rows.device)
+        self.model.initialize(rows)
+        self.rule = options.make_rule()
+        self.shown = None
+        if self.rule.held_out:
+            self.shown = torch.rand(data[0].shape, device="cpu") >= self.rule.held_out
+            self.shown = self.shown.to(rows.device)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        kinds = {p.device.type for p in self.parameters}
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=options.learning_rate, fused=kinds <= {"cpu", "cuda"}
+        )
+        self.average: Tensor | None = None
+        self.loss = math.inf
+        self.keep(-1)
+        self.mark()
+
+    def step(self, data: tuple[Tensor, ...], seed: int) -> None:
+        """Take a step, and look at what came of it."""
+        set_seed(seed, data[0].device)
+        options, step = self.options, self.count
+        with self.model.training_on(self.shown):
+            guide = poutine.trace(self.model.guide).get_trace(*data)
+            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*data)
+        log_joint = trace.log_prob_sum()
+        (-log_joint).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        value = float(log_joint.detach())
+        if not math.isfinite(value):
+            raise ConvergenceError(
+                f"EarlyStopping: the log likelihood is {value} at step {step}; take a lower "
+                f"learning_rate, now {options.learning_rate}"
+            )
+        self.objective.append(value)
+        output = trace.nodes["image"]["value"].detach()
+        # the first output is of a net that knows nothing; it fades as fast as the others
+        self.average = (
+            output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.average)
+        )
+        if self.truth is not None:
+            error = (self.average - self.truth).square().mean()
+            self.psnr.append(float(-10.0 * error.log10()))
+        score = math.nan
+        if step % self.rule.every == 0:
+            view = View(self.model, data, self.shown)
+            score = self.rule.score(output, self.average, view)
+            if self.rule.keeps(step, score):
+                self.keep(step)
+        self.scores.append(score)
+        if (step + 1) % LOOK == 0:
+            self.look_back(data, output)
+        if self.rule.stops(step):
+            self.stopped = "converged"
+        elif self.count >= options.steps:
+            self.stopped = "max_steps"
+
+    def keep(self, step: int) -> None:
+        """Note average and parameters as the best so far."""
+        self.kept_step = step
+        self.kept = None if self.average is None else self.average.clone()
+        self.kept_parameters = [p.detach().clone() for p in self.parameters]
+
+    def look_back(self, data: tuple[Tensor, ...], output: Tensor) -> None:
+        """Go back to the last mark if the fit has jumped away, else set a new one."""
+        loss = max(0.1, 1.0 + View(self.model, data, self.shown).excess(output))
+        if loss > self.loss * 10.0 ** (self.options.fall / 10.0):
+            self.falls += 1
+            self.rewind()
+        else:
+            self.loss = loss
+            self.mark()
+
+    def mark(self) -> None:
+        """Note where the fit is, to come back to."""
+        state = self.optimizer.state_dict()["state"]
+        self.marked = (
+            [p.detach().clone() for p in self.parameters],
+            {i: {k: v.clone() for k, v in s.items()} for i, s in state.items()},
+            None if self.average is None else self.average.clone(),
+        )
+
+    @torch.no_grad()
+    def rewind(self) -> None:
+        """Go back to the mark."""
+        parameters, state, average = self.marked
+        for parameter, value in zip(self.parameters, parameters, strict=True):
+            parameter.copy_(value)
+        record = self.optimizer.state_dict()
+        record["state"] = {i: {k: v.clone() for k, v in s.items()} for i, s in state.items()}
+        self.optimizer.load_state_dict(record)
+        self.average = None if average is None else average.clone()
+
+
+@dataclass
+class View:
+    """What a stopping rule may know: the data, and the model's word on them."""
+
+    model: Any
+    data: tuple[Tensor, ...]
+    shown: Tensor | None
+
+    @torch.no_grad()
+    def excess(self, output: Tensor) -> float:
+        """How much less probable the data are than ones drawn with this output.
+
+        For normal noise: mean square of the residuals over the noise's variance, less 1.
+        """
+        y, noise = self.data
+        seen = self.model.likelihood(output, noise, self.shown)
+        lost = seen.log_prob(seen.sample()) - seen.log_prob(y)
+        return 2.0 * float(lost.sum()) / self.model.num_seen(y, self.shown)
+
+    @torch.no_grad()
+    def held_out_loss(self, output: Tensor) -> float:
+        """Minus the mean log density of the data held out, in nats."""
+        y, noise = self.data
+        hidden = self.model.likelihood(output, noise, ~self.shown)
+        return -float(hidden.log_prob(y).sum()) / max(1, self.model.num_seen(y, ~self.shown))
+
+
+def _solution(runs: Sequence[Run]) -> Solution:
+    """Make the plain record; the runs are chains."""
+    final = []
+    for run in runs:
+        last = run.rule.best_step < 0 or run.options.rule == "none"
+        if last and run.average is not None:
+            run.keep(run.count - 1)
+        record = read_parameters(run.model, None)
+        names = [k for k, p in run.model.named_parameters() if p.requires_grad]
+        kept = zip(names, run.kept_parameters, strict=True)
+        final.append(record | {f"model.{name}": value for name, value in kept})
+    history = {"objective": pad_history(runs)}
+    for name in ("scores", "psnr"):
+        kept = np.full(history["objective"].shape, np.nan)
+        for row, run in zip(kept, runs, strict=True):
+            row[: len(getattr(run, name))] = getattr(run, name)
+        history[name] = kept
+    images = torch.stack([run.kept for run in runs])
+    return Solution(
+        parameters=stack_chains(final),
+        history=history,
+        objective=np.array([run.objective[max(0, run.kept_step)] for run in runs]),
+        stopped=tuple(run.stopped or "interrupted" for run in runs),
+        guide=runs[0].model.guide,
+        state_tensors={"image": images.mean(0), "images": images},
+        state_values={
+            "kept_step": [run.kept_step for run in runs],
+            "falls": [run.falls for run in runs],
+        },
+    )
