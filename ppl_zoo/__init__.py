@@ -19,13 +19,14 @@ from ppl_zoo.models import *
 from ppl_zoo.models import __all__ as _models
 from ppl_zoo.restoration import Restoration, Tiling, restore
 from ppl_zoo.saving import load
-from ppl_zoo.solvers import CAVI, EM, NUTS, SVI, EarlyStopping, LocalELBO
+from ppl_zoo.solvers import CAVI, EM, NUTS, SGLD, SVI, EarlyStopping, LocalELBO
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CAVI",
     "EM",
+    "SGLD",
     "SVI",
     "ZOO",  # made by __getattr__, when it is first asked for
     "ConvergenceError",

@@ -27,7 +27,9 @@ from ppl_zoo.models.images.patch_mixture import PatchMixture
 from ppl_zoo.models.images.splitting import Schedule, split
 from ppl_zoo.models.images.tilings import draw_tilings, survey
 from ppl_zoo.pretrained import load_pretrained
+from ppl_zoo.restoration_dip import DIP_METHODS, restore_by_net
 from ppl_zoo.solvers.drawn import PosteriorDraws
+from ppl_zoo.solvers.early_stopping import EarlyStopping
 from ppl_zoo.solvers.solution import (
     Solution,
     chain_seed,
@@ -39,18 +41,7 @@ from ppl_zoo.solvers.svi import SVI
 
 __all__ = ["Restoration", "Tiling", "restore"]
 
-METHODS = ("map", "posterior", "svi")
-#: options of ``Schedule``
-QUALITIES: dict[str, dict[str, Any]] = {
-    "exact": {"stride": 1, "block": None, "shift": False},
-    "best": {"stride": 3, "scales": 3},
-    "fast": {"stride": 4, "scales": 2},
-    "fastest": {"stride": 6, "scales": 2, "doubt": 0.0, "betas": (1.0, 4.0, 8.0, 16.0, 32.0)},
-}
-#: precisions of the ties while missing pixels are found, and how often each
-FILLING = ((40.0, 1), (160.0, 2), (640.0, 3), (2560.0, 5), (10240.0, 6))
-#: the least sd of noise: data without noise are then fitted to a fourth of a grey level
-LEAST_NOISE = 1e-3
+METHODS = ("map", "posterior", "svi", *DIP_METHODS)
 
 
 @dataclass
@@ -62,10 +53,12 @@ class Restoration:
     image
         The restored image in [0, 1], ``(height, width)`` or ``(height, width, channels)``.
     sd
-        Posterior standard deviation of each pixel, of the shape of ``image``; None for a map.
+        Posterior standard deviation of each pixel, of the shape of ``image``; None for a map,
+        and for "dip".
     fit
         The fit of :class:`ppl_zoo.EPLL`, whose posterior draws reach ArviZ; None for a map.
-        Its images are the channels, in opponent colours where the image has three.
+        Its images are the channels, in opponent colours where the image has three. Or the fit
+        of :class:`ppl_zoo.DeepImagePrior`.
     sigma
         Standard deviation of the noise that was assumed, in units of the image.
     """
@@ -81,17 +74,18 @@ def restore(
     operator: Any = None,
     sigma: Any = None,
     prior: Any = "gmm200-patches",
-    method: str = "map",
+    method: Any = "map",
     *,
     quality: str = "best",
     stride: int | None = None,
     num_draws: int = 64,
-    steps: int = 300,
+    steps: int | None = None,
+    net: Any = "auto",
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> Restoration:
-    """Restore an image by the expected patch log likelihood.
+    """Restore an image by the expected patch log likelihood, or a deep image prior.
 
     Parameters
     ----------
@@ -112,7 +106,10 @@ def restore(
     method
         "map": the posterior mode, by half-quadratic splitting. "posterior": mean, sd and draws
         by tilings, for noise alone (the identity). "svi": a mean-field normal posterior of
-        every pixel; for small images.
+        every pixel; for small images. "dip": a deep image prior, which has seen no other image
+        and stops by itself; ``zoo.EarlyStopping(...)`` for options of one's own, such as the
+        rule, runs to average or the truth to look at. "dip-langevin", "dip-normal": mean and sd
+        of the image over a density of the net's weights.
     quality
         "best", "fast" (some .04 dB below), "fastest" (some .15 dB) or "exact": the published
         algorithm, with every patch and the component by all products, slow and some .1 dB below,
@@ -122,7 +119,10 @@ def restore(
     num_draws
         Posterior draws that are kept.
     steps
-        Steps of "svi".
+        Steps of "svi" (300) and, at most, of the net.
+    net
+        "fast", "paper", or a mapping of options (:class:`ppl_zoo.DeepImagePrior`); "auto" for
+        the paper's on a GPU.
     seed
         Makes draws repeatable.
     device
@@ -149,7 +149,8 @@ def restore(
     >>> zoo.imaging.psnr(done.image, clean) > zoo.imaging.psnr(noisy, clean) + 10.0
     True
     """
-    if method not in METHODS:
+    by_net = isinstance(method, EarlyStopping) or method in DIP_METHODS
+    if not by_net and method not in METHODS:
         raise DataError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
     if quality not in QUALITIES:
         raise DataError(f"quality: got {quality!r}, expected one of {', '.join(QUALITIES)}")
@@ -157,12 +158,26 @@ def restore(
     if not isinstance(operator, LinearOperator):
         raise DataError(
             f"operator: got a {type(operator).__name__}, expected one of zoo.imaging: Identity(), "
-            "Blur(kernel), Mask(mask), Downsample(factor)"
+            "Blur(kernel), Mask(mask), Downsample(factor), Lanczos(factor)"
         )
     device = pick_device(device)
     values = as_image(image, ignore=getattr(operator, "mask", None)).to(device)
     channels, alpha = as_channels(values)
-    sigma = _noise_level(sigma, channels, operator)
+    known, sigma = sigma is not None, _noise_level(sigma, channels, operator)
+    if by_net:
+        restored, sd, done = restore_by_net(
+            channels,
+            operator,
+            sigma,
+            method,
+            known=known,
+            net=net,
+            num_draws=num_draws,
+            steps=steps,
+            seed=seed,
+            progress=progress,
+        )
+        return _finish(restored, sd, done, sigma, values, alpha)
     mixture = _find_prior(prior, device)
     shape = operator.image_shape(tuple(channels.shape[-2:]))
     PatchGrid(shape, mixture.size)  # refuses images smaller than a patch
@@ -172,10 +187,10 @@ def restore(
     noise = torch.full((len(channels),), max(sigma, LEAST_NOISE), device=device)
     if opponent:
         noise = noise * noise.new_tensor(noise_gains())
-    schedule = _schedule(quality, stride)
+    schedule = make_schedule(quality, stride)
     sd, done = None, None
     if method == "map":
-        restored = _Job(channels, noise, operator, mixture, schedule, progress).mode()
+        restored = Splitting(channels, noise, operator, mixture, schedule, progress).mode()
     elif method == "posterior":
         if not isinstance(operator, Identity):
             raise DataError(
@@ -188,19 +203,31 @@ def restore(
         done = fit(model, data, solver, device=device, seed=seed, progress=progress)
         restored, sd = (done.solution.state_tensors[name] for name in ("mean", "sd"))
     else:
-        job = _Job(channels, noise, operator, mixture, schedule, progress)
-        done = _fit_normal(job, steps, seed, progress)
+        job = Splitting(channels, noise, operator, mixture, schedule, progress)
+        done = _fit_normal(job, 300 if steps is None else steps, seed, progress)
         guide = done.guide
         restored = guide.locs.image.detach()
         sd = guide.scales.image.detach()
     if opponent:
         restored = from_opponent(restored.movedim(0, -1)).movedim(-1, 0)
         sd = None if sd is None else _opponent_sd(sd)
+    return _finish(restored, sd, done, sigma, values, alpha)
+
+
+def _finish(
+    restored: Tensor,
+    sd: Tensor | None,
+    done: Fit | None,
+    sigma: float,
+    values: Tensor,
+    alpha: Tensor | None,
+) -> Restoration:
+    """Bring channels into the form that the image was given in."""
     restored = restored.clamp(0.0, 1.0)
     if alpha is not None and alpha.shape[-2:] != restored.shape[-2:]:
         raise DataError(
-            f"image: got transparency with a {type(operator).__name__} that changes the size, "
-            "expected an image without"
+            "image: got transparency with an operator that changes the size, expected an image "
+            "without"
         )
     out = [
         None if part is None else _as_given(part, extra, values.ndim)
@@ -209,113 +236,7 @@ def restore(
     return Restoration(out[0], out[1], done, sigma)
 
 
-@dataclass
-class _Job:
-    """An image by channels ``(n, height, width)``, and all that restoring it takes."""
-
-    channels: Tensor
-    noise: Tensor
-    operator: LinearOperator
-    mixture: PatchMixture
-    schedule: Schedule
-    progress: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.operator.image_shape(tuple(self.channels.shape[-2:]))
-
-    def mode(self) -> Tensor:
-        """Climb to the posterior mode by splitting, ``(n, height, width)``."""
-        out, sides = [], [self.variances(float(sd)) for sd in self.noise]
-        grids = self.schedule.count(self.shape, self.mixture.size)
-        with self.bar(grids * sum(map(len, sides))) as update:
-            for data, sd, variances in zip(self.channels, self.noise, sides, strict=True):
-                data_step = functools.partial(_data_step, self.operator, data, float(sd) ** -2)
-                start = self.operator.first_guess(data)
-                out.append(split(start, self.mixture, data_step, variances, self.schedule, update))
-        return torch.stack(out)
-
-    def variances(self, sd: float) -> list[float]:
-        """Variances of the ties between patches and image, level by level."""
-        if isinstance(self.operator, Identity):
-            return [sd**2 / beta for beta in self.schedule.betas]
-        if isinstance(self.operator, (Mask, Downsample)):
-            return [1.0 / beta for beta, times in FILLING for _ in range(times)]
-        return [1.0 / (50.0 * 2.0**level) for level in range(7)]
-
-    @contextmanager
-    def bar(self, total: int) -> Iterator[Callable[[int], object]]:
-        """Show how many patches are done."""
-        silent = None if self.progress else True
-        with tqdm(total=total, desc="patches", disable=silent, unit_scale=True) as bar:
-            yield bar.update
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Posterior draws of noisy images by tilings, see :mod:`ppl_zoo.models.images.tilings`.
-
-    Parameters
-    ----------
-    num_draws
-        Draws in all; independent of one another, in two chains so that R-hat can be read.
-    quality, stride
-        Of the mode around which the draws lie, as for :func:`restore`.
-    """
-
-    num_draws: int = 64
-    quality: str = "best"
-    stride: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse options out of range."""
-        if self.num_draws < 8:
-            raise DataError(f"num_draws: got {self.num_draws}, expected 8 or more")
-
-    def solve(
-        self, model: Model, rows: Any, *, seed: int = 0, progress: bool = True, **_: Any
-    ) -> Solution:
-        """Draw; see :func:`ppl_zoo.fit`."""
-        if not isinstance(model, EPLL) or not isinstance(model.operator, Identity):
-            raise DataError("Tiling: expected an EPLL model without an operator")
-        (channels, noise), mixture = rows.all(), model.mixture.to(rows.device)
-        schedule = _schedule(self.quality, self.stride)
-        mode = _Job(channels, noise, model.operator, mixture, schedule, progress).mode()
-        draws, means, sds = [], [], []
-        count = PatchGrid(tuple(mode.shape[-2:]), mixture.size).count(mode)
-        for channel, (y, sd) in enumerate(zip(channels, noise.tolist(), strict=True)):
-            tilings = survey(y, mixture, sd**2)
-            mean = (tilings.mean + (count - 1.0) * mode[channel]) / count
-            set_seed(chain_seed(seed, channel), y.device)
-            spread = draw_tilings(y, mixture, sd**2, 2 * (self.num_draws // 2))
-            draws.append(mean + tilings.shrinkage() * spread)
-            means.append(mean)
-            sds.append(tilings.error().sqrt())
-        images = torch.stack(draws, 1)
-        images = images.reshape(2, -1, *images.shape[1:])
-        one = read_parameters(model, None)
-        return Solution(
-            parameters=stack_chains([one, one]),
-            history={"objective": np.full((2, 1), np.nan)},
-            objective=np.full(2, np.nan),
-            stopped=("converged", "converged"),
-            guide=PosteriorDraws(model, {"image": images}, rows.all()),
-            draws={"image": images},
-            state_tensors={"mean": torch.stack(means), "sd": torch.stack(sds)},
-        )
-
-
-def _schedule(quality: str, stride: int | None) -> Schedule:
-    return Schedule(**(QUALITIES[quality] | ({} if stride is None else {"stride": stride})))
-
-
-def _data_step(
-    operator: LinearOperator, data: Tensor, precision: float, average: Tensor, pull: float
-) -> Tensor:
-    return operator.fit(data, precision, average, pull)
-
-
-def _fit_normal(job: _Job, steps: int, seed: int, progress: bool) -> Fit:
+def _fit_normal(job: Splitting, steps: int, seed: int, progress: bool) -> Fit:
     """Mean-field normal posterior of every pixel, from the mode."""
     model = EPLL.of(job.mixture, job.operator)
     start = functools.partial(autoguide.init_to_value, values={"image": job.mode()})

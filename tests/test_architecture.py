@@ -66,6 +66,7 @@ PIECE_OF: dict[str, str] = {
     "saving": "fitting",  # Fit.save and zoo.load, which the design counts to fitting.py
     "encoding": "fitting",
     "recipes": "catalogue",
+    "restoration_dip": "restoration",
 }
 
 # Arrows that only some files of a part have.

@@ -133,7 +133,7 @@ def test_every_model_of_the_zoo_can_be_evaluated(name):
     assert torch.allclose(found.value, exact, atol=1e-3)  # the guide is the exact posterior
     assert (found.ess > 199).all()
     bound = evaluation.iwae_bound(model, x, num_particles=1)
-    assert torch.allclose(bound.value, exact, atol=1e-3)
+    assert torch.allclose(bound.value.double(), exact, atol=1e-3)
     for estimate in (evaluation.prior_sampling, evaluation.uniform_sampling):
         rough = estimate(model, x, num_samples=20_000)
         assert (rough.ess < 19_000).any()
@@ -144,10 +144,11 @@ def test_every_model_of_the_zoo_can_be_evaluated(name):
 @pytest.mark.parametrize("name", list(EXACT)[:2])
 def test_models_with_real_latents_can_be_annealed(name):
     model, x = fitted(name)
-    value, error = evaluation.annealed(model, x, num_particles=256, num_steps=20).mean
-    assert value == pytest.approx(model.log_prob(x).double().mean().item(), abs=4 * error)
-    both = evaluation.sandwich(model, 20, num_particles=128, num_steps=20)
-    assert 0 <= both.gap < 0.2
+    value, error = evaluation.annealed(model, x[:15], num_particles=64, num_steps=10).mean
+    assert error < 0.1
+    assert value == pytest.approx(model.log_prob(x[:15]).double().mean().item(), abs=4 * error)
+    both = evaluation.sandwich(model, 15, num_particles=128, num_steps=20)
+    assert -0.1 < both.gap < 0.3  # the two sides meet, but for the noise of both
 
 
 def test_annealing_says_what_to_do_with_states():

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 ARGUMENTS = {
     "arriving": {"num_rows": 60, "steps": 50},
     "autoregressive_samples": {"steps": 5, "draws": 2},
+    "mnist_nets": {"draws": 3, "halves": 1},
     "inpainting": {"steps": 5, "draws": 2, "digits": 1},
     "bayesian_mixture": {"components": 4, "passes": 5},
     "mean_field": {"simulations": 5},

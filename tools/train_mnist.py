@@ -35,7 +35,7 @@ RECIPES = {
 }
 
 
-def adam(parameters, rate, decay):
+def adam(parameters: list, rate: float, decay: float) -> torch.optim.Optimizer:
     """Adam on the log posterior: weights, not biases, have the prior Normal(0, decay ** -0.5)."""
     weights = [p for p in parameters if p.squeeze().ndim > 1]
     biases = [p for p in parameters if p.squeeze().ndim <= 1]
@@ -43,21 +43,23 @@ def adam(parameters, rate, decay):
     return torch.optim.Adam(groups, lr=rate, fused=True)
 
 
-def mean_log_prob(model, rows):
+def mean_log_prob(model: zoo.Model, rows: torch.Tensor) -> float:
+    """Log likelihood of an image, in nats."""
     return float(model.log_prob(rows).double().mean())
 
 
 def main(
-    name,
-    run,
-    passes=None,
-    batch=None,
-    rate=None,
-    decay=None,
-    device="cpu",
-    threads=1,
-    ship=False,
-):
+    name: str,
+    run: str,
+    passes: float | None = None,
+    batch: int | None = None,
+    rate: float | None = None,
+    decay: float | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    ship: bool = False,
+) -> None:
+    """Train, from where the run directory stands, and score."""
     torch.set_num_threads(threads)
     data = zoo.data.load("mnist-binarized", binarization="fixed")
     splits = {s: getattr(data, s).reshape(-1, 28, 28) for s in ("train", "valid", "test")}

@@ -183,12 +183,14 @@ def restore(
     mask: Annotated[str | None, arg(metavar="FILE")] = None,
     factor: int = 2,
     prior: str = "gmm200-patches",
-    method: Literal["map", "posterior", "svi"] | None = None,
+    method: Literal["map", "posterior", "svi", "dip", "dip-langevin", "dip-normal"] | None = None,
     quality: Literal["best", "fast", "fastest", "exact"] = "best",
     draws: int = 32,
     out: Annotated[str | None, arg(metavar="FILE")] = None,
     device: str = "auto",
     seed: int = 0,
+    net: Literal["auto", "fast", "paper"] = "auto",
+    steps: int | None = None,
     json: bool = False,
 ) -> int:
     """Restore a photograph; write it, and a figure of input, result and pixel sd.
@@ -212,7 +214,12 @@ def restore(
         A pretrained prior.
     method
         map, the best image; posterior, with pixel sd; svi, for small images. Default: posterior
-        to denoise up to two million pixels, else map.
+        to denoise up to two million pixels, else map. dip: a deep image prior, which needs no
+        other prior and a minute for 128 x 128 pixels; dip-langevin, dip-normal: with pixel sd.
+    net
+        Of the deep image prior: fast, paper, or auto for the paper's on a GPU.
+    steps
+        Most steps of the deep image prior.
     quality
         best, fast, fastest or exact.
     draws
@@ -227,7 +234,21 @@ def restore(
         Print JSON for a program to read.
     """
     request = restoring.Request(
-        image, task, sigma, kernel, mask, factor, prior, method, quality, draws, out, device, seed
+        image,
+        task,
+        sigma,
+        kernel,
+        mask,
+        factor,
+        prior,
+        method,
+        quality,
+        draws,
+        out,
+        device,
+        seed,
+        net,
+        steps,
     )
     return restoring.restore_image(request, as_json=json)
 

@@ -50,6 +50,8 @@ class Request:
     out: str | None = None
     device: str = "auto"
     seed: int = 0
+    net: str = "auto"
+    steps: int | None = None
 
 
 def restore_image(request: Request, *, as_json: bool = False) -> int:
@@ -72,6 +74,8 @@ def restore_image(request: Request, *, as_json: bool = False) -> int:
         method,
         quality=request.quality,
         num_draws=request.draws,
+        steps=request.steps,
+        net=request.net,
         seed=request.seed,
         device=request.device,
     )

@@ -2,6 +2,7 @@
 
 from ppl_zoo.imaging.colour import from_opponent, to_opponent
 from ppl_zoo.imaging.files import example_photograph, read_image, write_image
+from ppl_zoo.imaging.lanczos import Lanczos
 from ppl_zoo.imaging.noise import estimate_noise
 from ppl_zoo.imaging.operators import Blur, Downsample, Identity, LinearOperator, Mask
 from ppl_zoo.imaging.patches import (
@@ -17,6 +18,7 @@ __all__ = [
     "Blur",
     "Downsample",
     "Identity",
+    "Lanczos",
     "LinearOperator",
     "Mask",
     "PatchGrid",

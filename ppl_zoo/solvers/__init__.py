@@ -11,7 +11,8 @@ from ppl_zoo.solvers.early_stopping import EarlyStopping
 from ppl_zoo.solvers.em import EM
 from ppl_zoo.solvers.local_elbo import LocalELBO
 from ppl_zoo.solvers.nuts import NUTS
+from ppl_zoo.solvers.sgld import SGLD
 from ppl_zoo.solvers.solution import Solution
 from ppl_zoo.solvers.svi import SVI
 
-__all__ = ["CAVI", "EM", "NUTS", "SVI", "EarlyStopping", "LocalELBO", "Solution"]
+__all__ = ["CAVI", "EM", "NUTS", "SGLD", "SVI", "EarlyStopping", "LocalELBO", "Solution"]

@@ -73,13 +73,13 @@ class EarlyStopping:
     """
 
     steps: int = 3000
-    rule: str = "variance"
+    rule: str = "discrepancy"
     learning_rate: float = 0.01
     average: float = 0.99
     window: int = 100
     patience: int = 300
     held_out: float = 0.02
-    margin: float = 0.05
+    margin: float = 0.01
     runs: int = 1
     fall: float = 5.0
     truth: Any = field(default=None, repr=False, compare=False)

@@ -1,5 +1,6 @@
 """VAE: its pair, its bounds and gradients, its queries; LinearVAE against closed forms."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -152,6 +153,41 @@ def test_beta_and_free_bits(small):
     high = 10.0  # more than any latent has: the KL is then the constant 2 latents * 3 rows * 10
     free = estimate(zoo.LocalELBO(2000, free_bits=high), model, x)[0].item()
     assert free - loss[0.0] == pytest.approx(60.0, rel=0.02)
+
+
+def test_pixels_can_be_made_black_and_white_anew_in_each_step(small):
+    model, _ = small
+    grey = torch.tensor([[0.0, 0.2, 0.4, 0.6, 0.8, 1.0]]).double()
+    fresh = zoo.LocalELBO(50, augment=torch.bernoulli)
+    found, _ = estimate(fresh, model, grey, 400)
+    states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6))).double()
+    share = torch.where(states == 1, grey, 1 - grey).prod(-1)
+    expected = -(share * model.elbo(states, 5000)).sum()
+    assert found.mean().item() == pytest.approx(
+        expected.item(), abs=5 * found.std().item() / 400**0.5
+    )
+    # within one step guide and model see the same pixels: black ones would cost far more
+    sure, _ = estimate(fresh, model, grey.round(), 50)
+    assert sure.std() < found.std()
+
+
+def test_a_bound_survives_the_disk(tmp_path):
+    elbo = zoo.LocalELBO(3, bound="iwae", gradient="doubly-reparametrised")
+    solver = zoo.SVI(steps=5, compile=False, elbo=elbo)
+    zoo.fit(made("plain"), rows("plain"), solver, progress=False).save(tmp_path / "run")
+    again = zoo.load(tmp_path / "run").solver.elbo
+    assert again.options == elbo.options
+
+
+def test_a_bound_with_a_function_is_told_anew_when_a_run_goes_on(tmp_path):
+    x = rows("plain")
+    solver = zoo.SVI(steps=5, compile=False, elbo=zoo.LocalELBO(beta=lambda step: 0.5))
+    zoo.fit(made("plain"), x, solver, progress=False, checkpoint=tmp_path / "run")
+    with pytest.raises(zoo.RunError, match="pass zoo.load"):
+        zoo.load(tmp_path / "run")
+    longer = dataclasses.replace(solver, steps=8)
+    again = zoo.fit(made("plain"), x, longer, progress=False, resume=tmp_path / "run")
+    assert again.solution.steps == (8,)
 
 
 def test_an_annealed_kl_goes_by_the_step_and_says_that_it_runs_interpreted():

@@ -129,18 +129,16 @@ class _Walk:
         return torch.addmm(self.b[place], self.h, self.V[place])
 
     def observe(self, place: int, value: Tensor) -> None:
-        # rows with a 0 stay as they are; on a GPU, looking would take longer than they do
         features = self.features(value)
-        if features.is_cpu and self.W[place].shape[0] == 1:
-            rows = value.nonzero()[:, 0]
-            if len(rows) == 0:
+        if value.is_cpu and features.shape[1] == 1:  # on a GPU, looking would cost more
+            rows = value.nonzero()[:, 0]  # those with a 0 stay as they are
+            if 4 * len(rows) < len(value):
+                sums = self.sums.index_select(0, rows).add_(self.W[place])
+                self.sums.index_copy_(0, rows, sums)
+                self.h.index_copy_(0, rows, sums.sigmoid_())
                 return
-            sums = self.sums.index_select(0, rows).add_(self.W[place])
-            self.sums.index_copy_(0, rows, sums)
-            self.h.index_copy_(0, rows, sums.sigmoid_())
-        else:
-            self.sums.addmm_(features, self.W[place])
-            torch.sigmoid(self.sums, out=self.h)
+        self.sums.addmm_(features, self.W[place])
+        torch.sigmoid(self.sums, out=self.h)
 
     def select(self, rows: Tensor) -> None:
         self.sums, self.h = self.sums[rows], self.h[rows]

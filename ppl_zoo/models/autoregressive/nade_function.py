@@ -23,6 +23,8 @@ __all__ = ["nade_conditionals"]
 ROWS = 128
 #: variables of a block: more of them waste arithmetic, fewer make thin matrices
 BLOCK = 14
+#: the number of states of a block is a multiple of this
+PAD = 64
 #: numbers of hidden layers that are kept for the gradient; what is more is made again
 KEPT = 2**26
 
@@ -56,7 +58,7 @@ def _is_recorded() -> bool:
 def _plain(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
     """Make the conditionals a block of variables at a time, by plain differentiable tensors."""
     parts, a = [], c.expand(f.shape[0], -1)
-    for first, end in _blocks(f.shape[1]):
+    for first, end in _blocks(f.shape[1], f.dtype):
         own = torch.einsum("nji,jih->njh", f[:, first:end], W[first:end])
         before = F.pad(own[:, :-1].cumsum(1), (0, 0, 1, 0))
         h = torch.sigmoid(a.unsqueeze(1) + before)
@@ -65,8 +67,17 @@ def _plain(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _blocks(size: int) -> list[tuple[int, int]]:
-    return [(first, min(first + BLOCK, size)) for first in range(0, size, BLOCK)]
+def _blocks(size: int, dtype: torch.dtype) -> list[tuple[int, int]]:
+    """Cut the variables into blocks; arithmetic is cheap in a low precision."""
+    width = BLOCK if dtype.itemsize > 2 else 2 * BLOCK
+    return [(first, min(first + width, size)) for first in range(0, size, width)]
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if out.dtype == left.dtype:
+        out.addmm_(left, right)
+    else:
+        out.add_(left @ right)
 
 
 class _States(NamedTuple):
@@ -87,6 +98,8 @@ class _States(NamedTuple):
         starts = counts.cumsum(0) - counts
         row = torch.repeat_interleave(counts)
         age = torch.arange(len(row), device=f.device) - starts[row]
+        # states that nobody meets: libraries prepare a product anew for each new shape
+        row, age = (F.pad(t, (0, -len(row) % PAD)) for t in (row, age))
         seen = f[row] * (before[row] < age.unsqueeze(-1)).unsqueeze(-1)
         place = (starts.unsqueeze(-1) + before) * width + torch.arange(width, device=f.device)
         return cls(row, starts, seen.flatten(1), place.flatten())
@@ -104,7 +117,7 @@ class _Walk(NamedTuple):
     def of(cls, f: Tensor, W: Tensor, c: Tensor, V: Tensor, out: Tensor | None = None) -> _Walk:
         """Go through the blocks; write ``out (n, D, P)`` where it is given."""
         steps, a, low = [], c.expand(f.shape[0], -1), W.dtype
-        for first, end in _blocks(f.shape[1]):
+        for first, end in _blocks(f.shape[1], low):
             states = _States.of(f[:, first:end])
             w, v = W[first:end].flatten(0, 1), V[first:end].flatten(0, 1)
             h = a.to(low).index_select(0, states.row).addmm_(states.seen, w).sigmoid_()
@@ -120,16 +133,16 @@ class _Walk(NamedTuple):
         """Add to ``dW`` and ``dV``; return the gradient of the first activation, ``(n, H)``."""
         f, W, V = self.f, self.W, self.V
         later = dW.new_zeros(f.shape[0], W.shape[2])  # what the blocks behind ask of it
-        blocks = _blocks(f.shape[1])
+        blocks = _blocks(f.shape[1], f.dtype)
         for (first, end), (states, h) in zip(blocks[::-1], self.steps[::-1], strict=True):
             g = h.new_zeros(len(h) * (end - first), V.shape[1])
             g[states.place] = grad[:, first:end].flatten(0, 1).to(h.dtype)
             g = g.view(len(h), -1)
-            dV[first:end].flatten(0, 1).add_(g.T @ h)
+            _add_product(dV[first:end].flatten(0, 1), g.T, h)
             da = torch.ops.aten.sigmoid_backward(g @ V[first:end].flatten(0, 1), h)
             own = dW[first:end].flatten(0, 1)
-            own.add_(states.seen.T @ da)
-            own.add_(f[:, first:end].flatten(1).T @ later.to(h.dtype))
+            _add_product(own, states.seen.T, da)
+            _add_product(own, f[:, first:end].flatten(1).T, later.to(h.dtype))
             everyone = torch.arange(len(h), device=h.device)
             later += F.embedding_bag(everyone, da, states.starts, mode="sum")
         return later

@@ -132,7 +132,10 @@ class BayesNet(NetQueries, NetLearning, CountedModel):
         """Draw tables from q, and missing values from their exact posterior."""
         self.draw_posterior()
         x = x.long()
-        hidden = [n for n in self.graph.order if bool((x[:, self.alphabet.index[n]] < 0).any())]
+        hidden: list[str] = []
+        if self.allow_missing:
+            missing = (x < 0).any(0).tolist()
+            hidden = [n for n in self.graph.order if missing[self.alphabet.index[n]]]
         if not hidden:
             return
         with torch.no_grad():  # the bound is tight: its gradient does not pass through q

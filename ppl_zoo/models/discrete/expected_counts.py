@@ -59,6 +59,7 @@ class CountedModel(Model):
         super().__init__()
         self.bayesian = bool(bayesian)
         self.__dict__["table_names"] = []
+        self.has_prior = False
         if bayesian:  # a draw of q says less than the predictive density does
             self.queries = {**type(self).queries, "log_prob": "estimate"}
             self.default_solver = ("CAVI", {})
@@ -90,6 +91,7 @@ class CountedModel(Model):
         ):
             raise DataError(f"concentration: got {concentration}, expected {least}")
         self.table_names.append(name)
+        self.has_prior = self.has_prior or bool((prior != 1).any())  # 1 changes nothing
         self.register_buffer(f"{name}_concentration", prior)
         start = prior.log() if self.bayesian else torch.full_like(prior, -math.log(shape[-1]))
         self.register_parameter(self._key(name), nn.Parameter(start))
@@ -180,7 +182,7 @@ class CountedModel(Model):
     def draw_tables(self) -> dict[str, Tensor]:
         """Begin ``model``: tables as parameters, or drawn from their prior."""
         if not self.bayesian:
-            if any(bool((self._prior(name) != 1).any()) for name in self.table_names):
+            if self.has_prior:
                 pyro.factor("log_prior", self.log_prior())
             return self.tables()
         return {name: self._draw(name, self._prior(name)) for name in self.table_names}

@@ -16,8 +16,6 @@ nothing is seen. The mean of a patch, which a prior of texture leaves free, is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import Tensor
 
@@ -56,8 +54,6 @@ class SplitGibbs:
         First image ``(height, width)``.
     places
         Where the tiling of each chain begins, (down, across), each below the size of a patch.
-    rho
-        Standard deviation between the image and its copy.
     """
 
     def __init__(
@@ -68,11 +64,10 @@ class SplitGibbs:
         mixture: PatchMixture,
         start: Tensor,
         places: list[tuple[int, int]],
-        rho: float,
     ) -> None:
-        self.data, self.sd, self.operator, self.rho = data, sd, operator, rho
+        self.data, self.sd, self.operator = data, sd, operator
+        self.mixture = with_mean(mixture)
         self.size, (height, width) = mixture.size, start.shape
-        self.noisy: NoisyMixture = with_mean(mixture).under_noise(rho**2, None, start.dtype)
         offsets = torch.tensor(places, device=start.device)
         self.chain = torch.arange(len(places), device=start.device)[:, None, None]
         self.rows = (offsets[:, :1] + torch.arange(height, device=start.device))[:, :, None]
@@ -89,28 +84,23 @@ class SplitGibbs:
         """The chains' images, ``(chains, height, width)``."""
         return self.whole[self.chain, self.rows, self.columns]
 
-    def run(
-        self, sweeps: int, progress: Callable[[int], object] | None = None
-    ) -> Iterator[Tensor]:
-        """Sweep, and yield the images after each."""
-        for _ in range(sweeps):
-            around = self._draw_patches()
-            around = around + self.rho * torch.randn_like(around)
-            inside = around[self.chain, self.rows, self.columns]
-            data = self.data + self.sd * torch.randn(
-                len(inside), *self.data.shape, dtype=inside.dtype, device=inside.device
-            )
-            image = self.operator.fit(data, self.sd**-2, inside, self.rho**-2)
-            around[self.chain, self.rows, self.columns] = image
-            self.whole = around
-            if progress is not None:
-                progress(1)
-            yield image
+    def sweep(self, rho: float) -> Tensor:
+        """Draw all once; ``rho`` is the standard deviation between the image and its copy."""
+        around = self._draw_patches(rho)
+        around = around + rho * torch.randn_like(around)
+        inside = around[self.chain, self.rows, self.columns]
+        data = self.data + self.sd * torch.randn(
+            len(inside), *self.data.shape, dtype=inside.dtype, device=inside.device
+        )
+        image = self.operator.fit(data, self.sd**-2, inside, rho**-2)
+        around[self.chain, self.rows, self.columns] = image
+        self.whole = around
+        return image
 
-    def _draw_patches(self) -> Tensor:
+    def _draw_patches(self, rho: float) -> Tensor:
         """Draw z given x, the wide images."""
         count, down, across = self.tiles
-        size, noisy = self.size, self.noisy
+        size, noisy = self.size, self.mixture.under_noise(rho**2, None, self.whole.dtype)
         patches = self.whole.reshape(count, down, size, across, size).transpose(2, 3)
         patches = patches.reshape(-1, size**2)
         component = torch.cat([_choose(noisy, part) for part in patches.split(4096)])

@@ -31,8 +31,8 @@ from ppl_zoo.models.latent.priors import VampPrior, make_prior
 
 __all__ = ["VAE"]
 
-#: numbers held at once while densities are estimated
-MAX_ELEMENTS = 2**25
+#: numbers held at once while densities are estimated, and as many as a CPU's cache holds
+MAX_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**20
 
 
 class VAE(Model):
@@ -188,9 +188,9 @@ class VAE(Model):
         effective sample size are in :func:`ppl_zoo.evaluation.importance_sampling`.
         """
         rows = self._rows(x)
-        out = []
-        for chunk in rows.split(max(1, min(256, MAX_ELEMENTS // (64 * self.num_features)))):
-            each = max(1, MAX_ELEMENTS // (chunk.numel() * self.likelihood.per_feature))
+        out, held = [], CACHED_ELEMENTS if self.device.type == "cpu" else MAX_ELEMENTS
+        for chunk in rows.split(max(1, min(256, held // (64 * self.num_features)))):
+            each = max(1, held // (chunk.numel() * self.likelihood.per_feature))
             total: Tensor | None = None
             for start in range(0, num_samples, each):
                 weights = self.log_weights(chunk, min(each, num_samples - start))

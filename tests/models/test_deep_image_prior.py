@@ -1,0 +1,356 @@
+"""Deep image prior: the contract, stopping rules against brute force, tasks, densities."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+import ppl_zoo as zoo
+from ppl_zoo.errors import ConvergenceError, DataError
+from ppl_zoo.imaging import Blur, Downsample, Identity, Lanczos, Mask, psnr
+from ppl_zoo.models.images.clipped_normal import ClippedNormal
+from ppl_zoo.restoration_dip import _choose_rule, _looks_clipped
+from ppl_zoo.solvers import early_stopping
+from ppl_zoo.solvers.early_stopping import View
+from ppl_zoo.solvers.stopping_rules import Discrepancy, HeldOut, WindowedVariance
+
+TINY = {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (2, 0)}
+SMALL = {"num_inputs": 8, "down": (8, 16, 16), "up": (8, 16, 16), "skip": (0, 4, 4)}
+SD = 25 / 255
+
+
+def scene(side=32):
+    """Draw an edge, a disc and a gradient, in colour."""
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    grey = 0.3 + 0.3 * row / side + 0.25 * (column + 0.4 * row > 0.8 * side)
+    disc = (row - 0.3 * side) ** 2 + (column - 0.3 * side) ** 2 < (0.2 * side) ** 2
+    return torch.stack([grey, grey - 0.2 * disc, 0.8 * grey + 0.2 * disc], -1).float()
+
+
+def noisy(image, seed=0):
+    return image + SD * torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_model(**options):
+    return zoo.DeepImagePrior((1, 14, 17), net=TINY, precision="full", **options)
+
+
+def tiny_data(n=1):
+    return torch.rand(n, 1, 14, 17), torch.full((n,), 0.1)
+
+
+def fitted(model, data, seed=0, **options):
+    return zoo.fit(model, data, zoo.EarlyStopping(**options), seed=seed, progress=False)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_contract(images):
+    zoo.testing.check_model(
+        lambda: tiny_model(num_images=images),
+        lambda: tiny_data(images),
+        solver=zoo.EarlyStopping(20, rule="none"),
+    )
+
+
+# --- the story ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-0.05, 0.3, 0.97, 1.2])
+def test_a_clipped_normal_has_all_its_mass_and_the_right_gradient(value):
+    loc = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+    d = ClippedNormal(loc, 0.1)
+    grid = torch.linspace(0, 1, 100_001, dtype=torch.float64)[1:-1]
+    inside = torch.trapezoid(d.log_prob(grid).exp(), grid)
+    ends = d.log_prob(torch.tensor([0.0, 1.0], dtype=torch.float64)).exp()
+    assert float(inside + ends.sum()) == pytest.approx(1.0, abs=1e-4)
+    drawn = d.sample((20_000,))
+    assert float((drawn == 1).double().mean()) == pytest.approx(float(ends[1]), abs=0.015)
+    assert float((drawn == 0).double().mean()) == pytest.approx(float(ends[0]), abs=0.015)
+    data = torch.tensor([0.0, 0.2, 0.9, 1.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda m: ClippedNormal(m, 0.1).log_prob(data), (loc,))
+
+
+def test_the_log_joint_is_that_of_the_story():
+    model, (y, noise) = tiny_model(prior_scale=2.0), tiny_data()
+    fit = fitted(model, (y, noise), steps=3, rule="none")
+    draw = fit.draws(1)[0]
+    theta, image = model.theta.detach(), model.image(model.theta.detach())
+    loc, scale = model.net.prior()
+    expected = Normal(loc, 2.0 * scale).log_prob(theta).sum() + Normal(image, 0.1).log_prob(y).sum()
+    assert float(draw.log_joint[0]) == pytest.approx(float(expected), rel=1e-5)
+    torch.testing.assert_close(model.encode(y, noise), image)
+    torch.testing.assert_close(model.log_prob(y, noise), Normal(image, 0.1).log_prob(y).sum()[None])
+    flat = tiny_model(prior_scale=None)
+    flat.load_state_dict(model.state_dict())
+    trace = zoo.tracing.trace_program(flat, (y, noise))
+    assert float(trace.log_prob_sum(lambda name, _: name == "theta")) == 0.0
+
+
+OPERATORS = {
+    "nothing": (Identity(), (14, 17)),
+    "blur": (Blur(torch.ones(3, 5)), (12, 13)),
+    "circular blur": (Blur(torch.ones(3, 5), "circular"), (14, 17)),
+    "mask": (Mask(torch.arange(14 * 17).reshape(14, 17) % 3 > 0), (14, 17)),
+    "means": (Downsample(2), (7, 9)),
+    "lanczos": (Lanczos(2), (7, 9)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_enters_the_likelihood(name, tmp_path):
+    operator, shape = OPERATORS[name]
+    image = (1, 14, 18) if shape == (7, 9) else (1, 14, 17)
+    model = zoo.DeepImagePrior.of(image, operator, net=TINY)
+    x = torch.rand(1, *image)
+    y, noise = operator(x), torch.full((1,), 0.1)
+    assert y.shape[-2:] == shape
+    seen = model.num_seen(y, None)
+    at_truth = model.likelihood(x, noise).log_prob(y)
+    assert float(at_truth) == pytest.approx(-seen * math.log(0.1 * (2 * math.pi) ** 0.5), rel=1e-4)
+    fit = fitted(model, (y, noise), steps=3)
+    assert fit.solution.state_tensors["image"].shape == (1, *image)
+    again = zoo.load(fit.save(tmp_path / "run"))
+    torch.testing.assert_close(again.model.encode(y, noise), model.encode(y, noise))
+
+
+def test_lanczos_has_an_adjoint_and_keeps_what_is_slow():
+    for factor, side in ((2, 24), (3, 24), (4, 32)):
+        operator = Lanczos(factor)
+        x = torch.randn(2, side, side + factor, dtype=torch.float64)
+        y = torch.randn(operator(x).shape, dtype=torch.float64)
+        torch.testing.assert_close((operator(x) * y).sum(), (x * operator.adjoint(y)).sum())
+        assert operator.image_shape(tuple(y.shape[-2:])) == tuple(x.shape[-2:])
+        fine = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        coarse = fine.reshape(-1, factor).mean(1)
+        wave = operator((2 * fine).cos().expand(side, side))
+        inner = slice(2, -2)  # the border repeats outwards and bends the wave
+        torch.testing.assert_close(wave[0, inner], (2 * coarse).cos()[inner], atol=0.01, rtol=0)
+
+
+# --- one seed, one image -----------------------------------------------------------------------
+
+
+def test_one_seed_gives_one_image_and_runs_are_averaged():
+    data = tiny_data()
+    alone = [fitted(tiny_model(), data, seed=3, steps=30, rule="none") for _ in range(2)]
+    images = [fit.solution.state_tensors["image"] for fit in alone]
+    assert torch.equal(*images)
+    other = fitted(tiny_model(), data, seed=4, steps=30, rule="none")
+    assert not torch.allclose(other.solution.state_tensors["image"], images[0], atol=1e-3)
+    several = fitted(tiny_model(), data, seed=3, steps=30, rule="none", runs=3).solution
+    each = several.state_tensors["images"]
+    assert torch.equal(each[0], images[0])  # a run does not depend on the others
+    assert not torch.allclose(each[1], each[0], atol=1e-3)
+    torch.testing.assert_close(several.state_tensors["image"], each.mean(0))
+
+
+def test_re_init_starts_anew():
+    model, data = tiny_model(), tiny_data()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fitted(model, data, steps=10)
+    torch.manual_seed(1)
+    model.re_init()
+    first = {k: v.clone() for k, v in model.state_dict().items()}
+    assert all(not torch.equal(first[k], before[k]) for k in ("z", "theta"))
+    assert 0 <= float(model.z.min()) and 0.09 < float(model.z.max()) <= 0.1
+    torch.manual_seed(1)
+    model.re_init()
+    assert all(torch.equal(v, first[k]) for k, v in model.state_dict().items())
+
+
+# --- stopping ----------------------------------------------------------------------------------
+
+
+def test_the_windowed_variance_is_that_of_the_last_outputs():
+    rule, outputs = WindowedVariance(5, window=7), torch.randn(30, 1, 1, 4, 5).cumsum(0)
+    scores = [rule.score(x, x, None) for x in outputs]
+    assert all(math.isnan(s) for s in scores[:6])
+    expected = [outputs[t - 6 : t + 1].var(0, unbiased=False).mean() for t in range(6, 30)]
+    np.testing.assert_allclose(scores[6:], expected, rtol=1e-4)
+
+
+def test_rules_keep_the_lowest_and_wait():
+    rule = WindowedVariance(patience=3, window=1)
+    scores = [math.nan, 5.0, 3.0, 4.0, 2.0, 2.5, 2.5, 2.5, 9.0]
+    kept = [step for step, score in enumerate(scores) if rule.keeps(step, score)]
+    assert kept == [0, 1, 2, 4] and rule.best_step == 4
+    assert not rule.stops(6) and rule.stops(7)
+
+
+def test_the_discrepancy_of_the_truth_is_none_and_that_of_the_noise_is_one():
+    x = scene(64).movedim(-1, 0)[None]
+    for clipped in (False, True):
+        model = zoo.DeepImagePrior((3, 64, 64), net=TINY, clipped=clipped)
+        y = noisy(1.3 * x)
+        y = y.clamp(0, 1) if clipped else y
+        view = View(model, (y, torch.full((1,), SD)), None)
+        assert view.excess(1.3 * x) == pytest.approx(0.0, abs=0.04)
+        assert view.excess(1.3 * x + 0.5 * SD) == pytest.approx(0.25, abs=0.08)
+        assert view.excess(y) < -0.8
+    rule = Discrepancy(1, margin=0.1)
+    assert rule.keeps(3, 0.05) and not rule.stops(3)
+    assert rule.keeps(4, -0.01) and rule.stops(4)
+
+
+def test_data_held_out_are_not_seen():
+    model, (y, noise) = tiny_model(), tiny_data()
+    rule = HeldOut(5, 0.2)
+    shown = torch.rand(y.shape) >= rule.held_out
+    with model.training_on(shown):
+        trace = zoo.tracing.trace_program(model, (y, noise))
+        changed = torch.where(shown, y, 9.0)
+        other = zoo.tracing.trace_program(model, (changed, noise))
+    assert model._shown is None
+    image = trace.nodes["image"]["value"]
+    ours = Normal(image, 0.1).log_prob(y)[shown].sum()
+    assert float(trace.log_prob_sum(lambda name, _: name == "y")) == pytest.approx(
+        float(ours), rel=1e-4
+    )
+    ours = Normal(other.nodes["image"]["value"], 0.1).log_prob(y)[shown].sum()
+    assert float(other.log_prob_sum(lambda name, _: name == "y")) == pytest.approx(
+        float(ours), rel=1e-4
+    )
+    view = View(model, (y, noise), shown)
+    hidden = -Normal(image, 0.1).log_prob(y)[~shown].mean()
+    assert view.held_out_loss(image) == pytest.approx(float(hidden), rel=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["variance", "held-out", "discrepancy"])
+def test_every_rule_stops_by_itself_near_the_best_point(rule):
+    clean = scene()
+    x, y = clean.movedim(-1, 0)[None], noisy(clean).movedim(-1, 0)[None]
+    model = zoo.DeepImagePrior((3, 32, 32), net=SMALL)
+    options = {"window": 50, "patience": 150, "held_out": 0.1, "truth": x}
+    fit = fitted(model, (y, torch.full((1,), SD)), steps=900, rule=rule, **options)
+    assert fit.stopped == "converged"
+    history, kept = fit.history, fit.solution.state_values["kept_step"][0]
+    reached = history["psnr"][0]
+    found = psnr(fit.solution.state_tensors["image"], x)
+    assert found == pytest.approx(reached[kept], abs=1e-3)
+    assert found > np.nanmax(reached) - 1.0 and found > psnr(y, x) + 5.0
+
+
+def test_a_fit_that_jumps_away_goes_back(monkeypatch):
+    y = noisy(scene()).movedim(-1, 0)[None]
+    step = early_stopping.Run.step
+
+    def thrown(self, data, seed):
+        if self.count == 230:
+            with torch.no_grad():
+                self.parameters[0].add_(3.0 * torch.randn_like(self.parameters[0]))
+        step(self, data, seed)
+
+    monkeypatch.setattr(early_stopping.Run, "step", thrown)
+    model = zoo.DeepImagePrior((3, 32, 32), net=SMALL)
+    data = (y, torch.full((1,), SD))
+    fit = fitted(model, data, steps=251, rule="none")
+    assert fit.solution.state_values["falls"] == [1]
+    trace = fit.history["objective"][0]
+    assert trace[231:250].min() < trace[225] - 1000 < trace[250]
+
+
+def test_a_likelihood_that_overflows_is_an_error():
+    with pytest.raises(ConvergenceError, match="take a lower learning_rate"):
+        fitted(tiny_model(), tiny_data(), steps=5, learning_rate=1e30)
+
+
+def test_the_net_fits_a_picture_before_noise():
+    clean = scene()
+    shuffled = clean.flatten(0, 1)[torch.randperm(32 * 32)].reshape(clean.shape)
+    noise = torch.rand(clean.shape)
+    left = []
+    for image in (clean, shuffled, noise):
+        y = image.movedim(-1, 0)[None]
+        model = zoo.DeepImagePrior((3, 32, 32), net=SMALL, prior_scale=None)
+        fit = fitted(model, (y, torch.full((1,), 0.1)), steps=120, rule="none", truth=y)
+        left.append(float(((model.encode(y, torch.ones(1)) - y).var() / y.var()).detach()))
+    assert left[0] < 0.1 and min(left[1:]) > 0.5
+
+
+# --- restore -----------------------------------------------------------------------------------
+
+
+def restore(image, *arguments, method="dip", **options):
+    return zoo.restore(image, *arguments, method=method, net=SMALL, progress=False, **options)
+
+
+def test_denoising():
+    clean = scene()
+    done = restore(noisy(clean).clamp(0, 1), None, SD, steps=700)
+    assert done.image.shape == clean.shape and done.sd is None
+    assert done.fit.model.clipped and done.fit.solver.rule == "discrepancy"
+    assert psnr(done.image, clean) > psnr(noisy(clean), clean) + 6.0
+    options = zoo.EarlyStopping(40, runs=2)
+    two = restore(noisy(clean), None, SD, method=options)
+    assert two.fit.solver is options and not two.fit.model.clipped
+    assert two.fit.solution.steps == (40, 40)
+
+
+def test_rules_are_chosen_by_what_is_known():
+    assert _choose_rule(Identity(), SD, True) == "discrepancy"
+    assert _choose_rule(Identity(), SD, False) == "variance"
+    assert _choose_rule(Downsample(2), 0.0, True) == "variance"
+    seen = torch.ones(4, 4, dtype=torch.bool)
+    seen[0] = False
+    assert _choose_rule(Mask(seen), SD, True) == "held-out"
+    y = torch.full((1, 4, 4), 0.5)
+    y[:, 0] = 0.0  # not seen, and no sign of clipping
+    assert not _looks_clipped(y, Mask(seen), SD) and _looks_clipped(y, Identity(), SD)
+    assert not _looks_clipped(y - 0.1, Identity(), SD) and not _looks_clipped(y, Identity(), 0.0)
+
+
+def test_inpainting_and_up_scaling_gain():
+    clean = scene()
+    seen = torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    y = torch.where(seen[..., None], clean, torch.nan)
+    done = restore(y, Mask(seen), 0.0, steps=500)
+    assert psnr(done.image, clean) > 25.0
+    grey = torch.cat([clean[..., :1], torch.ones(32, 32, 1)], -1)
+    small = Lanczos(2)(clean[..., 0])
+    assert restore(small, Lanczos(2), 0.0, steps=20).image.shape == (32, 32)
+    assert restore(grey, None, SD, steps=5).image.shape == (32, 32, 2)
+    with pytest.raises(DataError, match="transparency"):
+        restore(grey, Downsample(2), SD, steps=5)
+
+
+@pytest.mark.parametrize("method", ["dip-langevin", "dip-normal"])
+def test_a_density_of_weights_has_a_mean_and_an_sd(method):
+    clean = scene()
+    done = restore(noisy(clean), None, SD, method=method, steps=300, num_draws=20)
+    assert done.image.shape == done.sd.shape == clean.shape
+    assert bool((done.sd > 0).all())
+    assert psnr(done.image, clean) > psnr(noisy(clean), clean) + 5.0
+    error = (done.image - clean).square().mean().sqrt()
+    assert 0.1 < float(done.sd.square().mean().sqrt() / error) < 2.0
+    assert done.fit.posterior(4)["image"].shape == (1, 4, 1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: zoo.DeepImagePrior((8, 8)), r"shape: got \(8, 8\)"),
+        (lambda: zoo.DeepImagePrior((1, 8, 8), net="big"), "net: got 'big'"),
+        (lambda: tiny_model(precision="half"), "precision: got 'half'"),
+        (lambda: tiny_model(factor=2, lanczos=2), "expected one at most"),
+        (lambda: zoo.DeepImagePrior.of((1, 8, 8), "blur"), "operator: got a str"),
+        (lambda: Lanczos(0), "factor: got 0"),
+        (lambda: Lanczos(3)(torch.rand(8, 9)), "expected multiples of 3"),
+        (lambda: fitted(tiny_model(), (torch.rand(1, 1, 9, 9), torch.ones(1))), "14 x 17"),
+        (lambda: fitted(tiny_model(), (torch.rand(1, 3, 14, 17), torch.ones(1))), "expected"),
+        (lambda: fitted(tiny_model(), tiny_data(2)), "num_images=1"),
+        (lambda: fitted(tiny_model(), (torch.rand(1, 1, 14, 17), torch.zeros(1))), "noise: got 0"),
+        (lambda: zoo.EarlyStopping(rule="guess"), "rule: got 'guess'"),
+        (lambda: zoo.EarlyStopping(runs=0), "runs: got 0"),
+        (lambda: zoo.EarlyStopping(average=1.0), "average: got 1.0"),
+        (lambda: zoo.EarlyStopping(learning_rate=0.0), "learning_rate: got 0.0"),
+        (
+            lambda: zoo.fit(zoo.NaiveBayes(2, 2), torch.zeros(2, 2), zoo.EarlyStopping()),
+            "expected a zoo.DeepImagePrior",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(call, message):
+    with pytest.raises(DataError, match=message):
+        call()
