@@ -51,9 +51,11 @@ def keep(found: dict) -> None:
 
 
 def images(name: str, most: int) -> list[torch.Tensor]:
-    """Read the first grey images of a folder."""
+    """Read grey images of a folder: the first ones, or every so-manieth of many."""
     folder = Path(os.environ["PPL_ZOO_DATA"]) / "images" / name
-    return [read_image(path, grey=True) for path in sorted(folder.glob("*.png"))[:most]]
+    paths = sorted([*folder.glob("*.png"), *folder.glob("*.jpg")])
+    paths = paths[:: max(1, len(paths) // most)] if len(paths) > 12 else paths
+    return [read_image(path, grey=True) for path in paths[:most]]
 
 
 def add_noise(x: torch.Tensor, sd: float, seed: int) -> torch.Tensor:
@@ -256,6 +258,47 @@ def posterior(most: int) -> dict:
     return out
 
 
+def behind_operators(folder: str, most: int, size: int, tempering: float | None) -> dict:
+    """Spread of split Gibbs' draws against the error of the mode, on the middles of images.
+
+    "pooled" is the root of the mean variance over that of the mean squared error of all images;
+    "each" are the ratios of single images.
+    """
+    kernels = np.load(Path(os.environ["PPL_ZOO_DATA"]) / "images" / "kernels" / "levin09.npz")
+    kernel = torch.from_numpy(np.asarray(kernels["kernel1"])).float()
+    out: dict = {"images": most, "pixels": [size, size]}
+    for task in ("deblur", "inpaint", "up-scale"):
+        rows = []
+        for seed, x in enumerate(images(folder, most)):
+            top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
+            x = x[top : top + size, left : left + size]
+            seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) > 0.5
+            operator, sd = {
+                "deblur": (Blur(kernel), 0.01),
+                "inpaint": (Mask(seen), 0.01),
+                "up-scale": (Downsample(2), 1 / 255),
+            }[task]
+            y = add_noise(operator(x), sd, seed)
+            solver = zoo.SplitGibbs(num_draws=16, tempering=tempering)
+            model = zoo.EPLL.of(zoo.load("gmm200-patches"), operator)
+            fit = zoo.fit(model, (y[None], torch.tensor([sd])), solver, seed=seed, progress=False)
+            mean, spread = (fit.solution.state_tensors[name][0] for name in ("mean", "sd"))
+            mode = zoo.restore(y, operator, sd, progress=False).image
+            error, off = (mean - x).square(), (mode - x).square().mean()
+            inside = (error.sqrt() < 1.6449 * spread).float().mean()
+            values = error.mean(), spread.square().mean(), inside, off
+            rows.append([float(v) for v in values])
+        error, variance, inside, off = np.array(rows).T
+        out[task] = {
+            "psnr over map": round(float(np.mean(10 * np.log10(off / error))), 3),
+            "sd over error, pooled": round(float(np.sqrt(variance.mean() / error.mean())), 3),
+            "sd over error, each": np.sqrt(variance / error).round(2).tolist(),
+            "90 % intervals cover": round(float(inside.mean()), 3),
+        }
+        print(task, out[task], flush=True)
+    return out
+
+
 def patches() -> dict:
     """Log likelihood of the shipped prior on the patches of RNADE, in nats.
 
@@ -292,6 +335,10 @@ def main() -> None:
         "speed": lambda: speed(mixture),
         "other": lambda: other_tasks(min(most, 3)),
         "posterior": lambda: posterior(min(most, 6)),
+        "tempering": lambda: behind_operators("bsds300_train_jpg", min(most, 8), 96, 1.0),
+        "posterior behind operators": lambda: behind_operators(
+            "bsd68_12", min(most, 6), 128, None
+        ),
         "denoising": lambda: denoising(mixture, most),
     }
     for name in given.parts or parts:

@@ -17,7 +17,7 @@ from ppl_zoo.fitting import Fit, fit
 from ppl_zoo.model import Model
 from ppl_zoo.models import *
 from ppl_zoo.models import __all__ as _models
-from ppl_zoo.restoration import Restoration, Tiling, restore
+from ppl_zoo.restoration import Restoration, SplitGibbs, Tiling, restore
 from ppl_zoo.saving import load
 from ppl_zoo.solvers import CAVI, EM, NUTS, SGLD, SVI, EarlyStopping, LocalELBO
 
@@ -28,6 +28,7 @@ __all__ = [
     "EM",
     "SGLD",
     "SVI",
+    "SplitGibbs",
     "ZOO",  # made by __getattr__, when it is first asked for
     "ConvergenceError",
     "DataError",

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.infer import autoguide
 from torch import Tensor
-from tqdm import tqdm
 
 from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import Fit, fit, pick_device
 from ppl_zoo.imaging.checks import as_channels, as_image
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
 from ppl_zoo.imaging.noise import estimate_noise
-from ppl_zoo.imaging.operators import Downsample, Identity, LinearOperator, Mask
+from ppl_zoo.imaging.operators import Identity, LinearOperator
 from ppl_zoo.imaging.patches import PatchGrid
-from ppl_zoo.model import Model
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.images.patch_mixture import PatchMixture
-from ppl_zoo.models.images.splitting import Schedule, split
-from ppl_zoo.models.images.tilings import draw_tilings, survey
 from ppl_zoo.pretrained import load_pretrained
 from ppl_zoo.restoration_dip import DIP_METHODS, restore_by_net
-from ppl_zoo.solvers.drawn import PosteriorDraws
+from ppl_zoo.restoration_draws import SplitGibbs, Tiling
+from ppl_zoo.restoration_mode import LEAST_NOISE, QUALITIES, Splitting, make_schedule
 from ppl_zoo.solvers.early_stopping import EarlyStopping
-from ppl_zoo.solvers.solution import (
-    Solution,
-    chain_seed,
-    read_parameters,
-    set_seed,
-    stack_chains,
-)
 from ppl_zoo.solvers.svi import SVI
 
-__all__ = ["Restoration", "Tiling", "restore"]
+__all__ = ["Restoration", "SplitGibbs", "Tiling", "restore"]
 
 METHODS = ("map", "posterior", "svi", *DIP_METHODS)
 
@@ -105,7 +92,7 @@ def restore(
         (:func:`ppl_zoo.imaging.cosine_basis`).
     method
         "map": the posterior mode, by half-quadratic splitting. "posterior": mean, sd and draws
-        by tilings, for noise alone (the identity). "svi": a mean-field normal posterior of
+        by tilings for noise alone (the identity), by split Gibbs behind an operator. "svi": a mean-field normal posterior of
         every pixel; for small images. "dip": a deep image prior, which has seen no other image
         and stops by itself; ``zoo.EarlyStopping(...)`` for options of one's own, such as the
         rule, runs to average or the truth to look at. "dip-langevin", "dip-normal": mean and sd
@@ -192,14 +179,10 @@ def restore(
     if method == "map":
         restored = Splitting(channels, noise, operator, mixture, schedule, progress).mode()
     elif method == "posterior":
-        if not isinstance(operator, Identity):
-            raise DataError(
-                f"operator: got a {type(operator).__name__} with method='posterior', expected "
-                "the identity: tilings are exact for noise alone; method='svi' takes any"
-            )
-        solver = Tiling(num_draws, quality, schedule.stride)
+        draw = Tiling if isinstance(operator, Identity) else SplitGibbs
+        solver = draw(num_draws, quality, stride)
         data = (channels, noise)
-        model = EPLL.of(mixture)
+        model = EPLL.of(mixture, operator)
         done = fit(model, data, solver, device=device, seed=seed, progress=progress)
         restored, sd = (done.solution.state_tensors[name] for name in ("mean", "sd"))
     else:

@@ -1,4 +1,4 @@
-"""``restore`` by a deep image prior: a point estimate that stops early, or a density of weights."""
+"""``restore`` by a deep image prior: a point that stops early, or a density of weights."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import functools
 from dataclasses import replace
 from typing import Any
 
-import torch
 from pyro.infer import autoguide
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import Fit, fit
 from ppl_zoo.imaging.operators import LinearOperator, Mask
 from ppl_zoo.models.images.deep_image_prior import DeepImagePrior
@@ -119,6 +117,8 @@ def _choose_rule(operator: LinearOperator, sigma: float, known: bool) -> str:
 
 def _looks_clipped(channels: Tensor, operator: LinearOperator, sigma: float) -> bool:
     """Whether noise was cut off at 0 or 1: nothing lies beyond, something exactly there."""
-    seen = channels[:, operator.mask.to(channels.device)] if isinstance(operator, Mask) else channels
+    seen = (
+        channels[:, operator.mask.to(channels.device)] if isinstance(operator, Mask) else channels
+    )
     inside = bool((seen >= 0).all() and (seen <= 1).all())
     return sigma > LEAST_NOISE and inside and bool(((seen == 0) | (seen == 1)).any())

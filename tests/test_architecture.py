@@ -67,6 +67,8 @@ PIECE_OF: dict[str, str] = {
     "encoding": "fitting",
     "recipes": "catalogue",
     "restoration_dip": "restoration",
+    "restoration_draws": "restoration",
+    "restoration_mode": "restoration",
 }
 
 # Arrows that only some files of a part have.

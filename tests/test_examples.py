@@ -18,6 +18,12 @@ ARGUMENTS = {
     "inpainting": {"steps": 5, "draws": 2, "digits": 1},
     "bayesian_mixture": {"components": 4, "passes": 5},
     "mean_field": {"simulations": 5},
+    "deep_image_prior": {
+        "size": 32,
+        "steps": 24,
+        "net": {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (0, 4)},
+        "out": tempfile.gettempdir(),
+    },
     "diagnosis": {"evidence": ["smoke=yes", "dysp=yes"], "do": ["asia=yes"]},
     "eight_schools": {"steps": 30, "draws": 20},
     "gaussian_mixture": {"largest": 2, "restarts": 1},

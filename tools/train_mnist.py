@@ -27,9 +27,9 @@ SHIPPED = Path(__file__).parent.parent / "ppl_zoo" / "pretrained"
 
 #: how to make a model; passes, batch size, learning rate of Adam, decay of the weights
 RECIPES = {
-    "fvsbn": (lambda: zoo.FVSBN((28, 28)), 40, 500, 4e-3, 6.0),
+    "fvsbn": (lambda: zoo.FVSBN((28, 28), "random"), 40, 500, 4e-3, 6.0),
     "made": (lambda: zoo.MADE((28, 28), (1000,)), 25, 250, 2e-3, 6.0),
-    "nade": (lambda: zoo.NADE((28, 28), 500), 25, 125, 2e-3, 1.0),
+    "nade": (lambda: zoo.NADE((28, 28), 500, "random"), 18, 125, 2e-3, 1.0),
     "pixelcnn": (lambda: zoo.PixelCNN((28, 28), 16, 5), 1, 50, 3e-3, 0.0),
     "transformer": (lambda: zoo.TransformerAR((28, 28), 32, num_layers=2), 1, 50, 3e-3, 0.0),
 }

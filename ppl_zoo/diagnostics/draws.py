@@ -28,6 +28,8 @@ __all__ = ["ChainRecord", "Reader"]
 
 #: draws that k-hat is estimated from, at least; with fewer it moves by 0.2
 KHAT_DRAWS = 4000
+#: importance samples of a row's log density at most, where that is a bound
+BOUND_DRAWS = 1000
 #: numbers of one chain's replicates that are kept; beyond it there are fewer draws of each row
 REPLICATES = 2**22
 MIN_REPLICATES = 10
@@ -61,12 +63,20 @@ class Reader:
         Rows that are looked at one by one.
     max_local
         Rows whose latents are kept; None for 100 beside global latents and 6 without.
+    scored
+        Whether to find the log density of rows, which takes long where it is a bound.
     """
 
     def __init__(
-        self, fit: Any, num_samples: int, max_observations: int, max_local: int | None
+        self,
+        fit: Any,
+        num_samples: int,
+        max_observations: int,
+        max_local: int | None,
+        *,
+        scored: bool = True,
     ) -> None:
-        self.fit, self.model, self.num = fit, fit.model, num_samples
+        self.fit, self.model, self.num, self.scored = fit, fit.model, num_samples, scored
         if fit.rows is None:
             fit.data()  # says what is missing
         self.rows = fit.rows
@@ -326,15 +336,19 @@ class Reader:
     def _marginal(self) -> dict[str, Tensor]:
         """Log density of each shown row at the fitted parameters, the same in every draw."""
         observed = [s for s in self.sites.values() if s.kind == "observed"]
-        if not observed:
+        if not observed or not self.scored:
             return {}
         name = observed[0].name if len(observed) == 1 else "joint"
         data = self.rows.all() if self.whole else self.at(self.shown)
-        taken = inspect.signature(self.model.log_prob).parameters.values()
-        if not any(p.kind is p.VAR_POSITIONAL for p in taken):
-            data = data[: len([p for p in taken if p.kind is p.POSITIONAL_OR_KEYWORD])]
+        taken = inspect.signature(self.model.log_prob).parameters
+        options = {}
+        if "num_samples" in taken:
+            options["num_samples"] = min(taken["num_samples"].default, BOUND_DRAWS)
+        places = [n for n, p in taken.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if not any(p.kind is p.VAR_POSITIONAL for p in taken.values()):
+            data = data[: len([name for name in places if name not in options])]
         try:
-            value = self.model.log_prob(*data)
+            value = self.model.log_prob(*data, **options)
         except QueryError:
             return {}
         if self.whole:

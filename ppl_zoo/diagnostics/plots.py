@@ -221,7 +221,7 @@ def plot_posterior(fit: Any, card: Any = None, max_panels: int = 12) -> Figure:
     max_panels
         Most variables shown.
     """
-    reader = Reader(fit, 1000, 1000, None)
+    reader = Reader(fit, 1000, 1000, None, scored=False)
     discrete = [n for n in reader.local if reader.sites[n].discrete]
     if not reader.has_global and discrete and fit.model.queries["encode"] == "exact":
         with fit.chain(fit.solution.best), torch.no_grad():

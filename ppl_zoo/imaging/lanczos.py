@@ -52,9 +52,7 @@ class Lanczos(LinearOperator):
         """Filter rows and columns."""
         height, width = image.shape[-2:]
         if height % self.factor or width % self.factor:
-            raise DataError(
-                f"image: got {height} x {width}, expected multiples of {self.factor}"
-            )
+            raise DataError(f"image: got {height} x {width}, expected multiples of {self.factor}")
         return self._matrix(height, image) @ image @ self._matrix(width, image).mT
 
     def adjoint(self, data: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -199,10 +200,11 @@ class Run(Chain):
         """Take a step, and look at what came of it."""
         set_seed(seed, data[0].device)
         options, step = self.options, self.count
-        with self.model.training_on(self.shown):
+        # every step runs the same program: once was checked, and checks take a third of a step
+        with self.model.training_on(self.shown), pyro.validation_enabled(False):
             guide = poutine.trace(self.model.guide).get_trace(*data)
             trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*data)
-        log_joint = trace.log_prob_sum()
+            log_joint = trace.log_prob_sum()
         (-log_joint).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

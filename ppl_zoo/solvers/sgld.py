@@ -100,9 +100,13 @@ class SGLD:
         if resume is not None:
             raise DataError("resume: SGLD cannot go on; start a new one with init=fit")
         problem = Unconstrained(model, rows)
-        local = [n for n in problem.places if model.sites(*problem.data)[n].is_local(model.rows_plate)]
+        local = [
+            n for n in problem.places if model.sites(*problem.data)[n].is_local(model.rows_plate)
+        ]
         if self.batch_size is not None and local:
-            raise DataError(f"batch_size: got {self.batch_size} with latents {local} of single rows")
+            raise DataError(
+                f"batch_size: got {self.batch_size} with latents {local} of single rows"
+            )
         chains = []
         for index in range(self.num_chains):
             set_seed(chain_seed(seed, index), rows.device)

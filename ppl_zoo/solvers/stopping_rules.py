@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 __all__ = ["RULES", "Discrepancy", "HeldOut", "Rule", "WindowedVariance"]
@@ -124,23 +123,24 @@ class Discrepancy(Rule):
     regularization), less a ``margin`` since a good output has fitted a little of the noise.
     """
 
-    def __init__(self, patience: int, margin: float, every: int = 5) -> None:
+    def __init__(self, patience: int, margin: float, every: int = 10) -> None:
         super().__init__(patience, every)
-        self.margin, self.reached = margin, False
+        self.margin = margin
 
     def score(self, output: Tensor, average: Tensor, view: Any) -> float:
         """Return the excess over the margin."""
         return view.excess(average) + self.margin
 
     def keeps(self, step: int, score: float) -> bool:
-        """Keep the latest; note whether it is the last."""
+        """Keep the first that has reached the noise level."""
+        if score > 0.0:
+            return False
         self.best, self.best_step = score, step
-        self.reached = score <= 0.0
         return True
 
     def stops(self, step: int) -> bool:
         """Whether the noise level was reached."""
-        return self.reached
+        return self.best_step >= 0
 
 
 RULES = ("variance", "held-out", "discrepancy", "none")

@@ -8,9 +8,15 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 import ppl_zoo as zoo
 from ppl_zoo.errors import DataError
-from ppl_zoo.imaging import Blur, Mask, PatchGrid, cosine_basis
+from ppl_zoo.imaging import Blur, Downsample, Mask, PatchGrid, cosine_basis
 from ppl_zoo.models.images.patch_mixture import PatchMixture
-from ppl_zoo.models.images.splitting import Schedule, average_restored, split
+from ppl_zoo.models.images.split_gibbs import SplitChains
+from ppl_zoo.models.images.splitting import (
+    Schedule,
+    average_restored,
+    average_scales,
+    split,
+)
 from ppl_zoo.models.images.tilings import draw_tilings, survey
 
 
@@ -167,6 +173,53 @@ def test_splitting_with_one_component_is_a_linear_filter_found_by_brute_force():
     torch.testing.assert_close(found, (y * 50 + total / count * 100) / 150)
 
 
+def half(image, place):
+    """Means of squares that begin one pixel earlier where ``place`` says so, by brute force."""
+    down, across = place
+    height, width = image.shape
+    rows = [[r for r in (2 * i - down, 2 * i - down + 1)] for i in range((height + down + 1) // 2)]
+    columns = [[2 * j - across, 2 * j - across + 1] for j in range((width + across + 1) // 2)]
+    clip = [[min(max(r, 0), height - 1) for r in pair] for pair in rows]
+    sides = [[min(max(c, 0), width - 1) for c in pair] for pair in columns]
+    return (
+        torch.stack([torch.stack([image[r][:, c].mean() for c in sides]) for r in clip]),
+        rows,
+        columns,
+    )
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_the_image_at_half_its_size_corrects_means_of_squares(level):
+    """One Gaussian: everywhere as sure, so the means move by one share towards those found."""
+    mixture = PatchMixture(*mixture_parts(components=1))
+    image, variance = torch.rand(11, 12, dtype=torch.float64), 0.01
+    options = {"stride": 1, "block": None, "shift": False}
+    alone = Schedule(**options, scales=1)
+    fine, sure = average_scales(image, mixture, variance, alone, level)
+    place = divmod(level * 3 % 4, 2)
+    small, rows, columns = half(image, place)
+    coarse, trust = average_scales(
+        small, mixture, variance / 4, Schedule(stride=4, block=None, shift=False, scales=1), level
+    )
+    torch.testing.assert_close(trust, trust[:1, :1].expand_as(trust))
+    assert 0.0 < float(trust[0, 0]) < 1.0 and 0.0 < float(sure.max()) < 1.0
+    expected, means = fine.clone(), half(fine, place)[0]
+    for i, pair in enumerate(rows):
+        for j, sides in enumerate(columns):
+            for r in pair:
+                for c in sides:
+                    if 0 <= r < 11 and 0 <= c < 12:
+                        expected[r, c] += trust[i, j] * (coarse[i, j] - means[i, j])
+    found, _ = average_scales(image, mixture, variance, Schedule(**options, scales=2), level)
+    torch.testing.assert_close(found, expected)
+    # no half of an image narrower than two patches
+    narrow = [
+        average_scales(image[:7], mixture, variance, s, 0)[0]
+        for s in (alone, Schedule(**options, scales=3))
+    ]
+    torch.testing.assert_close(narrow[0], narrow[1])
+
+
 def test_places_move_over_all_of_a_stride():
     for stride in range(1, 9):
         offsets = [Schedule(stride=stride).offset(level, stride) for level in range(6)]
@@ -189,6 +242,64 @@ def test_draws_of_tilings_are_calibrated_for_images_of_independent_patches():
     assert float(tilings.between.abs().max()) < 1e-12
     draws = draw_tilings(y, mixture, variance, 32)
     assert draws.shape == (32, 80, 80) and float(draws.mean().abs()) < 0.01
+
+
+@pytest.mark.parametrize(
+    "operator", [Mask(torch.rand(4, 4) > 0.4), Blur(torch.rand(3, 2), "circular"), Downsample(2)]
+)
+def test_split_gibbs_draws_from_the_closed_form_behind_an_operator(operator):
+    """One patch: the posterior under a mixture smoothed by rho, in closed form."""
+    weights, means, covariances = mixture_parts(components=3, means=0.1)
+    mixture, sd, rho = PatchMixture(weights, means, covariances), 0.05, 0.1
+    shape, eye = (2, 2) if isinstance(operator, Downsample) else (4, 4), torch.eye(16).double()
+    matrix = torch.stack([operator(e.reshape(4, 4)).flatten() for e in eye], 1)
+    y = 0.5 + 0.2 * torch.randn(shape, dtype=torch.float64)
+    y = operator(y) if isinstance(operator, Mask) else y
+    # coefficients as pixels, with a normal mean, and the copy's noise
+    basis = cosine_basis(4, dtype=torch.float64)
+    loc = torch.cat([torch.full((3, 1), 2.0).double(), means], 1) @ basis
+    wide = torch.nn.functional.pad(covariances, (1, 0, 1, 0))
+    wide[:, 0, 0] = 1.0  # (0.25 * 4)^2
+    prior = basis.T @ wide @ basis + rho**2 * eye
+    seen = matrix @ prior @ matrix.T + sd**2 * torch.eye(len(matrix)).double()
+    off = y.flatten() - loc @ matrix.T
+    posterior = MultivariateNormal(torch.zeros(len(matrix)).double(), seen).log_prob(off)
+    posterior = (posterior + weights.log()).softmax(0)
+    gain = prior @ matrix.T @ torch.linalg.inv(seen)
+    each = loc + (gain @ off[..., None])[..., 0]
+    centre = posterior @ each
+    left = each - centre
+    spread = prior - gain @ matrix @ prior + left[:, :, None] * left[:, None]
+    spread = (posterior[:, None, None] * spread).sum(0)
+    chains = SplitChains(
+        y, sd, operator, mixture, torch.full((4, 4), 0.5).double(), [(0, 0)] * 1500
+    )
+    for _ in range(150):
+        image = chains.sweep(rho)
+    image = image.reshape(1500, 16)
+    root = spread.diagonal().sqrt()
+    assert float(((image.mean(0) - centre) / root).abs().max()) < 4.5 / 1500**0.5
+    assert float((image.T.cov() - spread).norm() / spread.norm()) < 0.12
+
+
+@pytest.mark.parametrize(
+    "operator", [Mask(torch.rand(20, 17) > 0.4), Blur(torch.ones(3, 3)), Downsample(2)]
+)
+def test_split_gibbs_is_a_solver_whose_draws_keep_to_the_data(operator):
+    model = zoo.EPLL.of(PatchMixture(*mixture_parts(components=4)), operator)
+    shape = (20, 17) if isinstance(operator, Mask) else (10, 9)
+    y, noise = 0.5 + 0.1 * torch.rand(2, *shape), torch.tensor([0.01, 0.02])
+    fit = zoo.fit(model, (y, noise), zoo.SplitGibbs(num_draws=12), progress=False)
+    draws = fit.posterior(6)["image"]
+    assert draws.shape == (2, 6, 2, *operator.image_shape(shape))
+    mean, sd = (fit.solution.state_tensors[name] for name in ("mean", "sd"))
+    assert bool((sd > 0).all()) and bool(draws.isfinite().all())
+    torch.testing.assert_close(draws.flatten(0, 1).mean(0), mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(draws.flatten(0, 1).std(0), sd, atol=1e-5, rtol=0)
+    off = operator(draws.flatten(0, 1)) - (operator(y) if isinstance(operator, Mask) else y)
+    assert float((off / noise[:, None, None]).square().mean().sqrt()) < 3.0
+    again = zoo.fit(model, (y, noise), zoo.SplitGibbs(num_draws=12), progress=False)
+    assert torch.equal(again.posterior(6)["image"], draws)
 
 
 def test_patch_log_likelihood_is_the_sum_over_patches():
@@ -233,6 +344,17 @@ def test_operators_enter_the_model(operator):
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(DataError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_draws": 7}, "num_draws: got 7"), ({"sweeps": 0}, "sweeps: got 0")],
+)
+def test_options_of_split_gibbs_are_checked(options, message):
+    with pytest.raises(DataError, match=message):
+        zoo.SplitGibbs(**options)
+    with pytest.raises(DataError, match="got a GaussianMixture, expected an EPLL model"):
+        zoo.fit(zoo.GaussianMixture(2, 3), torch.rand(9, 3), zoo.SplitGibbs(), progress=False)
 
 
 def fit_small(y, noise):

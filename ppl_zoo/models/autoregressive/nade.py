@@ -98,8 +98,8 @@ class NADE(AutoregressiveModel):
             return nade_conditionals(self.output.features(x), W, self.hidden_bias, V, b)
         order = self.orders[0]
         f = self.output.features(x[:, order])
-        placed = nade_conditionals(f, W[order], self.hidden_bias, V[order], b[order])
-        return placed[:, self.places[0]]
+        W, V, b = (weights.index_select(0, order) for weights in (W, V, b))
+        return nade_conditionals(f, W, self.hidden_bias, V, b).index_select(1, self.places[0])
 
     def start(self, marginal: Tensor) -> None:
         """Give the outputs biases for these margins."""

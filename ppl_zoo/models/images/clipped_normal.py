@@ -44,6 +44,7 @@ class ClippedNormal(TorchDistribution):
 
     def __init__(self, loc: Any, scale: Any, *, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
+        self._narrow = torch.as_tensor(scale).to(self.loc)  # not broadcast: less to compute
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ClippedNormal:
@@ -51,6 +52,7 @@ class ClippedNormal(TorchDistribution):
         new = self._get_checked_instance(ClippedNormal, _instance)
         shape = torch.Size(batch_shape)
         new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
+        new._narrow = self._narrow
         super(ClippedNormal, new).__init__(shape, validate_args=False)
         return new
 
@@ -61,10 +63,10 @@ class ClippedNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in (0, 1), log mass at 0 and 1; in nats."""
-        off = value - self.loc
-        inside = -0.5 * (off / self.scale).square() - self.scale.log() - 0.9189385332046727
+        off = (value - self.loc) / self._narrow
+        inside = -0.5 * off.square() - (self._narrow.log() + 0.9189385332046727)
         low, high = value <= 0, value >= 1
-        beyond = torch.where(low, off, -off) / self.scale
+        cut = low | high
         # 0 where it is not used: no tail, no wasted precision
-        beyond = torch.special.log_ndtr(torch.where(low | high, beyond, 0.0))
-        return torch.where(low | high, beyond, inside)
+        beyond = torch.special.log_ndtr(torch.where(cut, torch.where(low, off, -off), 0.0))
+        return torch.where(cut, beyond, inside)

@@ -39,9 +39,9 @@ class DeepImagePrior(Model):
         y[n]     ~ Normal(A image[n], noise[n])         clipped to [0, 1] if ``clipped``
 
     A point estimate of theta in the end fits the noise as well; on the way there it has fitted
-    the image and little else. ``zoo.EarlyStopping`` climbs, averages and stops; with a density over theta
-    (``zoo.SVI``, ``zoo.SGLD``) the image is a posterior mean. ``zoo.restore(method="dip")`` does
-    all that to a photograph.
+    the image and little else. ``zoo.EarlyStopping`` climbs, averages and stops; with a density
+    over theta (``zoo.SVI``, ``zoo.SGLD``) the image is a posterior mean.
+    ``zoo.restore(method="dip")`` does all that to a photograph.
 
     Parameters
     ----------
@@ -213,11 +213,16 @@ class DeepImagePrior(Model):
             z = z + self.input_noise * torch.randn_like(z)
         height, width = self.shape[1:]
         top, left = (z.shape[-2] - height) // 2, (z.shape[-1] - width) // 2
-        draws = theta.reshape(-1, theta.shape[-1])
+        # many draws of a point are one, spread out without copies
+        spread = zip(theta.shape[:-1], theta.stride()[:-1], strict=True)
+        shared = all(count == 1 or stride == 0 for count, stride in spread)
+        draws = theta.reshape(-1, theta.shape[-1])[: 1 if shared else None]
         low = self.precision == "low" or (self.precision == "auto" and _gains_by_bfloat16(z))
         images = torch.stack([self.net(z, each, low) for each in draws])
         images = images[..., top : top + height, left : left + width]
-        return images.reshape(*theta.shape[:-2], *images.shape[1:])
+        return images.expand(-1 if not shared else theta[..., 0].numel(), *images.shape[1:]).reshape(
+            *theta.shape[:-2], *images.shape[1:]
+        )
 
     @contextmanager
     def training_on(self, shown: Tensor | None = None) -> Iterator[None]:

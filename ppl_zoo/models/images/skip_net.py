@@ -188,12 +188,12 @@ class SkipNet:
             ``(n, num_outputs, height, width)`` in (0, 1).
         """
         # one split has one backward: slices would each make a gradient of full length
-        pieces = theta.split(self.sizes)
+        kinds = {False: theta.split(self.sizes)}
+        kinds[True] = theta.bfloat16().split(self.sizes) if low else kinds[False]
         w = {}
-        for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True):
+        for index, (name, shape) in enumerate(self.shapes.items()):
+            piece = kinds[len(shape) == 4 and shape[1] > 1][index]
             w[name] = piece.view(shape).permute(0, 3, 1, 2) if len(shape) == 4 else piece
-            if low and len(shape) == 4 and shape[1] > 1:
-                w[name] = w[name].bfloat16()
         z = z.contiguous(memory_format=torch.channels_last)
         x = self._level(0, z, w)
         return _mix(x, w["out"], w["out.shift"]).sigmoid()

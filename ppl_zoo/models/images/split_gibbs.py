@@ -23,7 +23,7 @@ from ppl_zoo.imaging.operators import LinearOperator
 from ppl_zoo.models.images.noisy_mixture import NoisyMixture
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 
-__all__ = ["SplitGibbs", "with_mean"]
+__all__ = ["SplitChains", "with_mean"]
 
 #: mean and sd of the means of patches, in units of the image: grey, and as wide as images are
 LEVEL, LEVEL_SD = 0.5, 0.25
@@ -39,7 +39,7 @@ def with_mean(mixture: PatchMixture) -> PatchMixture:
     return PatchMixture(mixture.weights, means, covariances)
 
 
-class SplitGibbs:
+class SplitChains:
     """Chains of images, each under its tiling.
 
     Parameters

@@ -44,6 +44,7 @@ class Splitting:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Height and width of the restored image."""
         return self.operator.image_shape(tuple(self.channels.shape[-2:]))
 
     def mode(self) -> Tensor:
