@@ -336,9 +336,7 @@ def main() -> None:
         "other": lambda: other_tasks(min(most, 3)),
         "posterior": lambda: posterior(min(most, 6)),
         "tempering": lambda: behind_operators("bsds300_train_jpg", min(most, 8), 96, 1.0),
-        "posterior behind operators": lambda: behind_operators(
-            "bsd68_12", min(most, 6), 128, None
-        ),
+        "operators": lambda: behind_operators("bsd68_12", min(most, 6), 128, None),
         "denoising": lambda: denoising(mixture, most),
     }
     for name in given.parts or parts:

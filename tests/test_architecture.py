@@ -65,6 +65,7 @@ PIECE_OF: dict[str, str] = {
     "fit_checks": "fitting",  # Fit.check
     "saving": "fitting",  # Fit.save and zoo.load, which the design counts to fitting.py
     "encoding": "fitting",
+    "latent_use": "evaluation",
     "recipes": "catalogue",
     "restoration_dip": "restoration",
     "restoration_draws": "restoration",

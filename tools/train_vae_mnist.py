@@ -77,16 +77,19 @@ def main(
         validate_every=5 * PASS,
         patience=passes,  # the best look at the validation rows is kept; none ends the run
     )
-    resume = run if (Path(run) / "fit.json").exists() else None
-    fit = zoo.fit(
-        made,
-        data,
-        solver,
-        device="cpu",
-        checkpoint=run,
-        checkpoint_seconds=120.0,
-        resume=resume,
-    )
+    fit = None
+    if (Path(run) / "fit.json").exists():
+        fit = zoo.load(run, model=made, data=data, solver=solver, device="cpu")
+    if fit is None or fit.solution.steps[0] < steps:
+        fit = zoo.fit(
+            made,
+            data,
+            solver,
+            device="cpu",
+            checkpoint=run,
+            checkpoint_seconds=120.0,
+            resume=fit,
+        )
     record = {
         "model": "VAE 784-200-200-50",
         "bound": f"{bound}, {draws} draws",

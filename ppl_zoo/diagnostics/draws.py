@@ -336,7 +336,7 @@ class Reader:
     def _marginal(self) -> dict[str, Tensor]:
         """Log density of each shown row at the fitted parameters, the same in every draw."""
         observed = [s for s in self.sites.values() if s.kind == "observed"]
-        if not observed or not self.scored:
+        if not observed or not self.scored or self.model.queries["log_prob"] == "none":
             return {}
         name = observed[0].name if len(observed) == 1 else "joint"
         data = self.rows.all() if self.whole else self.at(self.shown)

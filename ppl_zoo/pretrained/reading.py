@@ -20,6 +20,7 @@ __all__ = ["PRETRAINED", "load_pretrained"]
 PRETRAINED: dict[str, str] = {
     "gmm200-patches": "200 Gaussians over 8x8 patches of photographs, cosine coefficients",
     "gmm20-patches": "20 Gaussians over 8x8 patches of photographs, cosine coefficients",
+    "vae-mnist": "VAE 784-200-200-50 of MNIST in black and white, dynamic binarization",
     "fvsbn-mnist": "FVSBN of MNIST in black and white, fixed binarization",
 }
 

@@ -216,6 +216,7 @@ class Run(Chain):
             )
         self.objective.append(value)
         output = trace.nodes["image"]["value"].detach()
+        self.output = output
         # the first output is of a net that knows nothing; it fades as fast as the others
         self.average = (
             output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.average)

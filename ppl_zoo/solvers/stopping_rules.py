@@ -65,7 +65,7 @@ class WindowedVariance(Rule):
     """Variance of the last outputs around their mean; it is lowest when the signal is fitted.
 
     While the signal is being fitted outputs change fast, while noise is being fitted they change
-    again.
+    again. What comes before the highest variance does not count: a net that has hardly moved.
 
     References
     ----------
@@ -75,7 +75,7 @@ class WindowedVariance(Rule):
 
     def __init__(self, patience: int, window: int = 100) -> None:
         super().__init__(patience)
-        self.window = window
+        self.window, self.highest = window, -math.inf
         self.kept: Tensor | None = None
         self.count = 0
 
@@ -97,6 +97,12 @@ class WindowedVariance(Rule):
             return math.nan
         spread = self.squares / self.window - (self.total / self.window).square()
         return float(spread.mean())
+
+    def keeps(self, step: int, score: float) -> bool:
+        """Whether the score is the lowest since the highest."""
+        if score > self.highest:
+            self.highest, self.best = score, math.inf
+        return super().keeps(step, score)
 
 
 class HeldOut(Rule):

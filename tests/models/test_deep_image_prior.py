@@ -17,11 +17,11 @@ from ppl_zoo.solvers.early_stopping import View
 from ppl_zoo.solvers.stopping_rules import Discrepancy, HeldOut, WindowedVariance
 
 TINY = {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (2, 0)}
-SMALL = {"num_inputs": 8, "down": (8, 16, 16), "up": (8, 16, 16), "skip": (0, 4, 4)}
+SMALL = {"num_inputs": 4, "down": (8, 16), "up": (8, 16), "skip": (0, 4)}
 SD = 25 / 255
 
 
-def scene(side=32):
+def scene(side=24):
     """Draw an edge, a disc and a gradient, in colour."""
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     grey = 0.3 + 0.3 * row / side + 0.25 * (column + 0.4 * row > 0.8 * side)
@@ -68,7 +68,9 @@ def test_a_clipped_normal_has_all_its_mass_and_the_right_gradient(value):
     assert float((drawn == 1).double().mean()) == pytest.approx(float(ends[1]), abs=0.015)
     assert float((drawn == 0).double().mean()) == pytest.approx(float(ends[0]), abs=0.015)
     data = torch.tensor([0.0, 0.2, 0.9, 1.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda m: ClippedNormal(m, 0.1).log_prob(data), loc.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda m: ClippedNormal(m, 0.1).log_prob(data), loc.requires_grad_()
+    )
 
 
 def test_the_log_joint_is_that_of_the_story():
@@ -137,15 +139,15 @@ def test_lanczos_has_an_adjoint_and_keeps_what_is_slow():
 
 def test_one_seed_gives_one_image_and_runs_are_averaged():
     data = tiny_data()
-    alone = [fitted(tiny_model(), data, seed=3, steps=30, rule="none") for _ in range(2)]
+    alone = [fitted(tiny_model(), data, seed=3, steps=12, rule="none") for _ in range(2)]
     images = [fit.solution.state_tensors["image"] for fit in alone]
     assert torch.equal(*images)
-    other = fitted(tiny_model(), data, seed=4, steps=30, rule="none")
-    assert not torch.allclose(other.solution.state_tensors["image"], images[0], atol=1e-3)
-    several = fitted(tiny_model(), data, seed=3, steps=30, rule="none", runs=3).solution
+    other = fitted(tiny_model(), data, seed=4, steps=12, rule="none")
+    assert not torch.allclose(other.solution.state_tensors["image"], images[0], atol=1e-4)
+    several = fitted(tiny_model(), data, seed=3, steps=12, rule="none", runs=3).solution
     each = several.state_tensors["images"]
     assert torch.equal(each[0], images[0])  # a run does not depend on the others
-    assert not torch.allclose(each[1], each[0], atol=1e-3)
+    assert not torch.allclose(each[1], each[0], atol=1e-4)
     torch.testing.assert_close(several.state_tensors["image"], each.mean(0))
 
 
@@ -180,6 +182,11 @@ def test_rules_keep_the_lowest_and_wait():
     kept = [step for step, score in enumerate(scores) if rule.keeps(step, score)]
     assert kept == [0, 1, 2, 4] and rule.best_step == 4
     assert not rule.stops(6) and rule.stops(7)
+    slow = WindowedVariance(patience=3, window=1)
+    kept = [
+        step for step, score in enumerate([0.1, 0.2, 3.0, 2.0, 1.0]) if slow.keeps(step, score)
+    ]
+    assert kept[-1] == 4 and slow.best == 1.0  # a net that has not moved yet is no answer
 
 
 def test_the_discrepancy_of_the_truth_is_none_and_that_of_the_noise_is_one():
@@ -220,19 +227,42 @@ def test_data_held_out_are_not_seen():
     assert view.held_out_loss(image) == pytest.approx(float(hidden), rel=1e-4)
 
 
-@pytest.mark.parametrize("rule", ["variance", "held-out", "discrepancy"])
-def test_every_rule_stops_by_itself_near_the_best_point(rule):
-    clean = scene()
-    x, y = clean.movedim(-1, 0)[None], noisy(clean).movedim(-1, 0)[None]
-    model = zoo.DeepImagePrior((3, 32, 32), net=SMALL)
-    options = {"window": 50, "patience": 150, "held_out": 0.1, "truth": x}
-    fit = fitted(model, (y, torch.full((1,), SD)), steps=900, rule=rule, **options)
-    assert fit.stopped == "converged"
-    history, kept = fit.history, fit.solution.state_values["kept_step"][0]
-    reached = history["psnr"][0]
-    found = psnr(fit.solution.state_tensors["image"], x)
-    assert found == pytest.approx(reached[kept], abs=1e-3)
-    assert found > np.nanmax(reached) - 1.0 and found > psnr(y, x) + 5.0
+class Fake:
+    """What a view says of plain numbers; the last tenth is held out."""
+
+    def __init__(self, y, sd):
+        self.y, self.sd, self.first = y, sd, len(y) * 9 // 10
+
+    def excess(self, output):
+        residual = (self.y - output)[: self.first]
+        return float(residual.square().mean()) / self.sd**2 - 1.0
+
+    def held_out_loss(self, output):
+        return float((self.y - output)[self.first :].square().mean())
+
+
+@pytest.mark.parametrize(
+    "rule", [WindowedVariance(150, 40), HeldOut(150, 0.1), Discrepancy(1, 0.02)], ids=str
+)
+def test_every_rule_stops_near_the_best_point(rule):
+    """Outputs that fit the signal soon, the noise that they see later, and jitter throughout."""
+    random = torch.Generator().manual_seed(0)
+    x, noise, unseen = (torch.randn(20_000, generator=random) for _ in range(3))
+    view = Fake(x + 0.3 * noise, 0.3)
+    unseen[: view.first] = noise[: view.first]  # what is fitted in place of noise not seen
+    average, errors = torch.zeros_like(x), []
+    for step in range(1500):
+        signal, fitted_noise = 1 - math.exp(-step / 60), 1 - math.exp(-((step / 900) ** 2))
+        jitter = 0.05 * torch.randn(20_000, generator=random)
+        output = signal * x + 0.3 * fitted_noise * unseen + jitter
+        average = average.lerp(output, 0.05)
+        errors.append(float((average - x).square().mean()))
+        if step % rule.every == 0:
+            rule.keeps(step, rule.score(output, average, view))
+        if rule.stops(step):
+            break
+    assert step < 1000
+    assert errors[rule.best_step] < 1.3 * min(errors)
 
 
 def test_a_fit_that_jumps_away_goes_back(monkeypatch):
@@ -240,18 +270,18 @@ def test_a_fit_that_jumps_away_goes_back(monkeypatch):
     step = early_stopping.Run.step
 
     def thrown(self, data, seed):
-        if self.count == 230:
+        if self.count == 130:
             with torch.no_grad():
-                self.parameters[0].add_(3.0 * torch.randn_like(self.parameters[0]))
+                self.parameters[0].add_(5.0 * torch.randn_like(self.parameters[0]))
         step(self, data, seed)
 
     monkeypatch.setattr(early_stopping.Run, "step", thrown)
     model = zoo.DeepImagePrior((3, 32, 32), net=SMALL)
     data = (y, torch.full((1,), SD))
-    fit = fitted(model, data, steps=251, rule="none")
+    fit = fitted(model, data, steps=151, rule="none")
     assert fit.solution.state_values["falls"] == [1]
     trace = fit.history["objective"][0]
-    assert trace[231:250].min() < trace[225] - 1000 < trace[250]
+    assert trace[131:150].min() < trace[125] - 1000 < trace[150]
 
 
 def test_a_likelihood_that_overflows_is_an_error():
@@ -259,17 +289,15 @@ def test_a_likelihood_that_overflows_is_an_error():
         fitted(tiny_model(), tiny_data(), steps=5, learning_rate=1e30)
 
 
-def test_the_net_fits_a_picture_before_noise():
-    clean = scene()
-    shuffled = clean.flatten(0, 1)[torch.randperm(32 * 32)].reshape(clean.shape)
-    noise = torch.rand(clean.shape)
-    left = []
-    for image in (clean, shuffled, noise):
+def test_the_net_fits_a_picture_before_its_pixels_in_another_order():
+    clean, left = scene(), []
+    shuffled = clean.flatten(0, 1)[torch.randperm(24 * 24)].reshape(clean.shape)
+    for image in (clean, shuffled):
         y = image.movedim(-1, 0)[None]
-        model = zoo.DeepImagePrior((3, 32, 32), net=SMALL, prior_scale=None)
-        fitted(model, (y, torch.full((1,), 0.1)), steps=120, rule="none")
-        left.append(float(((model.encode(y, torch.ones(1)) - y).var() / y.var()).detach()))
-    assert left[0] < 0.1 and min(left[1:]) > 0.5
+        model = zoo.DeepImagePrior((3, 24, 24), net=SMALL, prior_scale=None)
+        fitted(model, (y, torch.full((1,), 0.1)), steps=80, rule="none", learning_rate=0.02)
+        left.append(float((model.encode(y, torch.ones(1)) - y).var() / y.var()))
+    assert left[0] < 0.15 and left[1] > 0.5
 
 
 # --- restore -----------------------------------------------------------------------------------
@@ -281,14 +309,24 @@ def restore(image, *arguments, method="dip", **options):
 
 def test_denoising():
     clean = scene()
-    done = restore(noisy(clean).clamp(0, 1), None, SD, steps=700)
+    y = noisy(clean).clamp(0, 1)
+    solver = zoo.EarlyStopping(400, learning_rate=0.02)
+    done = restore(y, None, SD, method=solver)
     assert done.image.shape == clean.shape and done.sd is None
-    assert done.fit.model.clipped and done.fit.solver.rule == "discrepancy"
-    assert psnr(done.image, clean) > psnr(noisy(clean), clean) + 6.0
-    options = zoo.EarlyStopping(40, runs=2)
-    two = restore(noisy(clean), None, SD, method=options)
-    assert two.fit.solver is options and not two.fit.model.clipped
-    assert two.fit.solution.steps == (40, 40)
+    assert done.fit.model.clipped and done.fit.stopped == "converged"
+    assert psnr(done.image, clean) > psnr(y, clean) + 4.0
+    two = restore(noisy(clean), None, SD, steps=8)
+    assert two.fit.solver.rule == "discrepancy" and not two.fit.model.clipped
+    assert restore(noisy(clean), None, steps=3).fit.solver.rule == "variance"
+
+
+def test_a_truth_is_shown_and_changes_nothing(capsys):
+    y = noisy(scene())
+    truth = scene().movedim(-1, 0)[None]
+    seen = restore(y, None, SD, method=zoo.EarlyStopping(10, truth=truth))
+    assert torch.equal(seen.image, restore(y, None, SD, method=zoo.EarlyStopping(10)).image)
+    assert seen.fit.history["psnr"][0, -1] == pytest.approx(psnr(seen.image, scene()), abs=1e-3)
+    assert seen.fit.solver.to_save().truth is None
 
 
 def test_rules_are_chosen_by_what_is_known():
@@ -304,30 +342,33 @@ def test_rules_are_chosen_by_what_is_known():
     assert not _looks_clipped(y - 0.1, Identity(), SD) and not _looks_clipped(y, Identity(), 0.0)
 
 
-def test_inpainting_and_up_scaling_gain():
+def test_inpainting_and_up_scaling():
     clean = scene()
-    seen = torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    seen = torch.rand(24, 24, generator=torch.Generator().manual_seed(0)) > 0.5
     y = torch.where(seen[..., None], clean, torch.nan)
-    done = restore(y, Mask(seen), 0.0, steps=500)
-    assert psnr(done.image, clean) > 25.0
-    grey = torch.cat([clean[..., :1], torch.ones(32, 32, 1)], -1)
+    solver = zoo.EarlyStopping(150, rule="held-out", learning_rate=0.02)
+    done = restore(y, Mask(seen), 0.0, method=solver)
+    hidden = ~seen
+    left = (done.image - clean)[hidden].square().mean() / clean[hidden].var()
+    assert float(left) < 0.2  # of the variance of pixels that nobody saw
+    assert restore(y, Mask(seen), 0.0, steps=3).fit.solver.rule == "held-out"
     small = Lanczos(2)(clean[..., 0])
-    assert restore(small, Lanczos(2), 0.0, steps=20).image.shape == (32, 32)
-    assert restore(grey, None, SD, steps=5).image.shape == (32, 32, 2)
+    assert restore(small, Lanczos(2), 0.0, steps=3).image.shape == (24, 24)
+    grey = torch.cat([clean[..., :1], torch.ones(24, 24, 1)], -1)
+    assert restore(grey, None, SD, steps=3).image.shape == (24, 24, 2)
     with pytest.raises(DataError, match="transparency"):
-        restore(grey, Downsample(2), SD, steps=5)
+        restore(grey, Downsample(2), SD, steps=3)
 
 
 @pytest.mark.parametrize("method", ["dip-langevin", "dip-normal"])
 def test_a_density_of_weights_has_a_mean_and_an_sd(method):
     clean = scene()
-    done = restore(noisy(clean), None, SD, method=method, steps=300, num_draws=20)
+    done = restore(noisy(clean), None, SD, method=method, steps=60, num_draws=10)
     assert done.image.shape == done.sd.shape == clean.shape
-    assert bool((done.sd > 0).all())
-    assert psnr(done.image, clean) > psnr(noisy(clean), clean) + 5.0
-    error = (done.image - clean).square().mean().sqrt()
-    assert 0.1 < float(done.sd.square().mean().sqrt() / error) < 2.0
-    assert done.fit.posterior(4)["image"].shape == (1, 4, 1, 3, 32, 32)
+    assert bool((done.sd > 0).all()) and float(done.sd.mean()) < 0.2
+    draws = done.fit.posterior(4)["image"]
+    assert draws.shape == (1, 4, 1, 3, 24, 24)
+    assert psnr(done.image, clean) > psnr(draws[0, 0, 0].movedim(0, -1), clean)  # a mean gains
 
 
 @pytest.mark.parametrize(
@@ -335,7 +376,10 @@ def test_a_density_of_weights_has_a_mean_and_an_sd(method):
     [
         (lambda: zoo.DeepImagePrior((8, 8)), r"shape: got \(8, 8\)"),
         (lambda: zoo.DeepImagePrior((1, 8, 8), net="big"), "net: got 'big'"),
-        (lambda: tiny_model(precision="half"), "precision: got 'half'"),
+        (
+            lambda: zoo.DeepImagePrior((1, 8, 8), net=TINY, precision="half"),
+            "precision: got 'half'",
+        ),
         (lambda: tiny_model(factor=2, lanczos=2), "expected one at most"),
         (lambda: zoo.DeepImagePrior.of((1, 8, 8), "blur"), "operator: got a str"),
         (lambda: Lanczos(0), "factor: got 0"),

