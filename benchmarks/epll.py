@@ -15,9 +15,13 @@ part is written as soon as it is there.
 from __future__ import annotations
 
 import argparse
+import importlib
+import itertools
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -152,16 +156,63 @@ def speed(mixture: PatchMixture) -> dict:
     out["plain loop"] = round(took, 2)
     out["plain loop psnr"] = round(psnr(restored, x), 3)
     out["ratios"] = {name: round(took / out[name], 1) for name in WAYS}
-    try:
-        import bm3d
-
-        restored, took = timed(lambda: bm3d.bm3d(y.numpy(), 25 / 255))
-        out["bm3d"] = round(took, 2)
-        out["bm3d psnr"] = round(psnr(torch.from_numpy(np.asarray(restored)).float(), x), 3)
-    except ImportError:
-        pass
     print(out, flush=True)
     return out
+
+
+def by_bm3d(y: torch.Tensor, sd: float, mixture: PatchMixture) -> torch.Tensor:
+    """Denoise by the authors' program, from PyPI."""
+    import bm3d
+
+    return torch.from_numpy(np.asarray(bm3d.bm3d(y.numpy(), sd))).float().clamp(0, 1)
+
+
+def by_deepinv(y: torch.Tensor, sd: float, mixture: PatchMixture) -> torch.Tensor:
+    """Denoise by deepinv's EPLL with the same prior; the mean of a patch all but free."""
+    from deepinv.optim.epll import EPLL
+    from deepinv.optim.utils import GaussianMixtureModel
+    from deepinv.physics import Denoising, GaussianNoise
+
+    peer = GaussianMixtureModel(len(mixture.weights), 64)
+    basis = zoo.imaging.cosine_basis(8, dtype=torch.float64)
+    covariance = torch.nn.functional.pad(mixture.covariances, (1, 0, 1, 0))
+    covariance[:, 0, 0] = 100.0
+    peer.set_cov((basis.mT @ covariance @ basis).float())
+    peer.set_weights(mixture.weights.float())
+    solve = EPLL(peer, pretrained=None, patch_size=8)
+    with torch.no_grad():
+        found = solve(y[None, None], Denoising(GaussianNoise(sd)), sigma=sd, batch_size=4000)
+    return found[0, 0].clamp(0, 1)
+
+
+def peers(mixture: PatchMixture, most: int, size: int = 128) -> dict:
+    """PSNR and CPU seconds on the middles of images at sigma 25, beside programs of others."""
+    sd, ways = 25 / 255, {"best": lambda y, sd, m: denoise(y, sd, m, WAYS["best"])}
+    ways |= {"plain loop": plain_loop}
+    ways = {
+        name: way for name, way in ways.items() if name not in ("deepinv", "bm3d") or has(name)
+    }
+    out: dict = {"images": most, "pixels": [size, size]}
+    for seed, x in enumerate(images("bsd68_12", most)):
+        top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
+        x = x[top : top + size, left : left + size].contiguous()
+        y = add_noise(x, sd, seed)
+        denoise(y, sd, mixture, WAYS["best"])  # constants of the noise level are there
+        for name, way in ways.items():
+            restored, took = timed(lambda w=way, y=y: w(y, sd, mixture))
+            found = out.setdefault(name, {"psnr": [], "seconds": []})
+            found["psnr"].append(round(psnr(restored, x), 3))
+            found["seconds"].append(round(took, 3))
+    return out
+
+
+def has(name: str) -> bool:
+    """Whether a peer is installed, and can be imported."""
+    try:
+        importlib.import_module(name)
+    except (ImportError, RuntimeError):  # torchvision beside another build of torch
+        return False
+    return True
 
 
 def taper(y: torch.Tensor, blur: Blur) -> torch.Tensor:
@@ -299,6 +350,40 @@ def behind_operators(folder: str, most: int, size: int, tempering: float | None)
     return out
 
 
+def large(height: int = 4000, width: int = 6000) -> dict:
+    """Denoise a colour photograph of 24 megapixels, a mosaic, in a process of its own."""
+    command = [sys.executable, __file__, "--large", str(height), str(width)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def large_here(height: int, width: int) -> dict:
+    """Denoise a mosaic of training photographs, and see how much memory that takes."""
+    folder = Path(os.environ["PPL_ZOO_DATA"]) / "images" / "bsds300_train_jpg"
+    rows, paths = [], itertools.cycle(sorted(folder.glob("*.jpg")))
+    parts = (p for p in map(read_image, paths) if p.shape[0] < p.shape[1])
+    while sum(len(row) for row in rows) < height:
+        row = [next(parts) for _ in range(-(-width // 481))]
+        rows.append(torch.cat(row, 1)[:, :width])
+    x = torch.cat(rows)[:height].contiguous()
+    del rows
+    y = add_noise(x, 25 / 255, 0)
+    zoo.load("gmm200-patches")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done, took = timed(lambda: zoo.restore(y, None, 25 / 255, quality="fast", progress=False))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "megapixels": round(x.shape[0] * x.shape[1] / 1e6, 1),
+        "channels": 3,
+        "quality": "fast",
+        "psnr": round(psnr(done.image, x), 2),
+        "cpu seconds": round(took, 1),
+        "image, MB": round(x.numel() * 4 / 2**20),
+        "peak memory before, MB": round(before / 1024),
+        "peak memory, MB": round(after / 1024),
+    }
+
+
 def patches() -> dict:
     """Log likelihood of the shipped prior on the patches of RNADE, in nats.
 
@@ -325,8 +410,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two images, nothing is written")
     parser.add_argument("--most", type=int, default=12, help="images of a folder")
     parser.add_argument("--parts", nargs="*", help="which parts; all by default")
+    parser.add_argument("--large", type=int, nargs=2, help="for the part of this name alone")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.large:
+        print(json.dumps(large_here(*given.large)))
+        return
     most = 2 if given.quick else given.most
     mixture = PatchMixture.of(zoo.load("gmm200-patches"))
     mixture.eigen()
@@ -338,6 +427,8 @@ def main() -> None:
         "tempering": lambda: behind_operators("bsds300_train_jpg", min(most, 8), 96, 1.0),
         "operators": lambda: behind_operators("bsd68_12", min(most, 6), 128, None),
         "denoising": lambda: denoising(mixture, most),
+        "peers": lambda: peers(mixture, min(most, 2)),
+        "large": lambda: large(400, 600) if given.quick else large(),
     }
     for name in given.parts or parts:
         result = parts[name]()

@@ -1,7 +1,8 @@
 """A VAE of handwritten digits: its bounds held against each other, and what z has learnt.
 
-Prints ELBO, IWAE bounds and importance-sampled log likelihood with their errors, and draws
-samples, the map of the latents and reconstructions. Run:
+Prints ELBO, IWAE bounds and importance-sampled log likelihood with their errors, and holds the
+guide's z of six digits against NUTS. Draws samples, the map of the latents, reconstructions, and
+both posteriors of those six. Run:
 
     python examples/vae.py --out runs/vae
 """
@@ -16,7 +17,7 @@ import ppl_zoo as zoo
 from ppl_zoo import evaluation
 
 
-def main(steps=6000, latents=2, samples=5000, out="runs/vae"):
+def main(steps=6000, latents=2, samples=5000, nuts=500, out="runs/vae"):
     digits = zoo.data.load("digits", binarize=True)
     vae = zoo.VAE(num_features=64, num_latents=latents, hidden=[128, 128])
     solver = zoo.SVI(steps=steps, batch_size=128, learning_rate=1e-3, elbo=zoo.LocalELBO())
@@ -29,13 +30,15 @@ def main(steps=6000, latents=2, samples=5000, out="runs/vae"):
     value, error = evaluation.importance_sampling(vae, x, num_samples=samples).mean
     print(f"importance sampling:       {value:8.3f} +- {error:.3f}")
     prior = evaluation.prior_sampling(vae, x, num_samples=samples)
-    print(
-        f"draws of the prior:        {prior.mean[0]:8.3f}, effective number {prior.ess.median():.0f}"
-    )
+    size = prior.ess.median()
+    print(f"draws of the prior:        {prior.mean[0]:8.3f}, effective number {size:.0f}")
     use = evaluation.latent_use(vae, x)
     print("KL of each latent:", [round(v, 2) for v in use.kl.tolist()], "nats")
     path = draw(vae, x, digits.labels["test"], Path(out))
-    print(f"wrote {path}")
+    seen = fit.check_rows(x[:6], reference=zoo.NUTS(nuts, nuts, num_chains=2))
+    print(f"the guide's z of six digits beside NUTS, in posterior sds:\n{seen}")
+    seen.plot().savefig(path.with_name("rows.png"), dpi=120)
+    print(f"wrote {path} and {path.with_name('rows.png')}")
 
 
 def draw(vae, x, labels, out):
@@ -66,5 +69,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--latents", type=int, default=2)
     parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--nuts", type=int, default=500, help="draws, after as many to warm up")
     parser.add_argument("--out", default="runs/vae")
     main(**vars(parser.parse_args()))

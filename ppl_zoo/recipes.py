@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ppl_zoo.data import Dataset
 from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import Fit, fit
 from ppl_zoo.model import Model
+from ppl_zoo.pretrained import load_pretrained
 
 __all__ = ["held_out", "load_data", "make_model", "make_solver", "parse_settings", "run"]
 
@@ -114,6 +116,8 @@ def load_data(
 def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Model:
     """Build a model; ``num_features`` is read off the data where it is not given.
 
+    ``prior`` names a pretrained model, for classes that are made ``of`` one.
+
     Raises
     ------
     DataError
@@ -124,6 +128,10 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
         k: p for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self"
     }
     settings = dict(settings)
+    make: Any = cls
+    if "prior" in settings and hasattr(cls, "of"):  # a model around another one, trained before
+        make = functools.partial(cls.of, load_pretrained(settings.pop("prior")))
+        parameters = {k: p for k, p in parameters.items() if p.default is not p.empty}
     for name in settings:
         if name not in parameters:
             raise DataError(
@@ -144,7 +152,7 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
         hint = " ".join(f"--set {name}=VALUE" for name in missing)
         raise DataError(f"{card.name} needs {', '.join(missing)}: give {hint}")
     with _clear_errors(card.name):
-        return cls(**settings)
+        return make(**settings)
 
 
 def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Any:

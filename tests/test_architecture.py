@@ -80,6 +80,7 @@ EXTRA_ARROWS: dict[str, set[str]] = {
         "pretrained",
     },  # a saved run names the class of its model; models never import fitting
     "encoding": {"models"},
+    "recipes": {"pretrained"},  # the prior of a model that is made of one
 }
 
 # Packages that only some files may import (prefixes of paths below ppl_zoo/).

@@ -39,7 +39,7 @@ ARGUMENTS = {
     },
     "restore_photo": {"size": 48, "draws": 8, "out": tempfile.gettempdir()},
     "own_model": {"steps": 30, "draws": 20},
-    "vae": {"steps": 30, "samples": 100, "out": tempfile.gettempdir()},
+    "vae": {"steps": 30, "samples": 100, "nuts": 150, "out": tempfile.gettempdir()},
     "spam_filter": {
         "data": "digits",
         "sizes": (50, 100),

@@ -153,9 +153,7 @@ def test_posterior_draws_in_arviz(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["deblur", "inpaint", "upscale"])
-def test_the_posterior_behind_an_operator_reaches_arviz(task):
-    import arviz as az
-
+def test_the_posterior_behind_an_operator_covers_the_image(task):
     clean, random = scene(40, 36), torch.Generator().manual_seed(0)
     operator, sd = {
         "deblur": (Blur(torch.ones(5, 5)), 0.01),
@@ -175,10 +173,18 @@ def test_the_posterior_behind_an_operator_reaches_arviz(task):
     if task == "inpaint":
         seen = operator.mask
         assert float(done.sd[~seen].mean()) > 1.5 * float(done.sd[seen].mean())
-    posterior = done.fit.to_arviz(num_samples=20).posterior
-    assert posterior["image"].dims == ("chain", "draw", "images", "row", "column")
-    assert float(az.rhat(posterior)["image"].median()) < 1.05
-    assert float(az.ess(posterior)["image"].median()) > 20
+
+
+def test_the_posterior_behind_an_operator_reaches_arviz():
+    import arviz as az
+
+    clean, operator = scene(12, 10), Downsample(2)
+    done = restore(operator(clean), operator, 0.01, method="posterior", num_draws=40)
+    data = done.fit.to_arviz(num_samples=20)
+    assert "log_likelihood" not in data  # the factor of the patches has no normaliser
+    assert data.posterior["image"].dims == ("chain", "draw", "images", "row", "column")
+    assert float(az.rhat(data.posterior)["image"].median()) < 1.05
+    assert float(az.ess(data.posterior)["image"].median()) > 20
 
 
 def test_mean_field_posterior():

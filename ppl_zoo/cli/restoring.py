@@ -31,6 +31,8 @@ __all__ = ["Request", "picture_of", "restore_image"]
 NOISE = {"denoise": None, "deblur": 2.55, "inpaint": 0.0, "upscale": 1.0}
 #: pixels up to which denoising shows its uncertainty without being asked
 SMALL = 2_000_000
+#: pixels of a panel's longer side, from which on a figure leaves rows and columns out
+SHOWN = 1200
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ def picture_of(given: Tensor, done: Restoration, titles: tuple[str, ...] | None 
     height, width = done.image.shape[:2]
     figure = Figure(figsize=(4.0 * len(panels), 4.0 * height / width + 0.4))
     for index, (panel, name) in enumerate(zip(panels, names, strict=False)):
+        # more than a panel shows would take much memory, where a photograph is large
+        step = max(1, max(panel.shape[:2]) // SHOWN)
+        panel = panel[::step, ::step]
         axis = figure.add_subplot(1, len(panels), index + 1)
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()

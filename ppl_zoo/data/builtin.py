@@ -131,6 +131,36 @@ def eight_schools(*, cache: str | Path | None = None) -> Parts:
     return {"train": (y, sigma)}
 
 
+def noisy_photograph(
+    *,
+    cache: str | Path | None = None,
+    size: int = 32,
+    sigma: float = 25 / 255,
+    seed: int = 0,
+) -> Parts:
+    """Read a corner of the photograph that comes with the package, and add noise.
+
+    Parameters
+    ----------
+    cache
+        Not used; every reader takes it.
+    size
+        Rows and columns.
+    sigma
+        Standard deviation of the noise, in units of white.
+    seed
+        Of the noise.
+
+    Returns
+    -------
+    dict
+    """
+    image = from_bytes(_arrays("photograph.npz")["image"], 255.0)[-size:, :size]
+    random = torch.Generator().manual_seed(seed)
+    y = image + sigma * torch.randn(image.shape, generator=random)
+    return {"train": (y[None], torch.full((1,), sigma))}
+
+
 def _centred(patches: Tensor) -> Tensor:
     return patches - patches.mean(-1, keepdim=True)
 

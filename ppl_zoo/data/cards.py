@@ -91,6 +91,20 @@ CARDS = (
         num_observations=_sizes(8),
     ),
     DataCard(
+        name="noisy-photograph",
+        title="A piece of a photograph behind white noise, with the noise's level",
+        shape="two tensors: y (1, 32, 32), noise (1,)",
+        units="grey value, 0 (black) to 1 (white), and what noise adds",
+        licence="CC BY 2.0",
+        citation="Photograph china.jpg by danielbuechele (flickr), as shipped by scikit-learn;"
+        " turned to grey, with noise of 25 grey levels",
+        url="https://scikit-learn.org/stable/modules/generated/"
+        "sklearn.datasets.load_sample_images.html",
+        image_shape=(32, 32),
+        embedded=True,
+        num_observations=_sizes(1),
+    ),
+    DataCard(
         name="mnist",
         title="Handwritten digits, 28x28",
         shape="(784,): 28x28 pixels; labels: the digit",

@@ -18,6 +18,7 @@ READERS: dict[str, Callable[..., Parts]] = {
     "digits": builtin.digits,
     "photo-patches": builtin.photo_patches,
     "eight-schools": builtin.eight_schools,
+    "noisy-photograph": builtin.noisy_photograph,
     "mnist": mnist.mnist,
     "mnist-binarized": mnist.mnist_binarized,
     "adult": uci.nade_binary("adult"),
@@ -42,7 +43,7 @@ def available() -> tuple[DataCard, ...]:
     --------
     >>> from ppl_zoo import data
     >>> [card.name for card in data.available() if card.embedded]
-    ['old-faithful', 'digits', 'photo-patches', 'eight-schools']
+    ['old-faithful', 'digits', 'photo-patches', 'eight-schools', 'noisy-photograph']
     """
     return CARDS
 
@@ -61,7 +62,8 @@ def load(name: str, *, cache: str | Path | None = None, **options: Any) -> Datas
         Folder for downloads; default `PPL_ZOO_CACHE`, else the cache folder of the system.
     **options
         Options of this data set: `supervised` (old-faithful); `binarize` (digits); `dequantize`,
-        `remove_mean`, `seed` (photo-patches); `binarization="fixed"` or `"dynamic"`, `seed`
+        `remove_mean`, `seed` (photo-patches); `size`, `sigma`, `seed` (noisy-photograph);
+        `binarization="fixed"` or `"dynamic"`, `seed`
         (mnist-binarized); `fold`, `folds`, `standardize` (red-wine, white-wine); `seed`
         (bsds300-patches); `binary`, `supervised` (sms-spam); `fold`, `binary`, `log1p`,
         `supervised` (spambase).

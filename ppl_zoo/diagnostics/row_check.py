@@ -98,7 +98,7 @@ class RowCheck:
             )
             ax.set_yticks(places)
             ax.set_xlabel("90 % interval" if row >= num_rows - columns else "", fontsize=SMALL)
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(size - 0.4, -0.6)
         for ax in axes[:, 0]:
             ax.set_ylabel("latent", fontsize=SMALL)
         handles, labels = axes[0, 0].get_legend_handles_labels()

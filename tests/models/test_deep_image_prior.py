@@ -178,7 +178,7 @@ def test_the_windowed_variance_is_that_of_the_last_outputs():
 
 def test_rules_keep_the_lowest_and_wait():
     rule = WindowedVariance(patience=3, window=1)
-    scores = [math.nan, 5.0, 3.0, 4.0, 2.0, 2.5, 2.5, 2.5, 9.0]
+    scores = [math.nan, 5.0, 3.0, 4.0, 2.0, 2.5, 2.5, 2.5, 4.0]
     kept = [step for step, score in enumerate(scores) if rule.keeps(step, score)]
     assert kept == [0, 1, 2, 4] and rule.best_step == 4
     assert not rule.stops(6) and rule.stops(7)
@@ -242,9 +242,11 @@ class Fake:
 
 
 @pytest.mark.parametrize(
-    "rule", [WindowedVariance(150, 40), HeldOut(150, 0.1), Discrepancy(1, 0.02)], ids=str
+    ("rule", "worse"),
+    [(WindowedVariance(150, 40), 1.8), (HeldOut(150, 0.1), 1.2), (Discrepancy(1, 0.02), 1.2)],
+    ids=["variance", "held-out", "discrepancy"],
 )
-def test_every_rule_stops_near_the_best_point(rule):
+def test_every_rule_stops_near_the_best_point(rule, worse):
     """Outputs that fit the signal soon, the noise that they see later, and jitter throughout."""
     random = torch.Generator().manual_seed(0)
     x, noise, unseen = (torch.randn(20_000, generator=random) for _ in range(3))
@@ -252,9 +254,9 @@ def test_every_rule_stops_near_the_best_point(rule):
     unseen[: view.first] = noise[: view.first]  # what is fitted in place of noise not seen
     average, errors = torch.zeros_like(x), []
     for step in range(1500):
-        signal, fitted_noise = 1 - math.exp(-step / 60), 1 - math.exp(-((step / 900) ** 2))
-        jitter = 0.05 * torch.randn(20_000, generator=random)
-        output = signal * x + 0.3 * fitted_noise * unseen + jitter
+        signal, noisy_part = 1 - math.exp(-step / 60), 1 - math.exp(-((step / 900) ** 2))
+        jitter = 0.005 * torch.randn(20_000, generator=random)
+        output = signal * x + 0.3 * noisy_part * unseen + jitter
         average = average.lerp(output, 0.05)
         errors.append(float((average - x).square().mean()))
         if step % rule.every == 0:
@@ -262,7 +264,7 @@ def test_every_rule_stops_near_the_best_point(rule):
         if rule.stops(step):
             break
     assert step < 1000
-    assert errors[rule.best_step] < 1.3 * min(errors)
+    assert errors[rule.best_step] < worse * min(errors)
 
 
 def test_a_fit_that_jumps_away_goes_back(monkeypatch):
@@ -276,7 +278,7 @@ def test_a_fit_that_jumps_away_goes_back(monkeypatch):
         step(self, data, seed)
 
     monkeypatch.setattr(early_stopping.Run, "step", thrown)
-    model = zoo.DeepImagePrior((3, 32, 32), net=SMALL)
+    model = zoo.DeepImagePrior((3, 24, 24), net=SMALL)
     data = (y, torch.full((1,), SD))
     fit = fitted(model, data, steps=151, rule="none")
     assert fit.solution.state_values["falls"] == [1]

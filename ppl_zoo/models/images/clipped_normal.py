@@ -65,8 +65,8 @@ class ClippedNormal(TorchDistribution):
         """Log density in (0, 1), log mass at 0 and 1; in nats."""
         off = (value - self.loc) / self._narrow
         inside = -0.5 * off.square() - (self._narrow.log() + 0.9189385332046727)
-        low, high = value <= 0, value >= 1
-        cut = low | high
-        # 0 where it is not used: no tail, no wasted precision
-        beyond = torch.special.log_ndtr(torch.where(cut, torch.where(low, off, -off), 0.0))
-        return torch.where(cut, beyond, inside)
+        cut = ((value <= 0) | (value >= 1)).expand(off.shape)
+        sign = torch.where(value <= 0, 1.0, -1.0).to(off.dtype).expand(off.shape)
+        # few values are cut off, and a tail takes long
+        beyond = torch.special.log_ndtr(off[cut] * sign[cut])
+        return inside.masked_scatter(cut, beyond)
