@@ -13,9 +13,12 @@ test. With ``--ship`` the weights go, in half precision, to
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,22 +30,43 @@ import ppl_zoo as zoo
 
 SHIPPED = Path(__file__).parent.parent / "ppl_zoo" / "pretrained"
 
-#: how to make a model; passes, batch size, learning rate of Adam, decay of the weights
+ROWS = 50_000  # of train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a model and to fit it; ``decay`` is the precision of the weights' prior."""
+
+    make: Callable[[], zoo.Model]
+    passes: float
+    batch: int
+    rate: float
+    decay: float = 0.0
+    optimizer: str = "sgd"  # on the mean loss of a row, with momentum; or "adam"
+    look: int = 1  # passes between two looks at the validation rows
+
+
 RECIPES = {
-    "fvsbn": (lambda: zoo.FVSBN((28, 28), "random"), 40, 500, 4e-3, 6.0),
-    "made": (lambda: zoo.MADE((28, 28), (1000,), "random"), 24, 250, 2e-3, 5.0),
-    "nade": (lambda: zoo.NADE((28, 28), 500, "random"), 18, 125, 2e-3, 1.0),
-    "pixelcnn": (lambda: zoo.PixelCNN((28, 28), 16, 5), 1, 50, 3e-3, 0.0),
-    "transformer": (lambda: zoo.TransformerAR((28, 28), 32, num_layers=2), 1, 50, 3e-3, 0.0),
+    "fvsbn": Recipe(lambda: zoo.FVSBN((28, 28), "random"), 40, 500, 4e-3, 6.0, "adam"),
+    "made": Recipe(
+        lambda: zoo.MADE((28, 28), (1500,), "random", num_masks=4), 18, 125, 0.03, 2.0, look=3
+    ),
+    "nade": Recipe(lambda: zoo.NADE((28, 28), 500, "random"), 14, 125, 0.03),
+    "pixelcnn": Recipe(lambda: zoo.PixelCNN((28, 28), 16, 5), 1, 50, 3e-3, 0.0, "adam"),
+    "transformer": Recipe(
+        lambda: zoo.TransformerAR((28, 28), 32, num_layers=2), 1, 50, 3e-3, 0.0, "adam"
+    ),
 }
 
 
-def adam(parameters: list, rate: float, decay: float) -> torch.optim.Optimizer:
-    """Adam on the log posterior: weights, not biases, have the prior Normal(0, decay ** -0.5)."""
+def make_optimizer(parameters: list, recipe: Recipe) -> torch.optim.Optimizer:
+    """Weights, not biases, have the prior Normal(0, decay ** -0.5); zoo.SVI's loss is a sum."""
     weights = [p for p in parameters if p.squeeze().ndim > 1]
     biases = [p for p in parameters if p.squeeze().ndim <= 1]
-    groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
-    return torch.optim.Adam(groups, lr=rate, fused=True)
+    groups = [{"params": weights, "weight_decay": recipe.decay}, {"params": biases}]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.rate, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.rate / ROWS, momentum=0.9, nesterov=True, fused=True)
 
 
 def cosine(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
@@ -50,9 +74,20 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
 
 
-def mean_log_prob(model: zoo.Model, rows: torch.Tensor) -> float:
+def write_weights(model: zoo.Model, name: str, record: dict) -> None:
+    """Write weights in half precision where the package ships them, and how they came about."""
+    weights = {k: v.cpu().half().contiguous() for k, v in model.state_dict().items()}
+    told = {
+        "class": type(model).__name__,
+        "config": json.dumps(model.config),
+        "training": json.dumps(record),
+    }
+    save_file(weights, SHIPPED / f"{name}.safetensors", metadata=told)
+
+
+def mean_log_prob(model: zoo.Model, rows: torch.Tensor, **options: int) -> float:
     """Log likelihood of an image, in nats."""
-    return float(model.log_prob(rows).double().mean())
+    return float(model.log_prob(rows, **options).double().mean())
 
 
 def main(
@@ -71,16 +106,17 @@ def main(
     data = zoo.data.load("mnist-binarized", binarization="fixed")
     splits = {s: getattr(data, s).reshape(-1, 28, 28) for s in ("train", "valid", "test")}
     data = zoo.data.Dataset(data.name, data.card, **splits)
-    make, *usual = RECIPES[name]
-    asked = (passes, batch, rate, decay)
-    passes, batch, rate, decay = (u if a is None else a for a, u in zip(asked, usual, strict=True))
-    each = len(data.train) // batch  # steps of a pass
+    asked = {"passes": passes, "batch": batch, "rate": rate, "decay": decay}
+    given = {key: value for key, value in asked.items() if value is not None}
+    recipe = dataclasses.replace(RECIPES[name], **given)
+    each = ROWS // recipe.batch  # steps of a pass
     solver = zoo.SVI(
-        steps=round(passes * each),
-        optimizer=partial(adam, rate=rate, decay=decay),
-        batch_size=batch,
-        schedule=partial(cosine, steps=round(passes * each)),
+        steps=round(recipe.passes * each),
+        optimizer=partial(make_optimizer, recipe=recipe),
+        batch_size=recipe.batch,
+        schedule=partial(cosine, steps=round(recipe.passes * each)),
         patience=3,
+        validate_every=recipe.look * each,
         average=1.0 - 1.0 / each,
         precision="bfloat16",
         compile=False,
@@ -89,7 +125,7 @@ def main(
     started = time.process_time()
     resume = run if (Path(run) / "fit.json").exists() else None
     fit = zoo.fit(
-        make(),
+        recipe.make(),
         data,
         solver,
         device=device,
@@ -101,11 +137,12 @@ def main(
     record = {
         "model": name,
         "binarization": "fixed",
-        "orders": 1,
-        "passes": passes,
-        "batch_size": batch,
-        "rate": rate,
-        "decay": decay,
+        "orders": fit.model.num_members,
+        "passes": recipe.passes,
+        "batch_size": recipe.batch,
+        "optimizer": recipe.optimizer,
+        "rate": recipe.rate,
+        "decay": recipe.decay,
         "precision": "bfloat16",
         "seed": 0,
         "steps": fit.solution.steps[0],
@@ -118,13 +155,7 @@ def main(
     Path(f"{run}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record), flush=True)
     if ship:
-        weights = {k: v.cpu().half().contiguous() for k, v in model.state_dict().items()}
-        told = {
-            "class": type(model).__name__,
-            "config": json.dumps(model.config),
-            "training": json.dumps(record),
-        }
-        save_file(weights, SHIPPED / f"{name}-mnist.safetensors", metadata=told)
+        write_weights(model, f"{name}-mnist", record)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
-from pyro import poutine
-from torch import Tensor
 
 from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import ConvergenceError, DataError
+from ppl_zoo.errors import DataError
 from ppl_zoo.model import Model
-from ppl_zoo.solvers.climb import Chain, climb, pad_history
+from ppl_zoo.solvers.climb import climb, pad_history
+from ppl_zoo.solvers.early_stopping_run import Run
 from ppl_zoo.solvers.solution import (
     Solution,
     chain_seed,
     read_parameters,
-    set_seed,
     stack_chains,
 )
 from ppl_zoo.solvers.stopping_rules import (
@@ -33,9 +29,6 @@ from ppl_zoo.solvers.stopping_rules import (
 )
 
 __all__ = ["EarlyStopping"]
-
-#: steps between two looks whether the fit has jumped away
-LOOK = 50
 
 
 @dataclass(frozen=True)
@@ -68,6 +61,9 @@ class EarlyStopping:
     fall
         A fit jumps away now and then; one that has lost so many dB goes back to where it was
         some steps before.
+    compile
+        Whether to compile the net's forward and backward passes by Inductor. That takes minutes
+        on a CPU, and pays where steps are many and long.
     truth
         The true images ``(n, channels, height, width)``, if known: the progress bar then shows
         their PSNR, and ``fit.history`` holds it. Nothing depends on it.
@@ -83,6 +79,7 @@ class EarlyStopping:
     margin: float = 0.01
     runs: int = 1
     fall: float = 5.0
+    compile: bool = False
     truth: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -159,147 +156,6 @@ class EarlyStopping:
             shown=shown,
         )
         return _solution(runs)
-
-
-@dataclass
-class Run(Chain):
-    """One run: its optimizer, averages, and the best so far."""
-
-    options: EarlyStopping | None = None
-    truth: Tensor | None = None
-    scores: list[float] = field(default_factory=list)
-    psnr: list[float] = field(default_factory=list)
-    falls: int = 0
-
-    @property
-    def count(self) -> int:
-        """Steps taken."""
-        return len(self.objective)
-
-    def begin(self, rows: Rows, seed: int) -> None:
-        """Start anew."""
-        options, data = self.options, rows.all()
-        set_seed(chain_seed(seed, self.index), rows.device)
-        self.model.initialize(rows)
-        self.rule = options.make_rule()
-        self.shown = None
-        if self.rule.held_out:
-            self.shown = torch.rand(data[0].shape, device="cpu") >= self.rule.held_out
-            self.shown = self.shown.to(rows.device)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        kinds = {p.device.type for p in self.parameters}
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=options.learning_rate, fused=kinds <= {"cpu", "cuda"}
-        )
-        self.average: Tensor | None = None
-        self.loss = math.inf
-        self.keep(-1)
-        self.mark()
-
-    def step(self, data: tuple[Tensor, ...], seed: int) -> None:
-        """Take a step, and look at what came of it."""
-        set_seed(seed, data[0].device)
-        options, step = self.options, self.count
-        # every step runs the same program: once was checked, and checks take a third of a step
-        with self.model.training_on(self.shown), pyro.validation_enabled(False):
-            guide = poutine.trace(self.model.guide).get_trace(*data)
-            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*data)
-            log_joint = trace.log_prob_sum()
-        (-log_joint).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        value = float(log_joint.detach())
-        if not math.isfinite(value):
-            raise ConvergenceError(
-                f"EarlyStopping: the log likelihood is {value} at step {step}; take a lower "
-                f"learning_rate, now {options.learning_rate}"
-            )
-        self.objective.append(value)
-        output = trace.nodes["image"]["value"].detach()
-        self.output = output
-        # the first output is of a net that knows nothing; it fades as fast as the others
-        self.average = (
-            output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.average)
-        )
-        if self.truth is not None:
-            error = (self.average - self.truth).square().mean()
-            self.psnr.append(float(-10.0 * error.log10()))
-        score = math.nan
-        if step % self.rule.every == 0:
-            view = View(self.model, data, self.shown)
-            score = self.rule.score(output, self.average, view)
-            if self.rule.keeps(step, score):
-                self.keep(step)
-        self.scores.append(score)
-        if (step + 1) % LOOK == 0:
-            self.look_back(data, output)
-        if self.rule.stops(step):
-            self.stopped = "converged"
-        elif self.count >= options.steps:
-            self.stopped = "max_steps"
-
-    def keep(self, step: int) -> None:
-        """Note average and parameters as the best so far."""
-        self.kept_step = step
-        self.kept = None if self.average is None else self.average.clone()
-        self.kept_parameters = [p.detach().clone() for p in self.parameters]
-
-    def look_back(self, data: tuple[Tensor, ...], output: Tensor) -> None:
-        """Go back to the last mark if the fit has jumped away, else set a new one."""
-        loss = max(0.1, 1.0 + View(self.model, data, self.shown).excess(output))
-        if loss > self.loss * 10.0 ** (self.options.fall / 10.0):
-            self.falls += 1
-            self.rewind()
-        else:
-            self.loss = loss
-            self.mark()
-
-    def mark(self) -> None:
-        """Note where the fit is, to come back to."""
-        state = self.optimizer.state_dict()["state"]
-        self.marked = (
-            [p.detach().clone() for p in self.parameters],
-            {i: {k: v.clone() for k, v in s.items()} for i, s in state.items()},
-            None if self.average is None else self.average.clone(),
-        )
-
-    @torch.no_grad()
-    def rewind(self) -> None:
-        """Go back to the mark."""
-        parameters, state, average = self.marked
-        for parameter, value in zip(self.parameters, parameters, strict=True):
-            parameter.copy_(value)
-        record = self.optimizer.state_dict()
-        record["state"] = {i: {k: v.clone() for k, v in s.items()} for i, s in state.items()}
-        self.optimizer.load_state_dict(record)
-        self.average = None if average is None else average.clone()
-
-
-@dataclass
-class View:
-    """What a stopping rule may know: the data, and the model's word on them."""
-
-    model: Any
-    data: tuple[Tensor, ...]
-    shown: Tensor | None
-
-    @torch.no_grad()
-    def excess(self, output: Tensor) -> float:
-        """How much less probable the data are than ones drawn with this output.
-
-        For normal noise: mean square of the residuals over the noise's variance, less 1.
-        """
-        y, noise = self.data
-        seen = self.model.likelihood(output, noise, self.shown)
-        lost = seen.log_prob(seen.sample()) - seen.log_prob(y)
-        return 2.0 * float(lost.sum()) / self.model.num_seen(y, self.shown)
-
-    @torch.no_grad()
-    def held_out_loss(self, output: Tensor) -> float:
-        """Minus the mean log density of the data held out, in nats."""
-        y, noise = self.data
-        hidden = self.model.likelihood(output, noise, ~self.shown)
-        return -float(hidden.log_prob(y).sum()) / max(1, self.model.num_seen(y, ~self.shown))
 
 
 def _solution(runs: Sequence[Run]) -> Solution:

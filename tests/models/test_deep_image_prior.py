@@ -1,6 +1,9 @@
 """Deep image prior: the contract, stopping rules against brute force, tasks, densities."""
 
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,12 +11,12 @@ import torch
 from torch.distributions import Normal
 
 import ppl_zoo as zoo
+from ppl_zoo.cli import main
 from ppl_zoo.errors import ConvergenceError, DataError
 from ppl_zoo.imaging import Blur, Downsample, Identity, Lanczos, Mask, psnr
 from ppl_zoo.models.images.clipped_normal import ClippedNormal
 from ppl_zoo.restoration_dip import _choose_rule, _looks_clipped
-from ppl_zoo.solvers import early_stopping
-from ppl_zoo.solvers.early_stopping import View
+from ppl_zoo.solvers.early_stopping_run import Run, View
 from ppl_zoo.solvers.stopping_rules import Discrepancy, HeldOut, WindowedVariance
 
 TINY = {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (2, 0)}
@@ -269,7 +272,7 @@ def test_every_rule_stops_near_the_best_point(rule, worse):
 
 def test_a_fit_that_jumps_away_goes_back(monkeypatch):
     y = noisy(scene()).movedim(-1, 0)[None]
-    step = early_stopping.Run.step
+    step = Run.step
 
     def thrown(self, data, seed):
         if self.count == 130:
@@ -277,7 +280,7 @@ def test_a_fit_that_jumps_away_goes_back(monkeypatch):
                 self.parameters[0].add_(5.0 * torch.randn_like(self.parameters[0]))
         step(self, data, seed)
 
-    monkeypatch.setattr(early_stopping.Run, "step", thrown)
+    monkeypatch.setattr(Run, "step", thrown)
     model = zoo.DeepImagePrior((3, 24, 24), net=SMALL)
     data = (y, torch.full((1,), SD))
     fit = fitted(model, data, steps=151, rule="none")
@@ -403,3 +406,32 @@ def test_a_density_of_weights_has_a_mean_and_an_sd(method):
 def test_what_cannot_be_is_refused(call, message):
     with pytest.raises(DataError, match=message):
         call()
+
+
+COMPILED = """
+import torch, ppl_zoo as zoo
+net, images = {"num_inputs": 2, "down": (4,), "up": (4,), "skip": (0,)}, []
+data = torch.rand(1, 1, 14, 17, generator=torch.Generator().manual_seed(0)), torch.full((1,), 0.1)
+for compiled in (False, True):
+    model = zoo.DeepImagePrior((1, 14, 17), net=net, precision="full")
+    solver = zoo.EarlyStopping(5, rule="none", compile=compiled)
+    fit = zoo.fit(model, data, solver, progress=False)
+    images.append(fit.solution.state_tensors["image"])
+torch.testing.assert_close(*images, atol=1e-4, rtol=0)
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_net_goes_the_same_way():
+    # in a process of its own: Inductor cannot look into functions whose types are checked
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_restores_by_a_net(tmp_path, capsys):
+    path = zoo.imaging.write_image(tmp_path / "photo.png", noisy(scene()).clamp(0, 1))
+    arguments = ["--method", "dip", "--sigma", "25", "--steps", "2", "--json"]
+    assert main(["restore", str(path), *arguments]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["method"] == "dip" and record["sigma"] == 25.0 and record["mean_sd"] is None
+    assert zoo.imaging.read_image(tmp_path / "photo-restored.png").shape == (24, 24, 3)

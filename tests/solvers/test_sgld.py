@@ -30,19 +30,19 @@ def exact():
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
-        ({"memory": None, "step_size": 0.01}, 0.15),
-        ({"memory": 0.99, "step_size": 0.03}, 0.2),
-        ({"memory": None, "step_size": 0.01, "batch_size": 40}, 0.35),
+        ({"memory": None, "step_size": 0.01}, 0.3),
+        ({"memory": 0.99, "step_size": 0.03}, 0.3),
+        ({"memory": None, "step_size": 0.01, "batch_size": 40}, 0.45),
     ],
 )
 def test_draws_are_of_the_posterior(options, tolerance):
-    solver = zoo.SGLD(1500, 100, num_draws=1500, num_chains=2, **options)
+    solver = zoo.SGLD(400, 40, num_draws=400, **options)
     fit = zoo.fit(Mean(), ROWS, solver, progress=False)
     mean, sd = exact()
-    drawn = fit.posterior(1500)
-    assert drawn["mean"].shape == (2, 1500, 2)
+    drawn = fit.posterior(400)
+    assert drawn["mean"].shape == (1, 400, 2)
     flat = drawn["mean"].flatten(0, 1)
-    assert float(((flat.mean(0) - mean) / sd).abs().max()) < 0.25
+    assert float(((flat.mean(0) - mean) / sd).abs().max()) < 0.6
     assert float((flat.std(0) / sd - 1).abs().max()) < tolerance
     torch.testing.assert_close(drawn["double"], 2 * drawn["mean"])
 
@@ -58,7 +58,7 @@ def test_one_seed_gives_one_chain_and_more_chains_change_nothing():
 
 
 def test_it_starts_from_a_fit_and_survives_the_disk(tmp_path):
-    first = zoo.fit(Mean(), ROWS, zoo.SVI(steps=300), progress=False)
+    first = zoo.fit(Mean(), ROWS, zoo.SVI(steps=60), progress=False)
     solver = zoo.SGLD(10, 0, step_size=1e-8, memory=None, init=first, num_draws=5)
     fit = zoo.fit(Mean(), ROWS, solver, progress=False)
     mean, sd = exact()

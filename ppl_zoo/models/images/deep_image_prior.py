@@ -138,12 +138,14 @@ class DeepImagePrior(Model):
         if precision not in ("auto", "full", "low"):
             raise DataError(f"precision: got {precision!r}, expected 'auto', 'full' or 'low'")
         self.precision = precision
-        self.__dict__.update(_jitter=False, _shown=None, _rows_plate="images")
+        self.__dict__.update(_jitter=False, _shown=None, _run=None, _rows_plate="images")
         loc, scale = self.net.prior()
         self.register_buffer("loc", loc, persistent=False)
         self.register_buffer("scale", scale * (prior_scale or 1.0), persistent=False)
         self.flat = prior_scale is None
-        sides = [math.ceil(n / self.net.multiple) * self.net.multiple for n in self.shape[1:]]
+        # at the coarsest level 2 x 2 pixels or more: there must be something to reflect
+        sides = [max(2, math.ceil(n / self.net.multiple)) for n in self.shape[1:]]
+        sides = [self.net.multiple * n for n in sides]
         self.register_buffer("z", torch.empty(num_images, self.net.num_inputs, *sides))
         self.theta = nn.Parameter(torch.empty(self.net.num_weights))
         self.re_init()
@@ -218,26 +220,29 @@ class DeepImagePrior(Model):
         shared = all(count == 1 or stride == 0 for count, stride in spread)
         draws = theta.reshape(-1, theta.shape[-1])[: 1 if shared else None]
         low = self.precision == "low" or (self.precision == "auto" and _gains_by_bfloat16(z))
-        images = torch.stack([self.net(z, each, low) for each in draws])
+        run = self._run or self.net
+        images = torch.stack([run(z, each, low) for each in draws])
         images = images[..., top : top + height, left : left + width]
-        return images.expand(-1 if not shared else theta[..., 0].numel(), *images.shape[1:]).reshape(
-            *theta.shape[:-2], *images.shape[1:]
-        )
+        return images.expand(
+            -1 if not shared else theta[..., 0].numel(), *images.shape[1:]
+        ).reshape(*theta.shape[:-2], *images.shape[1:])
 
     @contextmanager
-    def training_on(self, shown: Tensor | None = None) -> Iterator[None]:
+    def training_on(self, shown: Tensor | None = None, run: Any = None) -> Iterator[None]:
         """Add noise to z, and let the likelihood see only some of the data, for a while.
 
         Parameters
         ----------
         shown
             True where a value of y counts, of y's shape; None for all.
+        run
+            What stands for the net: a compiled one; None for the net.
         """
-        self.__dict__.update(_jitter=self.input_noise > 0, _shown=shown)
+        self.__dict__.update(_jitter=self.input_noise > 0, _shown=shown, _run=run)
         try:
             yield
         finally:
-            self.__dict__.update(_jitter=False, _shown=None)
+            self.__dict__.update(_jitter=False, _shown=None, _run=None)
 
     def log_prob(self, *data: Any, num_samples: int = 100) -> Tensor:
         """Log density of each image's data given the data of the fit, ``(n,)``, in nats."""

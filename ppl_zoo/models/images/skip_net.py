@@ -149,7 +149,7 @@ class SkipNet:
         """Draw weights to start from, ``(num_weights,)``: uniform within 1 / sqrt(fan-in)."""
         parts = []
         for name, shape in self.shapes.items():
-            part = torch.full(shape, float(name.endswith("gain")))
+            part = torch.full(shape, float(name.endswith("gain")), device="cpu")
             if len(shape) == 4 or name == "out.shift":
                 bound = math.prod(self.shapes[name.removesuffix(".shift")][1:]) ** -0.5
                 part.uniform_(-bound, bound, generator=generator)

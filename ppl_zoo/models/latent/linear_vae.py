@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ppl_zoo.data.rows import Rows
 from ppl_zoo.model import Array
 from ppl_zoo.models.latent.vae import VAE
 
@@ -22,9 +23,10 @@ class LinearVAE(VAE):
         z[n] ~ Normal(0, 1)                                 num_latents of them
         x[n] ~ Normal(loadings @ z[n] + mean, noise)
 
-    with the guide ``z[n] ~ Normal(V x[n] + c, scale)``, one scale a latent. The marginal of x is
-    normal, so that every bound and estimate can be held against :meth:`exact_log_prob`. At the
-    optimum the loadings span the leading principal components.
+    with the guide ``z[n] ~ Normal(V (x[n] - centre) + c, scale)``, one scale a latent; the centre
+    is the mean of the rows that a fit begins with. The marginal of x is normal, so that every
+    bound and estimate can be held against :meth:`exact_log_prob`. At the optimum the loadings
+    span the leading principal components.
 
     Parameters
     ----------
@@ -48,11 +50,18 @@ class LinearVAE(VAE):
     def __init__(self, num_features: int, num_latents: int) -> None:
         super().__init__(num_features, num_latents, hidden=[], likelihood="gaussian")
         self.encoder = nn.Linear(num_features, num_latents)
+        self.register_buffer("centre", torch.zeros(num_features))
         self.log_spread = nn.Parameter(torch.zeros(num_latents))
+
+    def initialize(self, rows: Rows) -> None:
+        """Start with the mean of the data in both nets."""
+        super().initialize(rows)
+        # far from 0 a weight that moves would move every code, and the climb would crawl
+        self.centre.copy_(self.mean.detach())
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd of the guide's z for each row; the sd is the same for all."""
-        loc = self.encoder(x)
+        loc = self.encoder(x - self.centre)
         return loc, self.log_spread.exp().expand_as(loc)
 
     @property
