@@ -138,8 +138,8 @@ def stopping(quick: bool) -> None:
             "default stops at": stop,
             "default less best": round(float(c["psnr"][stop]) - best, 3),
             "excess at best": round(float(c["excess"][10 * (int(c["psnr"].argmax()) // 10)]), 3),
-            "variance stops at": least,
-            "variance less best": round(float(c["psnr"][least]) - best, 3),
+            "windowed variance is least at": least,
+            "there less best": round(float(c["psnr"][least]) - best, 3),
         }
         keep({"stopping": found})
 

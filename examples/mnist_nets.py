@@ -1,9 +1,10 @@
 """Digits of 28x28 pixels from the nets that the package ships, whole and by halves.
 
 No training and no downloads: weights come with the package. Every net draws digits anew; then the
-upper half of a digit is held and the lower one drawn, which the order of the pixels (row by row)
-makes exact. With ``--data`` the digits are those of the MNIST test split, stand beside the
-samples, and each net tells what it makes of all of them. Run:
+upper half of a digit is held and the lower one drawn. MADE goes row by row, so its draws are
+exact; the others have a random order of the pixels and resample weighted walks. With ``--data``
+the digits are those of the MNIST test split, stand beside the samples, and each net tells what it
+makes of all of them. Run:
 
     python examples/mnist_nets.py --picture digits.png
 """
@@ -15,7 +16,7 @@ import torch
 
 import ppl_zoo as zoo
 
-NETS = {"FVSBN": "fvsbn-mnist"}
+NETS = {"FVSBN": "fvsbn-mnist", "MADE": "made-mnist"}
 
 
 def main(draws=10, halves=4, data=False, picture=None):

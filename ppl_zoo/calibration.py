@@ -71,7 +71,7 @@ class Calibration:
             if not (np.abs(curve) > band).any():
                 continue
             centred = (ranks + 0.5) / (self.num_draws + 1) - 0.5
-            excess = (12 * centred.var() - 1) / math.sqrt(0.8 / len(ranks))  # in its standard errors
+            excess = (12 * centred.var() - 1) / math.sqrt(0.8 / len(ranks))  # in standard errors
             # ranks that lie at both ends have a mean that wanders further
             shift = centred.mean() * math.sqrt(len(ranks)) / max(12**-0.5, centred.std())
             how = []

@@ -166,7 +166,7 @@ def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Any
     own, defaults = card.model_class.default_solver
     known = {solver.lower(): solver for solver in SOLVERS}
     if name is not None and name.lower() not in known:
-        raise DataError(f"solver: got {name!r}, expected one of: {', '.join(known)}")
+        raise DataError(f"solver: got {name!r}, expected one of: {', '.join(sorted(known))}")
     chosen = own if name is None else known[name.lower()]
     cls = getattr(solvers, chosen)
     fields = [f.name for f in dataclasses.fields(cls)]

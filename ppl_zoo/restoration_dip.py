@@ -110,9 +110,8 @@ def restore_by_net(
 
 def _choose_rule(operator: LinearOperator, sigma: float, known: bool) -> str:
     """Choose a stopping rule by what is known: hidden pixels are like unseen ones."""
-    if isinstance(operator, Mask):
-        return "held-out"
-    return "discrepancy" if known and sigma > LEAST_NOISE else "variance"
+    known = known and sigma > LEAST_NOISE and not isinstance(operator, Mask)
+    return "discrepancy" if known else "held-out"
 
 
 def _looks_clipped(channels: Tensor, operator: LinearOperator, sigma: float) -> bool:

@@ -70,6 +70,14 @@ def test_colour_gains_more_than_its_channels_alone():
     assert psnr(together, clean) > psnr(alone, clean) + 0.5
 
 
+def test_a_photograph_in_bands_is_the_same_photograph(monkeypatch):
+    y = noisy(torch.stack([scene(), 0.8 * scene(), 1.0 - scene()], -1))
+    whole = restore(y, None, SD, quality="fast").image
+    # a row of patches at a time
+    monkeypatch.setattr("ppl_zoo.models.images.splitting.BAND", 1)
+    torch.testing.assert_close(restore(y, None, SD, quality="fast").image, whole)
+
+
 def test_transparency_is_left_alone():
     image = torch.cat([scene()[..., None].expand(-1, -1, 3), torch.rand(60, 52, 1)], -1)
     done = restore(image, None, SD, method="posterior", num_draws=8)

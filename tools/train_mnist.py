@@ -43,15 +43,12 @@ class Recipe:
     rate: float
     decay: float = 0.0
     optimizer: str = "sgd"  # on the mean loss of a row, with momentum; or "adam"
-    look: int = 1  # passes between two looks at the validation rows
 
 
 RECIPES = {
     "fvsbn": Recipe(lambda: zoo.FVSBN((28, 28), "random"), 40, 500, 4e-3, 6.0, "adam"),
-    "made": Recipe(
-        lambda: zoo.MADE((28, 28), (1500,), "random", num_masks=4), 18, 125, 0.03, 2.0, look=3
-    ),
-    "nade": Recipe(lambda: zoo.NADE((28, 28), 500, "random"), 14, 125, 0.03),
+    "made": Recipe(lambda: zoo.MADE((28, 28), (1000,)), 40, 125, 0.03),
+    "nade": Recipe(lambda: zoo.NADE((28, 28), 500, "random"), 23, 125, 0.05),
     "pixelcnn": Recipe(lambda: zoo.PixelCNN((28, 28), 16, 5), 1, 50, 3e-3, 0.0, "adam"),
     "transformer": Recipe(
         lambda: zoo.TransformerAR((28, 28), 32, num_layers=2), 1, 50, 3e-3, 0.0, "adam"
@@ -116,7 +113,6 @@ def main(
         batch_size=recipe.batch,
         schedule=partial(cosine, steps=round(recipe.passes * each)),
         patience=3,
-        validate_every=recipe.look * each,
         average=1.0 - 1.0 / each,
         precision="bfloat16",
         compile=False,

@@ -75,7 +75,7 @@ class EarlyStopping:
     average: float = 0.99
     window: int = 100
     patience: int = 300
-    held_out: float = 0.02
+    held_out: float = 0.05
     margin: float = 0.01
     runs: int = 1
     fall: float = 5.0

@@ -163,9 +163,7 @@ class SVI:
                 f"SVI: got compile={self.compile!r}, expected 'auto', 'xla', 'inductor' or False"
             )
         if self.precision not in (None, "bfloat16"):
-            raise ValueError(
-                f"SVI: got precision={self.precision!r}, expected None or 'bfloat16'"
-            )
+            raise ValueError(f"SVI: got precision={self.precision!r}, expected None or 'bfloat16'")
         if self.precision is not None and self.compile in ("xla", "inductor"):
             raise ValueError(
                 f"SVI: got precision={self.precision!r} with compile={self.compile!r}, expected "

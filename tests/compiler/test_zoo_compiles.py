@@ -27,6 +27,15 @@ def one_image():
     return torch.rand(1, 8, 9, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1])
 
 
+def colour_image():
+    return torch.rand(1, 3, 9, 10, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1])
+
+
+def small_dip():
+    net = {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (2, 0)}
+    return zoo.DeepImagePrior((3, 9, 10), net, precision="full")
+
+
 def leaves():
     return zoo.MiniDeadLeaves(4, contrasts=(0.02, 0.06), grid=(4, 3))
 
@@ -48,6 +57,7 @@ MODELS = {
     zoo.BernoulliMixture: (lambda: zoo.BernoulliMixture(2, 4), lambda: binary(20, 4)),
     zoo.Categorical: (lambda: zoo.Categorical(3, 2), lambda: binary(20, 3)),
     zoo.ChainRule: (lambda: zoo.ChainRule(3, 2), lambda: binary(20, 3)),
+    zoo.DeepImagePrior: (small_dip, colour_image),
     zoo.DeepNADE: (lambda: zoo.DeepNADE(5, (6,)), lambda: binary(20, 5)),
     zoo.EPLL: (small_epll, one_image),
     zoo.EightSchools: (zoo.EightSchools, lambda: (real(8), real(8).exp())),

@@ -322,7 +322,7 @@ def test_denoising():
     assert psnr(done.image, clean) > psnr(y, clean) + 4.0
     two = restore(noisy(clean), None, SD, steps=8)
     assert two.fit.solver.rule == "discrepancy" and not two.fit.model.clipped
-    assert restore(noisy(clean), None, steps=3).fit.solver.rule == "variance"
+    assert restore(noisy(clean), None, steps=3).fit.solver.rule == "held-out"
 
 
 def test_a_truth_is_shown_and_changes_nothing(capsys):
@@ -336,8 +336,8 @@ def test_a_truth_is_shown_and_changes_nothing(capsys):
 
 def test_rules_are_chosen_by_what_is_known():
     assert _choose_rule(Identity(), SD, True) == "discrepancy"
-    assert _choose_rule(Identity(), SD, False) == "variance"
-    assert _choose_rule(Downsample(2), 0.0, True) == "variance"
+    assert _choose_rule(Identity(), SD, False) == "held-out"
+    assert _choose_rule(Downsample(2), 0.0, True) == "held-out"
     seen = torch.ones(4, 4, dtype=torch.bool)
     seen[0] = False
     assert _choose_rule(Mask(seen), SD, True) == "held-out"

@@ -136,9 +136,12 @@ def test_doubling_has_the_right_gradient():
 
 def test_low_precision_is_close():
     net = SkipNet(**SMALL)
-    theta, z = net.start(torch.Generator().manual_seed(0)), torch.rand(1, 3, 16, 16)
-    low = net(z, theta, low=True)
-    torch.testing.assert_close(low, net(z, theta), atol=0.02, rtol=0)
+    theta, z = net.start(torch.Generator().manual_seed(0)), torch.rand(1, 3, 32, 32)
+    low, full = net(z, theta, low=True), net(z, theta)
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low, full, atol=0.02, rtol=0)
+    small = z[..., :16, :16]  # where it would not pay it is left alone
+    assert torch.equal(net(small, theta, low=True), net(small, theta))
 
 
 @pytest.mark.parametrize(

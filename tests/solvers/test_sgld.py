@@ -36,11 +36,11 @@ def exact():
     ],
 )
 def test_draws_are_of_the_posterior(options, tolerance):
-    solver = zoo.SGLD(400, 40, num_draws=400, **options)
+    solver = zoo.SGLD(900, 200, num_draws=900, **options)
     fit = zoo.fit(Mean(), ROWS, solver, progress=False)
     mean, sd = exact()
-    drawn = fit.posterior(400)
-    assert drawn["mean"].shape == (1, 400, 2)
+    drawn = fit.posterior(900)
+    assert drawn["mean"].shape == (1, 900, 2)
     flat = drawn["mean"].flatten(0, 1)
     assert float(((flat.mean(0) - mean) / sd).abs().max()) < 0.6
     assert float((flat.std(0) / sd - 1).abs().max()) < tolerance

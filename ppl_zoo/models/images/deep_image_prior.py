@@ -223,9 +223,8 @@ class DeepImagePrior(Model):
         run = self._run or self.net
         images = torch.stack([run(z, each, low) for each in draws])
         images = images[..., top : top + height, left : left + width]
-        return images.expand(
-            -1 if not shared else theta[..., 0].numel(), *images.shape[1:]
-        ).reshape(*theta.shape[:-2], *images.shape[1:])
+        images = images.expand(math.prod(theta.shape[:-1]), *images.shape[1:])
+        return images.reshape(*theta.shape[:-2], *images.shape[1:])
 
     @contextmanager
     def training_on(self, shown: Tensor | None = None, run: Any = None) -> Iterator[None]:

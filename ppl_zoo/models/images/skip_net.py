@@ -16,6 +16,8 @@ from ppl_zoo.errors import DataError
 __all__ = ["PRESETS", "SkipNet"]
 
 SLOPE = 0.2
+#: pixels of a level below which bfloat16 does not pay
+SMALL = 1024
 
 #: "paper": for a GPU; "fast": some 20 times less to compute, for a CPU
 PRESETS: dict[str, dict] = {
@@ -190,9 +192,11 @@ class SkipNet:
         # one split has one backward: slices would each make a gradient of full length
         kinds = {False: theta.split(self.sizes)}
         kinds[True] = theta.bfloat16().split(self.sizes) if low else kinds[False]
-        w = {}
+        w, pixels = {}, z.shape[-2] * z.shape[-1]
         for index, (name, shape) in enumerate(self.shapes.items()):
-            piece = kinds[len(shape) == 4 and shape[1] > 1][index]
+            wide = len(shape) == 4 and shape[1] > 1
+            # small images lose by it: there is less to multiply than to convert
+            piece = kinds[wide and pixels >= SMALL * 4 ** int(name[-1])][index]
             w[name] = piece.view(shape).permute(0, 3, 1, 2) if len(shape) == 4 else piece
         z = z.contiguous(memory_format=torch.channels_last)
         x = self._level(0, z, w)
