@@ -49,7 +49,8 @@ def main(
     axes = figure.subplots(2, 2)
     for rule, axis in zip(RULES, axes.flat, strict=False):
         # patience without end, and a margin that is never reached, show what comes after
-        done = fit(noisy, sigma, net, steps, rule=rule, patience=steps, margin=1.0, truth=truth)
+        options = {"patience": steps, "margin": 1.0, "window": min(100, steps // 8)}
+        done = fit(noisy, sigma, net, steps, rule=rule, truth=truth, **options)
         curve, score = done.history["psnr"][0], done.history["scores"][0]
         at = np.flatnonzero(np.isfinite(score))
         stop = at[np.argmin(score[at])]

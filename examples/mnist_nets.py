@@ -16,7 +16,7 @@ import torch
 
 import ppl_zoo as zoo
 
-NETS = {"FVSBN": "fvsbn-mnist", "MADE": "made-mnist"}
+NETS = {"FVSBN": "fvsbn-mnist", "NADE": "nade-mnist", "MADE": "made-mnist"}
 
 
 def main(draws=10, halves=4, data=False, picture=None):

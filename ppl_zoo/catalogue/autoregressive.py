@@ -171,7 +171,7 @@ RNADE = _card(
     ),
     figures=(
         _uci("red-wine", "RNADE", 9.36, 8.622),
-        _uci("white-wine", "RNADE", 10.23, None),
+        _uci("white-wine", "RNADE", 10.23, 9.877),
     ),
 )
 

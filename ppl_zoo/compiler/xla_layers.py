@@ -162,6 +162,42 @@ def _upsample_backward(g, size, input_size, height=None, width=None):
     return jax.vjp(lambda x: _upsample(x, size, height, width), x)[1](g)[0]
 
 
+def _linear(x, axis, count, scale, corners):
+    """Interpolate along one axis, the border going on outside."""
+    size, places = x.shape[axis], jnp.arange(count, dtype=x.dtype)
+    if corners:
+        places = places * ((size - 1) / max(1, count - 1))
+    else:
+        step = size / count if scale is None else 1 / scale
+        places = jnp.maximum((places + 0.5) * step - 0.5, 0.0)
+    low = jnp.minimum(jnp.floor(places).astype(jnp.int32), size - 1)
+    share = (places - low).reshape([-1 if d == axis % x.ndim else 1 for d in range(x.ndim)])
+    high = jnp.minimum(low + 1, size - 1)
+    return (1 - share) * jnp.take(x, low, axis) + share * jnp.take(x, high, axis)
+
+
+def _bilinear(x, size, corners, height=None, width=None):
+    return _linear(_linear(x, -2, size[0], height, corners), -1, size[1], width, corners)
+
+
+def _bilinear_backward(g, size, input_size, corners, height=None, width=None):
+    x = jnp.zeros(tuple(input_size), g.dtype)
+    return jax.vjp(lambda x: _bilinear(x, size, corners, height, width), x)[1](g)[0]
+
+
+def _pad2d(mode):
+    def run(x, pad):
+        left, right, top, bottom = pad
+        widths = [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)]
+        return jnp.pad(x, widths, mode=mode)
+
+    return run
+
+
+def _pad2d_backward(mode):
+    return lambda g, x, pad: jax.vjp(lambda x: _pad2d(mode)(x, pad), x)[1](g)[0]
+
+
 def _two(value):
     value = [value] if isinstance(value, int) else list(value)
     return tuple(value * 2 if len(value) == 1 else value)
@@ -209,6 +245,12 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "native_batch_norm": _batch_norm,
     "native_layer_norm": _layer_norm,
     "native_layer_norm_backward": _layer_norm_backward,
+    "reflection_pad2d": _pad2d("reflect"),
+    "reflection_pad2d_backward": _pad2d_backward("reflect"),
+    "replication_pad2d": _pad2d("edge"),
+    "replication_pad2d_backward": _pad2d_backward("edge"),
+    "upsample_bilinear2d": _bilinear,
+    "upsample_bilinear2d_backward": _bilinear_backward,
     "upsample_nearest2d": _upsample,
     "upsample_nearest2d_backward": _upsample_backward,
     "_native_batch_norm_legit_no_training": _batch_norm_eval,

@@ -22,6 +22,7 @@ PRETRAINED: dict[str, str] = {
     "gmm20-patches": "20 Gaussians over 8x8 patches of photographs, cosine coefficients",
     "vae-mnist": "VAE 784-200-200-50 of MNIST in black and white, dynamic binarization",
     "fvsbn-mnist": "FVSBN of MNIST in black and white, fixed binarization",
+    "nade-mnist": "NADE of MNIST in black and white, fixed binarization",
     "made-mnist": "MADE of MNIST in black and white, fixed binarization",
 }
 

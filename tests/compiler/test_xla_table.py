@@ -309,6 +309,15 @@ case(
 )
 case("native_layer_norm", lambda m: (m(3, 4), [4], m(4), m(4), 1e-5))
 case("native_layer_norm_backward", layer_back, gradient=False)
+for mode in ("reflection", "replication"):
+    case(f"{mode}_pad2d", lambda m: (image(m), [1, 2, 0, 3]))
+    case(f"{mode}_pad2d_backward", lambda m: (m(2, 4, 9, 9), image(m), [1, 2, 0, 3]))
+for corners in (False, True):
+    case("upsample_bilinear2d", lambda m, c=corners: (image(m), [9, 12], c))
+    case(
+        "upsample_bilinear2d_backward",
+        lambda m, c=corners: (m(2, 4, 9, 12), [9, 12], [2, 4, 6, 6], c),
+    )
 case("upsample_nearest2d", lambda m: (image(m), [9, 12]))
 case("upsample_nearest2d_backward", lambda m: (m(2, 4, 9, 12), [9, 12], [2, 4, 6, 6]))
 for groups in (1, 2):
