@@ -80,7 +80,7 @@ class Calibration:
             if abs(shift) > 3:
                 how.append("lie too low" if shift > 0 else "lie too high")
             if not how:
-                how.append("are too wide" if excess < 0 else "are of the wrong shape")
+                how.append("are too wide" if excess < 0 else "are too narrow: overconfident")
             found.append(f"posteriors of {name} {', and '.join(how)}")
         return tuple(found)
 

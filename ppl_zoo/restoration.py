@@ -93,10 +93,10 @@ def restore(
     method
         "map": the posterior mode, by half-quadratic splitting. "posterior": mean, sd and draws
         by tilings for noise alone (the identity), by split Gibbs behind an operator. "svi": a
-        mean-field normal posterior of every pixel; for small images. "dip": a deep image prior, which has seen no other image
-        and stops by itself; ``zoo.EarlyStopping(...)`` for options of one's own, such as the
-        rule, runs to average or the truth to look at. "dip-langevin", "dip-normal": mean and sd
-        of the image over a density of the net's weights.
+        mean-field normal posterior of every pixel; for small images. "dip": a deep image prior,
+        which has seen no other image and stops by itself; ``zoo.EarlyStopping(...)`` for options
+        of one's own, such as the rule, runs to average or the truth to look at. "dip-langevin",
+        "dip-normal": mean and sd of the image over a density of the net's weights.
     quality
         "best", "fast" (some .04 dB below), "fastest" (some .15 dB) or "exact": the published
         algorithm, with every patch and the component by all products, slow and some .1 dB below,

@@ -143,7 +143,10 @@ def test_tables_are_split_as_the_model_needs(tmp_path):
         (lambda c, d: make_model(c, d, {}), "needs num_components"),
         (lambda c, d: make_model(c, d, {"colour": 1}), "no argument 'colour'"),
         (lambda c, d: make_model(c, d, {"num_components": 0}), "num_components"),
-        (lambda c, d: make_solver(c, "magic", {}), "expected one of: cavi, earlystopping, em, nuts, sgld, svi"),
+        (
+            lambda c, d: make_solver(c, "magic", {}),
+            "expected one of: cavi, earlystopping, em, nuts, sgld, svi",
+        ),
         (lambda c, d: make_solver(c, "em", {"learning_rate": 1}), "EM has no option"),
         (lambda c, d: make_solver(c, "em", {"restarts": 0}), "restarts=0"),
         (lambda c, d: load_data(c.model_class, "no-such-data"), "no data set 'no-such-data'"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from agreement import check_agreement, program
 from tiny_models import KINDS, Chain, Coins, Factor, Groups, Mean, Switch, binary, line, real
+from torch import nn
 
 import ppl_zoo as zoo
 from ppl_zoo.compiler import CaptureError, capture

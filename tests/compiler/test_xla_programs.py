@@ -188,6 +188,7 @@ def attention(v):
 
 
 LAYERS = {
+    "interpolate": lambda v: F.interpolate(v[None, None, None], size=(2, 6), mode="bilinear"),
     "Linear": layer(lambda: nn.Linear(3, 2), (5, 3)),
     "Bilinear": lambda v: F.bilinear(v[None], v[None], torch.outer(v, v)[None], v[:1]),
     "Conv1d": layer(lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 2, 6)),
@@ -304,9 +305,9 @@ TABLES = {
 }
 #: too little used to be worth a lowering; they run uncompiled, and say so
 FALLS_BACK = {
-    "bilinear": (
-        lambda v: F.interpolate(v[None, None, None], size=(2, 6), mode="bilinear"),
-        "upsample_bilinear2d.*interpolate",
+    "bicubic": (
+        lambda v: F.interpolate(v[None, None, None], size=(2, 6), mode="bicubic"),
+        "upsample_bicubic2d.*interpolate",
     ),
     "cummax": (lambda v: v.cummax(0).values, "cummax.*v.cummax"),
     "svd": (lambda v: torch.linalg.svdvals(spd(v)), "_linalg_svd.*svdvals"),
