@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -256,3 +257,17 @@ def test_impossible_data_are_refused(model, x, message):
 def test_impossible_models_are_refused(make, message):
     with pytest.raises(zoo.DataError, match=message):
         make()
+
+
+def test_the_prior_of_the_tables_is_part_of_the_story():
+    x = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    plain, smoothed = zoo.Categorical(2), zoo.Categorical(2, concentration=3.0)
+    with torch.no_grad():
+        for model in (plain, smoothed):
+            for parameter in model.parameters():
+                parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape))
+    without, with_prior = (
+        pyro.poutine.trace(model).get_trace(x).log_prob_sum() for model in (plain, smoothed)
+    )
+    assert float(smoothed.log_prior().detach()) != 0.0
+    torch.testing.assert_close(with_prior, without + smoothed.log_prior())
