@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,16 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from ppl_zoo.errors import ConvergenceError, DataError
-from ppl_zoo.fitting import fit, fork_generators
+from ppl_zoo.errors import DataError
+from ppl_zoo.fitting import Fit, fit_many, fork_generators
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.solution import chain_seed, set_seed
 from ppl_zoo.tracing import describe, simulate
 
 __all__ = ["Calibration", "calibrate"]
+
+#: simulations that are fitted side by side
+TOGETHER = 50
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ def calibrate(
     data
         Arguments of the model, for shapes and inputs; what is observed is simulated anew.
     solver
-        As for :func:`ppl_zoo.fit`; compiled steps are compiled once for all simulations.
+        As for :func:`ppl_zoo.fit`. What compiles is compiled once for all simulations, and NUTS
+        and SVI with stochastic gradients take the steps of many simulations side by side.
     num_simulations
         Number of data sets.
     num_draws
@@ -145,36 +150,52 @@ def calibrate(
         raise DataError(f"{type(model).__name__} observes none of its arguments")
     ranks: dict[str, list[int]] = {}
     failed = 0
-    for index in tqdm(range(num_simulations), "calibrate", disable=None if progress else True):
-        with fork_generators(model.device), model.defaults():
-            set_seed(chain_seed(seed, index), model.device)
-            truth = simulate(model, rows)
-        new = tuple(
-            truth[observed[name]] if name in observed else given
-            for name, given in zip(model.argument_names, rows, strict=False)
-        )
-        own = model.fresh()
-        try:
-            done = fit(own, new, solver, device=model.device, seed=seed + index, progress=False)
-        except ConvergenceError:
-            failed += 1
-            continue
-        draws = _thinned(done, num_draws)
-        with model.defaults():
-            kinds = describe(poutine.trace(poutine.condition(own, truth)).get_trace(*new))
-        for name, values in draws.items():
-            if kinds[name].discrete or not truth[name].is_floating_point():
-                continue
-            below = (values < truth[name]).sum(0).reshape(-1)
-            for place, rank in enumerate(below.tolist()):
-                label = f"{name}[{place}]" if below.numel() > 1 else name
-                ranks.setdefault(label, []).append(rank)
+    with tqdm(total=num_simulations, desc="calibrate", disable=None if progress else True) as bar:
+        for first in range(0, num_simulations, TOGETHER):
+            numbers = range(first, min(first + TOGETHER, num_simulations))
+            truths = [_simulated(model, rows, seed, number) for number in numbers]
+            tables = [
+                tuple(
+                    truth[observed[name]] if name in observed else given
+                    for name, given in zip(model.argument_names, rows, strict=False)
+                )
+                for truth in truths
+            ]
+            for truth, done in zip(
+                truths, fit_many(model, tables, solver, seed=seed + first), strict=True
+            ):
+                bar.update()
+                if done is None:
+                    failed += 1
+                    continue
+                for label, rank in _ranks(done, truth, num_draws):
+                    ranks.setdefault(label, []).append(rank)
     if not ranks:
         raise DataError(f"no simulation gave ranks ({failed} of {num_simulations} fits failed)")
     return Calibration({k: np.array(v) for k, v in ranks.items()}, num_draws, failed)
 
 
-def _thinned(done: Any, num_draws: int) -> dict[str, Tensor]:
+def _simulated(model: Model, rows: tuple, seed: int, number: int) -> dict[str, Tensor]:
+    with fork_generators(model.device), model.defaults():
+        set_seed(chain_seed(seed, number), model.device)
+        return simulate(model, rows)
+
+
+def _ranks(done: Fit, truth: dict[str, Tensor], num_draws: int) -> Iterator[tuple[str, int]]:
+    """Rank each true scalar among the draws of its posterior."""
+    draws = _thinned(done, num_draws)
+    with done.model.defaults():
+        program = poutine.condition(done.model, truth)
+        kinds = describe(poutine.trace(program).get_trace(*done.data()))
+    for name, values in draws.items():
+        if kinds[name].discrete or not truth[name].is_floating_point():
+            continue
+        below = (values < truth[name]).sum(0).reshape(-1)
+        for place, rank in enumerate(below.tolist()):
+            yield (f"{name}[{place}]" if below.numel() > 1 else name), rank
+
+
+def _thinned(done: Fit, num_draws: int) -> dict[str, Tensor]:
     """Draws of all chains of a sampler at even distances, or of the best chain of a guide."""
     if done.solution.draws is None:
         return {k: v[done.solution.best] for k, v in done.posterior(num_draws).items()}

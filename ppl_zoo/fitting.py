@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ppl_zoo.functions import FunctionModel
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.solution import Solution
 
-__all__ = ["Fit", "default_solver", "fit", "fork_generators", "pick_device"]
+__all__ = ["Fit", "default_solver", "fit", "fit_many", "fork_generators", "pick_device"]
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -152,3 +153,49 @@ def fit(
     if keep is not None:
         keep(solution)
     return done
+
+
+def fit_many(
+    model: Model, tables: Sequence[Any], solver: Any, *, seed: int = 0
+) -> list[Fit | None]:
+    """Fit copies of a model to data sets of one shape, compiled once and side by side if possible.
+
+    Parameters
+    ----------
+    model
+        Of its arguments new models are made; it stays as it is.
+    tables
+        Data sets, as for :func:`fit`.
+
+    Returns
+    -------
+    list
+        A fit for each; None where it ended in a :class:`~ppl_zoo.errors.ConvergenceError`.
+    """
+    solver = default_solver(model) if solver is None else solver
+    rows = [model.as_rows(table) for table in tables]
+    template = model.fresh()
+    for table in rows:
+        template.check_data(table)
+    found = None
+    if hasattr(solver, "solve_many"):
+        with fork_generators(model.device), template.defaults():
+            template.find_rows(rows[0])
+            found = solver.solve_many(template, rows, seed)
+    out: list[Fit | None] = []
+    for index, pair in enumerate(found or [None] * len(rows)):
+        if pair is None:
+            alone = {"device": model.device, "seed": seed + index, "progress": False}
+            try:
+                out.append(fit(model.fresh(), tables[index], solver, **alone))
+            except ConvergenceError:
+                out.append(None)
+            continue
+        own, solution = pair
+        with fork_generators(model.device), own.defaults():
+            own.find_rows(rows[index])
+        done = Fit(own, solver, solution, rows[index], seed=seed + index, seconds=0.0)
+        done.show(solution.best)
+        own.remember(rows[index], solution.guide)
+        out.append(done)
+    return out

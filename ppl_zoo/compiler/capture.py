@@ -9,6 +9,7 @@ and hand-written ``autograd.Function`` mean what they mean in torch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import linecache
 import os
@@ -22,6 +23,8 @@ from unittest import mock
 import pyro
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, has_proxy_slot, make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
@@ -142,7 +145,7 @@ def capture(
             torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True)
         )
 
-    table = torch._decomp.core_aten_decompositions()
+    table = _decompositions()
     inputs = (*values, *data)
     try:
         with (
@@ -150,6 +153,8 @@ def capture(
             _as_found(modules),
             _default_type(inputs),  # of all stages, so that numbers are promoted alike
             torch.random.fork_rng(devices=[]),
+            # one for all shapes: make_fx would build one, with a stack trace, for each operation
+            tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
         ):
             recorded = make_fx(run, decomposition_table=table)(*inputs)
             _refuse_kept_state(recorded)
@@ -163,6 +168,11 @@ def capture(
     _fold_indices(graph)
     graph.recompile()
     return Captured(graph, parameters, run, inputs)
+
+
+@functools.cache
+def _decompositions() -> dict:
+    return torch._decomp.core_aten_decompositions()
 
 
 #: modules of Pyro whose questions only guard, or make a number to report

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ppl_zoo.compiler import xla
 from ppl_zoo.compiler.xla_potential import CapturedPotential
 
 # after xla_potential, which says how JAX takes its memory
@@ -57,6 +59,13 @@ class BatchedPotential:
                 like = jax.ShapeDtypeStruct((block, len(z)), jnp.asarray(z.numpy()).dtype)
                 _COMPILED[key] = jax.jit(at_all).lower(like, self.data).compile()
         self.compiled = _COMPILED[key]
+
+    def on(self, data: tuple[Tensor, ...]) -> BatchedPotential:
+        """Return the same for other data of the same shapes."""
+        other = copy.copy(self)
+        with self.scope():
+            other.data = tuple(xla.to_jax(t) for t in data)
+        return other
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return energies ``(block,)`` and gradients ``(block, size)``."""

@@ -50,6 +50,8 @@ class Stepper:
         Of Adam.
     seed
         Noise is a function of (seed, chain, step).
+    own
+        Whether each chain has data of its own, in the first dimension of ``data``.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Stepper:
         per_row: Sequence[bool],
         options: AdamOptions,
         seed: int,
+        own: bool = False,
     ) -> None:
         self.captured, self.per_row, self.options, self.seed = captured, per_row, options, seed
+        self.own = own
         self.wide = any(t.dtype == torch.float64 for t in (*data, *captured.parameters))
         with self._scope():
             self.loss = lower(captured)
@@ -126,7 +130,8 @@ class Stepper:
         with self._scope():
             key = self._key(rates.shape, index)
             if key not in _BLOCKS:
-                _BLOCKS[key] = jax.jit(partial(_block, self.loss, self.per_row, self.options))
+                block = partial(_block, self.loss, self.per_row, self.options, self.own)
+                _BLOCKS[key] = jax.jit(block)
             dtype = self.state[0][0].dtype
             with np.errstate(divide="ignore"):  # logarithms, since 1 - 0.999 is little in float32
                 rates = np.concatenate([rates, np.log(rates[..., 1:])], -1)
@@ -145,13 +150,14 @@ class Stepper:
         batch = None if index is None else index.shape[-1]
         shapes = tuple((d.shape, str(d.dtype)) for d in self.data)
         per_row = tuple(self.per_row)
-        return self.identity, shapes, per_row, shape[1], batch, self.options, self.wide
+        return self.identity, shapes, per_row, self.own, shape[1], batch, self.options, self.wide
 
 
 def _block(
     loss: Callable[..., tuple],
     per_row: Sequence[bool],
     options: AdamOptions,
+    own: bool,
     state: tuple,
     data: tuple,
     key: Any,
@@ -181,7 +187,9 @@ def _block(
         value, *gradients = loss(key, *_unpack(values[0], shapes, 0), *data, noise=noise)
         return value, [_pack(gradients, 0)]
 
-    def one(state: tuple, key: Any, noise: Any, rate: Any, rows: Any, moves: Any) -> tuple:
+    def one(
+        state: tuple, data: tuple, moves: Any, key: Any, noise: Any, rate: Any, rows: Any
+    ) -> tuple:
         values, first, second, count = state
         chosen = data
         if rows is not None:
@@ -215,10 +223,12 @@ def _block(
     if active.shape[0] == 1:
         # a batch of one keeps XLA from its fast matrix product
         state, xs = jax.tree.map(lambda a: a[0], state), jax.tree.map(lambda a: a[:, 0], xs)
-        state, losses = jax.lax.scan(lambda s, x: one(s, *x, active[0]), state, xs)
+        data = jax.tree.map(lambda a: a[0], data) if own else data
+        state, losses = jax.lax.scan(lambda s, x: one(s, data, active[0], *x), state, xs)
         state, losses = jax.tree.map(lambda a: a[None], state), losses[:, None]
     else:
-        state, losses = jax.lax.scan(lambda s, x: jax.vmap(one)(s, *x, active), state, xs)
+        step = jax.vmap(one, (0, 0 if own else None, 0, 0, 0, 0, 0))
+        state, losses = jax.lax.scan(lambda s, x: step(s, data, active, *x), state, xs)
     values, first, second, count = state
     if packed:
         values, first, second = (

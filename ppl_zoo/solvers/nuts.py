@@ -24,7 +24,7 @@ from ppl_zoo.solvers.unconstrained import Unconstrained
 __all__ = ["NUTS"]
 
 #: points tried for a chain's start
-TRIES = 100
+TRIES = 400
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class NUTS:
         engine = self._engine(problem, seed, backend)
         record = _Record(problem, engine, self)
         if resume is None:
-            engine.start(self._start(problem, engine, seed))
+            engine.start(self.find_start(problem, engine, seed))
         else:
             record.restore(resume)
         chains = [Chain(index, model) for index in range(self.num_chains)]
@@ -171,13 +171,17 @@ class NUTS:
         self._name_divergences(model, result)
         return result
 
-    def _engine(self, problem: Unconstrained, seed: int, backend: str) -> Any:
-        options = {
+    def kernel_options(self) -> dict[str, Any]:
+        """Return the options of a chain, by NumPyro's names."""
+        return {
             "num_warmup": self.num_warmup,
             "target_accept_prob": self.target_accept,
             "max_tree_depth": self.max_tree_depth,
             "dense_mass": self.dense_mass,
         }
+
+    def _engine(self, problem: Unconstrained, seed: int, backend: str) -> Any:
+        options = self.kernel_options()
         if backend == "numpyro":
             from ppl_zoo.solvers.nuts_numpyro import NumPyroEngine
 
@@ -191,6 +195,25 @@ class NUTS:
         from ppl_zoo.solvers.nuts_pyro import PyroEngine
 
         return PyroEngine(problem, options, self.num_chains, seed)
+
+    def solve_many(
+        self, model: Model, tables: Sequence[Rows], seed: int
+    ) -> list[tuple[Model, Solution]] | None:
+        """Draw from the posteriors of several data sets of one shape, all side by side.
+
+        Returns
+        -------
+        list or None
+            Model and solution of each; None where they cannot be drawn together.
+        """
+        if self.backend != "numpyro" or self.init is not None:
+            return None
+        from ppl_zoo.solvers.nuts_many import sample_many
+
+        try:
+            return sample_many(self, model, tables, seed)
+        except (CaptureError, ConvergenceError, ValueError, RuntimeError, NotImplementedError):
+            return None  # one by one, each says what is wrong with it
 
     def _name_fixed(self, problem: Unconstrained) -> None:
         fixed = problem.parameters()
@@ -215,7 +238,7 @@ class NUTS:
             stacklevel=3,
         )
 
-    def _start(self, problem: Unconstrained, engine: Any, seed: int) -> Tensor:
+    def find_start(self, problem: Unconstrained, engine: Any, seed: int) -> Tensor:
         """Choose where each chain begins, ``(chain, size)``."""
         model = problem.model
         if self.init is not None:
@@ -234,23 +257,20 @@ class NUTS:
             raise ConvergenceError(
                 f"{type(model).__name__}: the density is not finite at the draws of init"
             )
-        starts = []
-        for chain in range(self.num_chains):
-            generator = torch.Generator().manual_seed(chain_seed(seed, chain))
-            for _ in range(TRIES):
-                # as many at once as there are chains, so that one compiled function does
-                shape = (self.num_chains, problem.size)
-                z = 4 * torch.rand(shape, generator=generator, dtype=model.dtype, device="cpu") - 2
-                good = engine.finite(z).nonzero()[0]
-                if len(good):
-                    starts.append(z[good[0]])
-                    break
-            else:
-                raise ConvergenceError(
-                    f"{type(model).__name__}: no finite density within 2 of the middle of the "
-                    f"unconstrained scale in {TRIES * self.num_chains} tries; pass init=fit"
-                )
-        return torch.stack(starts).to(model.device)
+        chains = range(self.num_chains)
+        generators = [torch.Generator().manual_seed(chain_seed(seed, c)) for c in chains]
+        starts = torch.empty(self.num_chains, problem.size, dtype=model.dtype)
+        lacking = torch.ones(self.num_chains, dtype=torch.bool)
+        for _ in range(TRIES):
+            for chain in lacking.nonzero()[:, 0].tolist():
+                starts[chain].uniform_(-2, 2, generator=generators[chain])
+            lacking = torch.from_numpy(~engine.finite(starts))
+            if not lacking.any():
+                return starts.to(model.device)
+        raise ConvergenceError(
+            f"{type(model).__name__}: no finite density within 2 of the middle of the "
+            f"unconstrained scale in {TRIES} tries; pass init=fit"
+        )
 
 
 class _Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,24 +28,31 @@ _SAMPLERS: dict[Any, _Sampler] = {}
 
 
 class _Sampler:
-    """Compiled functions of one potential; data and state are arguments."""
+    """Compiled functions of one potential; data and state are arguments.
 
-    def __init__(self, captured: CapturedPotential, options: dict[str, Any], block: int) -> None:
+    ``own`` says that each chain has data of its own, in the first dimension.
+    """
+
+    def __init__(
+        self, captured: CapturedPotential, options: dict[str, Any], block: int, own: bool
+    ) -> None:
+        given = 0 if own else None
+
         def generate(*data: Any) -> Any:
             return lambda z: captured.potential(z, *data)
 
         init, sample = hmc(potential_fn_gen=generate, algo="NUTS")
 
         def start(z: Any, keys: Any, data: tuple) -> Any:
-            def one(z: Any, key: Any) -> Any:
+            def one(z: Any, key: Any, data: tuple) -> Any:
                 return init(z, trajectory_length=None, model_args=data, rng_key=key, **options)
 
             # chains go in lockstep: one counter for all keeps what depends on it a branch
-            state = jax.vmap(one)(z, keys)
+            state = jax.vmap(one, (0, 0, given))(z, keys, data)
             return state._replace(i=state.i[0])
 
         axes = HMCState(*[None if f == "i" else 0 for f in HMCState._fields])
-        step = jax.vmap(sample, in_axes=(axes, None), out_axes=axes)
+        step = jax.vmap(sample, in_axes=(axes, given), out_axes=axes)
 
         def run(state: Any, count: Any, data: tuple) -> tuple:
             shapes = jax.eval_shape(_read, state)
@@ -60,10 +68,11 @@ class _Sampler:
             return jax.lax.fori_loop(0, count, body, (state, held))
 
         def gradients(z: Any, data: tuple) -> tuple:
-            return jax.vmap(jax.value_and_grad(generate(*data)))(z)
+            return jax.vmap(lambda z, d: jax.value_and_grad(generate(*d))(z), (0, given))(z, data)
 
         def values(z: Any, data: tuple) -> dict:
-            return jax.vmap(lambda z: captured.values(z, *data))(z)
+            draws = jax.vmap(lambda z, d: captured.values(z, *d), (0, None))
+            return jax.vmap(draws, (0, given))(z, data)
 
         self.start, self.run = jax.jit(start), jax.jit(run)
         self.gradients, self.values = jax.jit(gradients), jax.jit(values)
@@ -92,6 +101,8 @@ class NumPyroEngine:
         ``num_warmup``, ``target_accept_prob``, ``max_tree_depth`` and ``dense_mass`` of NumPyro.
     num_chains, seed
         Each chain's noise is a function of (seed, chain).
+    tables
+        Data of each chain, alike in shape; None where all have those of the problem.
 
     Raises
     ------
@@ -104,7 +115,12 @@ class NumPyroEngine:
     name = "xla"
 
     def __init__(
-        self, problem: Unconstrained, options: dict[str, Any], num_chains: int, seed: int
+        self,
+        problem: Unconstrained,
+        options: dict[str, Any],
+        num_chains: int,
+        seed: int,
+        tables: Sequence[tuple[Tensor, ...]] | None = None,
     ) -> None:
         from ppl_zoo.compiler import xla
 
@@ -117,16 +133,20 @@ class NumPyroEngine:
         self.block = max(1, min(BLOCK, NUMBERS // (num_chains * problem.size)))
         self.options, self.iteration, self.state = options, 0, None
         self.count = min(10, self.block)
-        key = (self.captured.identity, num_chains, self.block, tuple(options.items()))
+        own = tables is not None
+        key = (self.captured.identity, num_chains, self.block, own, tuple(options.items()))
         with self.captured.scope():
+            self.data = self.captured.data
+            if own:
+                self.data = tuple(xla.to_jax(torch.stack(d)) for d in zip(*tables, strict=True))
             if key not in _SAMPLERS:
-                _SAMPLERS[key] = _Sampler(self.captured, options, self.block)
+                _SAMPLERS[key] = _Sampler(self.captured, options, self.block, own)
         self.sampler = _SAMPLERS[key]
 
     def finite(self, z: Tensor) -> np.ndarray:
-        """Tell at which of the points ``(n, size)`` potential and gradient are finite."""
+        """Tell for each chain whether potential and gradient are finite at ``z (chain, size)``."""
         with self.captured.scope():
-            value, gradient = self.sampler.gradients(jnp.asarray(z.numpy()), self.captured.data)
+            value, gradient = self.sampler.gradients(jnp.asarray(z.numpy()), self.data)
             return np.asarray(jnp.isfinite(value) & jnp.isfinite(gradient).all(-1))
 
     def start(self, z: Tensor) -> None:
@@ -134,13 +154,13 @@ class NumPyroEngine:
         seeds = [chain_seed(self.seed, c) & 0xFFFFFFFF for c in range(self.num_chains)]
         with self.captured.scope():
             keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-            self.state = self.sampler.start(jnp.asarray(z.numpy()), keys, self.captured.data)
+            self.state = self.sampler.start(jnp.asarray(z.numpy()), keys, self.data)
 
     def advance(self, most: int) -> dict[str, np.ndarray]:
         """Take up to ``most`` iterations; arrays ``(chain, iteration, ...)``."""
         count, begun = min(self.count, most), time.perf_counter()
         with self.captured.scope():
-            state, held = self.sampler.run(self.state, count, self.captured.data)
+            state, held = self.sampler.run(self.state, count, self.data)
             out = {k: np.asarray(v)[:count].swapaxes(0, 1) for k, v in held.items()}
         self.state = state  # after the arrays are there: an interrupt leaves both or none
         self.iteration += count
@@ -151,22 +171,18 @@ class NumPyroEngine:
     def constrain(self, z: np.ndarray) -> dict[str, Tensor]:
         """Return the values at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
         chains, draws = z.shape[:2]
-        flat = z.reshape(-1, z.shape[-1])
         numbers = sum(max(1, torch.Size(s).numel()) for s in self.problem.shapes.values())
-        width = max(1, min(len(flat), NUMBERS // numbers))
+        width = max(1, min(draws, NUMBERS // (numbers * chains)))
         parts: list[dict[str, np.ndarray]] = []
         with self.captured.scope():
-            for first in range(0, len(flat), width):
-                part = flat[first : first + width]
-                full = np.resize(part, (width, z.shape[-1]))  # one shape, compiled once
-                found = self.sampler.values(jnp.asarray(full), self.captured.data)
-                parts.append({k: np.asarray(v)[: len(part)] for k, v in found.items()})
-        out = {}
-        for name, dtype in self.captured.dtypes.items():
-            joined = np.concatenate([p[name] for p in parts])
-            value = torch.from_numpy(joined.reshape(chains, draws, *joined.shape[1:]))
-            out[name] = value.to(dtype)
-        return out
+            for first in range(0, draws, width):
+                last = max(0, min(first, draws - width))  # one shape, compiled once
+                found = self.sampler.values(jnp.asarray(z[:, last : last + width]), self.data)
+                parts.append({k: np.asarray(v)[:, first - last :] for k, v in found.items()})
+        return {
+            name: torch.from_numpy(np.concatenate([p[name] for p in parts], 1)).to(dtype)
+            for name, dtype in self.captured.dtypes.items()
+        }
 
     def pack(self) -> dict[str, Tensor]:
         """Return the state as tensors."""

@@ -222,7 +222,7 @@ class SVI:
                 reason = f"stochastic gradients: {error}"
                 warnings.warn(f"SVI takes {reason}", stacklevel=3)
         chains = [
-            self._chain(model, rows, seed, index, resume, held_out)
+            self.make_chain(model, rows, seed, index, resume, held_out)
             for index in range(self.restarts)
         ]
         batches = Minibatches(seed, self.batch_size, len(rows))
@@ -238,30 +238,11 @@ class SVI:
 
         def solution() -> Solution:
             engine.sync()
-            return self._solution(chains, engine.name, reason)
-
-        def advance(active: Sequence[SVIChain]) -> int:
-            count = engine.advance(active, self.steps)
-            for chain in active:
-                if chain.stopped == "diverged":
-                    continue
-                if chain.watch is not None:
-                    engine.sync()
-                    if chain.watch.review():
-                        chain.stopped = "converged"
-                        continue
-                settled = chain.plateau.review(
-                    chain.objective, chain.optimizer, partial(engine.vector, chain)
-                )
-                if settled and self.patience is None:  # rows held out decide where there are any
-                    chain.stopped = "converged"
-                elif len(chain.objective) >= self.steps:
-                    chain.stopped = "max_steps"
-            return count
+            return self.solution_of(chains, engine.name, reason)
 
         climb(
             chains,
-            advance,
+            partial(self.advance, engine),
             solution,
             max_steps=self.steps,
             label=f"SVI {type(model).__name__}",
@@ -278,6 +259,40 @@ class SVI:
             warnings.warn(f"{chain.error}; the other chains went on", stacklevel=3)
         return result
 
+    def solve_many(
+        self, model: Model, tables: Sequence[Rows], seed: int
+    ) -> list[tuple[Model, Solution] | None]:
+        """Fit the model to several data sets of one shape, compiled once and side by side.
+
+        Returns
+        -------
+        list
+            Model and solution of each data set; None for one that has to be fitted alone.
+        """
+        from ppl_zoo.solvers.svi_many import fit_many
+
+        return fit_many(self, model, tables, seed)
+
+    def advance(self, engine: Any, active: Sequence[SVIChain]) -> int:
+        """Take some steps, and say which chains stop; return how many steps."""
+        count = engine.advance(active, self.steps)
+        for chain in active:
+            if chain.stopped == "diverged":
+                continue
+            if chain.watch is not None:
+                engine.sync()
+                if chain.watch.review():
+                    chain.stopped = "converged"
+                    continue
+            settled = chain.plateau.review(
+                chain.objective, chain.optimizer, partial(engine.vector, chain)
+            )
+            if settled and self.patience is None:  # rows held out decide where there are any
+                chain.stopped = "converged"
+            elif len(chain.objective) >= self.steps:
+                chain.stopped = "max_steps"
+        return count
+
     def pair(self, model: Model, rows: Rows, held: Collection[str] = ()) -> Pair:
         """Model and guide as programs; the guide's parameters are made.
 
@@ -288,7 +303,7 @@ class SVI:
             guide = "multivariate-normal"
         return make_pair(model, guide, rows, self.batch_size)
 
-    def _chain(
+    def make_chain(
         self,
         model: Model,
         rows: Rows,
@@ -297,6 +312,7 @@ class SVI:
         resume: Solution | None,
         valid: Rows | None,
     ) -> SVIChain:
+        """Set one chain up, its model at its start."""
         set_seed(chain_seed(seed, index), rows.device)
         own = model if index == 0 else model.fresh()
         if resume is None and self.initialize:
@@ -341,7 +357,8 @@ class SVI:
             return self.optimizer(parameters, lr=self.learning_rate)
         return self.optimizer(parameters)
 
-    def _solution(self, chains: list[SVIChain], engine: str, reason: str) -> Solution:
+    def solution_of(self, chains: list[SVIChain], engine: str, reason: str) -> Solution:
+        """Write down where chains stand."""
         tensors, values = {}, {"objective": "stochastic", "reason": reason}
         for chain in chains:
             packed, values[str(chain.index)] = chain.pack()
