@@ -11,10 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import linecache
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,27 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, has_proxy_slot, make_fx
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
+
+from ppl_zoo.compiler.recording import Answers, Refuses, refuse_kept_state
+from ppl_zoo.compiler.user_lines import line_of_operation, line_of_user
 
 __all__ = ["CaptureError", "Captured", "capture"]
-
-
-def _folder(file: str | None) -> str:
-    return os.path.join(os.path.dirname(os.path.abspath(file or "")), "")
-
-
-#: folders whose lines are not the user's own, and one inside them whose lines are as good
-_LIBRARIES = (
-    *map(_folder, (pyro.__file__, torch.__file__, os.__file__)),
-    _folder(_folder(__file__)[:-1]),
-)
-_MODELS = os.path.join(_LIBRARIES[-1], "models", "")
 
 
 class CaptureError(RuntimeError):
@@ -88,14 +71,8 @@ class Captured:
         """Find the line of the user that calls for an aten operation; None if torch does."""
         if self.program is None:
             return None
-        try:
-            with _no_checks_of_values(), torch.random.fork_rng(devices=[]), _StopAt(operation):
-                self.program(*self.inputs)
-        except _FoundError as error:
-            return _line_of_user(error)
-        except Exception:  # noqa: BLE001 - the line is a help only, the error is told without it
-            return None
-        return None
+        with _no_checks_of_values():
+            return line_of_operation(self.program, self.inputs, operation)
 
 
 def capture(
@@ -136,8 +113,8 @@ def capture(
                     if where is module
                 }
                 stack.enter_context(_reparametrize_module(module, own))
-            stack.enter_context(_Answers())
-            stack.enter_context(_Refuses(modules, inputs))
+            stack.enter_context(Answers())
+            stack.enter_context(Refuses(modules, inputs))
             with torch.enable_grad():
                 loss = objective(*inputs[len(parameters) :])
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -157,13 +134,13 @@ def capture(
             tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
         ):
             recorded = make_fx(run, decomposition_table=table)(*inputs)
-            _refuse_kept_state(recorded)
+            refuse_kept_state(recorded)
             functional = torch.func.functionalize(recorded, remove="mutations_and_views")
             graph = make_fx(functional, decomposition_table=table)(*inputs)
             _compare(recorded, graph, inputs)
     except Exception as error:
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
-        raise CaptureError(f"{_line_of_user(error)} ({_first_line(error)})") from error
+        raise CaptureError(f"{line_of_user(error)} ({_first_line(error)})") from error
     graph.graph.eliminate_dead_code()
     _fold_indices(graph)
     graph.recompile()
@@ -173,144 +150,6 @@ def capture(
 @functools.cache
 def _decompositions() -> dict:
     return torch._decomp.core_aten_decompositions()
-
-
-#: modules of Pyro whose questions only guard, or make a number to report
-_GUARDS = (
-    "pyro.infer.elbo",
-    "pyro.infer.renyi_elbo",
-    "pyro.infer.trace_elbo",
-    "pyro.infer.trace_mean_field_elbo",
-    "pyro.infer.traceenum_elbo",
-    "pyro.infer.tracegraph_elbo",
-    "pyro.infer.tracetmc_elbo",
-    "pyro.infer.util",
-    "pyro.util",
-)
-#: ways to read a tensor below the operations that are recorded
-_READS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__)
-
-_DETERMINANTS = (
-    *(torch.det, torch.logdet, torch.slogdet, torch.linalg.det, torch.linalg.slogdet),
-    *(Tensor.det, Tensor.logdet, Tensor.slogdet),
-)
-
-
-class _Answers(TorchFunctionMode):
-    """Answer the questions about values that Pyro's ELBOs ask; no other gets an answer.
-
-    The ELBOs call ``item`` for the loss they report and ask for the truth of masks; these only
-    guard. A program that branches on a value, or a sampler that rejects, has no static graph,
-    and make_fx says so. Values that are read past it would stay in the graph as constants.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if func in (Tensor.item, Tensor.__bool__) and _asked_by_guard():
-            return args[0].detach() if func is Tensor.item else True
-        if func is Tensor.data.__get__:
-            return args[0].detach()
-        if func in _DETERMINANTS and not args[0].is_contiguous():
-            # torch factors the transpose of a matrix that lies row by row, and the gradient
-            # remembers which; the functional graph has only such matrices
-            args = (args[0].contiguous(), *args[1:])
-        if func in _READS and _is_recorded(args[0]):
-            raise ValueError(f"Tensor.{func.__name__} reads a value while recording")
-        if func is torch.tensor or func is torch.as_tensor:
-            if any(map(_is_recorded, _leaves(args[0]))) and not isinstance(args[0], Tensor):
-                raise ValueError(f"torch.{func.__name__} reads values; torch.stack does not")
-        return func(*args, **(kwargs or {}))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _leaves(values: Any) -> Iterator[Any]:
-    if isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _leaves(value)
-    else:
-        yield values
-
-
-def _is_recorded(value: Any) -> bool:
-    mode = get_proxy_mode()
-    return mode is not None and isinstance(value, Tensor) and has_proxy_slot(value, mode.tracer)
-
-
-def _asked_by_guard() -> bool:
-    frame = sys._getframe(1)
-    between = (__name__, "jaxtyping", "beartype")  # checks of types stand between while testing
-    while frame is not None:
-        caller = frame.f_globals.get("__name__", "")
-        if not caller.startswith(between) and not frame.f_code.co_filename.startswith("<"):
-            return caller in _GUARDS
-        frame = frame.f_back
-    return False
-
-
-class _Refuses(TorchDispatchMode):
-    """Refuse what a graph would hold fast at the value that it has while recording."""
-
-    def __init__(self, modules: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> None:
-        super().__init__()
-        # what is computed from inputs or by chance; a mask that is not stays as it is
-        self.varies = WeakIdKeyDictionary(dict.fromkeys(inputs, True))
-        buffers = [b for module in modules for b in module.buffers() if b.numel()]
-        self.kept = {b.untyped_storage().data_ptr() for b in buffers}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if torch.Tag.dynamic_output_shape in func.tags:
-            decides = _tensors(args[:1])
-            if func.overloadpacket is torch.ops.aten.index:
-                kinds = (torch.bool, torch.uint8)
-                decides = [i for i in args[1] if i is not None and i.dtype in kinds]
-            elif func.overloadpacket is torch.ops.aten.masked_select:
-                decides = args[1:]
-            if any(d in self.varies for d in decides):
-                raise ValueError(f"the shape that {func} returns depends on values")
-        if func._schema.is_mutable:
-            for value, argument in zip(args, func._schema.arguments, strict=False):
-                if argument.is_write and isinstance(value, Tensor) and self._is_kept(value):
-                    raise ValueError(f"{func} writes into a buffer, which a graph would forget")
-        given = _tensors((args, kwargs))
-        varies = torch.Tag.nondeterministic_seeded in func.tags or any(
-            t in self.varies for t in given
-        )
-        result = func(*args, **(kwargs or {}))
-        if varies:
-            written = _tensors(args[:1]) if func._schema.is_mutable else []
-            for tensor in (*_tensors(result), *written):
-                self.varies[tensor] = True
-        return result
-
-    def _is_kept(self, value: Tensor) -> bool:
-        return bool(value.numel()) and value.untyped_storage().data_ptr() in self.kept
-
-
-class _FoundError(Exception):
-    """Raised where an operation is called that is looked for."""
-
-
-class _StopAt(TorchDispatchMode):
-    def __init__(self, operation: str) -> None:
-        super().__init__()
-        self.operation = _plain_name(operation)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if _plain_name(func.overloadpacket.__name__) == self.operation:
-            raise _FoundError(self.operation)
-        return func(*args, **(kwargs or {}))
-
-
-def _plain_name(operation: str) -> str:
-    return operation.removesuffix("_functional").removesuffix("_copy").removesuffix("_")
 
 
 @contextlib.contextmanager
@@ -391,28 +230,6 @@ def _fold_indices(graph: torch.fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _refuse_kept_state(graph: torch.fx.GraphModule) -> None:
-    """Refuse a program that writes into a tensor of its own from one step to the next."""
-    kept = {n for n in graph.graph.nodes if n.op == "get_attr" and "lift" not in n.name}
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or not node.args:
-            continue
-        schema = getattr(node.target, "_schema", None)
-        if schema is None:
-            continue
-        if node.args[0] in kept and any(r.alias_info is not None for r in schema.returns):
-            kept.add(node)  # a view
-        if not schema.is_mutable:
-            continue
-        written = [
-            value
-            for value, argument in zip(node.args, schema.arguments, strict=False)
-            if argument.is_write
-        ]
-        if kept & {v for v in written if isinstance(v, torch.fx.Node)}:
-            raise ValueError(f"{node.target} writes into a buffer, which a graph would forget")
-
-
 def _dirichlet_of_gammas(concentration: Tensor) -> Tensor:
     """Draw as torch does, with the gradient of normalised gammas, which XLA has."""
     gammas = torch._standard_gamma(concentration)
@@ -435,21 +252,6 @@ def _no_checks_of_values() -> Iterator[None]:
             yield
     finally:
         torch.distributions.Distribution.set_default_validate_args(before)
-
-
-def _line_of_user(error: BaseException) -> str:
-    """Describe the innermost line of the traceback that is the user's own."""
-    found = None
-    for frame in traceback.extract_tb(error.__traceback__):
-        name = os.path.abspath(frame.filename)
-        library = "site-packages" in name or name.startswith(_LIBRARIES)
-        library = library and not name.startswith(_MODELS)
-        if not library and not frame.filename.startswith("<"):
-            found = frame
-    if found is None:
-        return "a line of the library"
-    source = linecache.getline(found.filename, found.lineno or 0).strip()
-    return f"{found.filename}:{found.lineno}: `{source}`"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,75 @@
+"""The line of the user's own that an error comes from, or that calls for an operation."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["line_of_operation", "line_of_user"]
+
+
+def _folder(file: str | None) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(file or "")), "")
+
+
+#: folders whose lines are not the user's own, and one inside them whose lines are as good
+_LIBRARIES = (
+    *map(_folder, (pyro.__file__, torch.__file__, os.__file__)),
+    _folder(_folder(__file__)[:-1]),
+)
+_MODELS = os.path.join(_LIBRARIES[-1], "models", "")
+
+
+def line_of_user(error: BaseException) -> str:
+    """Describe the innermost line of the traceback that is the user's own."""
+    found = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        name = os.path.abspath(frame.filename)
+        library = "site-packages" in name or name.startswith(_LIBRARIES)
+        library = library and not name.startswith(_MODELS)
+        if not library and not frame.filename.startswith("<"):
+            found = frame
+    if found is None:
+        return "a line of the library"
+    source = linecache.getline(found.filename, found.lineno or 0).strip()
+    return f"{found.filename}:{found.lineno}: `{source}`"
+
+
+class _FoundError(Exception):
+    """Raised where an operation is called that is looked for."""
+
+
+class _StopAt(TorchDispatchMode):
+    def __init__(self, operation: str) -> None:
+        super().__init__()
+        self.operation = _plain_name(operation)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if _plain_name(func.overloadpacket.__name__) == self.operation:
+            raise _FoundError(self.operation)
+        return func(*args, **(kwargs or {}))
+
+
+def _plain_name(operation: str) -> str:
+    return operation.removesuffix("_functional").removesuffix("_copy").removesuffix("_")
+
+
+def line_of_operation(program: Callable[..., Any], inputs: tuple, operation: str) -> str | None:
+    """Find the line of the user that calls for an aten operation; None if torch does."""
+    try:
+        with torch.random.fork_rng(devices=[]), _StopAt(operation):
+            program(*inputs)
+    except _FoundError as error:
+        return line_of_user(error)
+    except Exception:  # noqa: BLE001 - the line is a help only, the error is told without it
+        return None
+    return None
