@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import ConvergenceError, DataError
+from ppl_zoo.errors import DataError
 from ppl_zoo.model import Model
-from ppl_zoo.solvers.alternation import Alternation
-from ppl_zoo.solvers.climb import climb, pad_history
-from ppl_zoo.solvers.elbos import ELBOS, make_elbo
-from ppl_zoo.solvers.engines import Interpreted, Minibatches, choose_engine, window_of
+from ppl_zoo.solvers.climb import climb
+from ppl_zoo.solvers.elbos import ELBOS
+from ppl_zoo.solvers.engine_interpreted import Interpreted, Minibatches
+from ppl_zoo.solvers.engines import choose_engine, window_of
 from ppl_zoo.solvers.fixed_draws import NoStartError, solve_with_fixed_draws
-from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
+from ppl_zoo.solvers.guides import Pair, make_pair
 from ppl_zoo.solvers.objectives import choose_objective
 from ppl_zoo.solvers.solution import (
     Solution,
-    chain_seed,
-    read_parameters,
-    set_seed,
-    stack_chains,
 )
-from ppl_zoo.solvers.stopping import Plateau
 from ppl_zoo.solvers.svi_chain import SVIChain
-from ppl_zoo.solvers.validation import Watch
+from ppl_zoo.solvers.svi_record import solution_of
+from ppl_zoo.solvers.svi_setup import make_chain
 
 __all__ = ["SVI"]
 
@@ -222,7 +213,7 @@ class SVI:
                 reason = f"stochastic gradients: {error}"
                 warnings.warn(f"SVI takes {reason}", stacklevel=3)
         chains = [
-            self.make_chain(model, rows, seed, index, resume, held_out)
+            make_chain(self, model, rows, seed, index, resume, held_out)
             for index in range(self.restarts)
         ]
         batches = Minibatches(seed, self.batch_size, len(rows))
@@ -238,7 +229,7 @@ class SVI:
 
         def solution() -> Solution:
             engine.sync()
-            return self.solution_of(chains, engine.name, reason)
+            return solution_of(self, chains, engine.name, reason)
 
         climb(
             chains,
@@ -302,93 +293,3 @@ class SVI:
         if guide is None and model.guide is None and "guide.scale_tril_unconstrained" in held:
             guide = "multivariate-normal"
         return make_pair(model, guide, rows, self.batch_size)
-
-    def make_chain(
-        self,
-        model: Model,
-        rows: Rows,
-        seed: int,
-        index: int,
-        resume: Solution | None,
-        valid: Rows | None,
-    ) -> SVIChain:
-        """Set one chain up, its model at its start."""
-        set_seed(chain_seed(seed, index), rows.device)
-        own = model if index == 0 else model.fresh()
-        if resume is None and self.initialize:
-            with torch.no_grad():
-                own.initialize(rows)
-        elif index > 0:
-            own.load_state_dict(model.state_dict())
-        given = self.guide
-        guide = copy_guide(given) if index > 0 and not isinstance(given, (str, type)) else given
-        pair = make_pair(own, guide, rows, self.batch_size, index)
-        chain = SVIChain(
-            index, own, pair.guide, pair=pair, elbo=make_elbo(self.elbo, pair, self.num_particles)
-        )
-        modules = [m for m in (own, pair.guide) if isinstance(m, nn.Module)]
-        unique = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
-        chain.parameters = list(unique.values())
-        if not chain.parameters:
-            raise ConvergenceError(
-                f"{type(model).__name__} and its guide have no parameter to fit"
-            )
-        chain.precision = self.precision
-        chain.optimizer = self._make_optimizer(chain.parameters)
-        if self.schedule == "cosine":
-            chain.schedule = CosineAnnealingLR(chain.optimizer, self.steps)
-        elif callable(self.schedule):
-            chain.schedule = self.schedule(chain.optimizer)
-        chain.plateau = Plateau(
-            self.window or 0, self.tol, self.parameter_tol, decay=self.schedule is None
-        )
-        if self.alternate is not None:
-            shown = rows.head(self.batch_size or len(rows))
-            chain.alternation = Alternation.of(self.alternate, pair, chain.parameters, shown)
-        if self.average is not None or valid is not None:
-            every = self.validate_every or math.ceil(len(rows) / (self.batch_size or len(rows)))
-            chain.watch = Watch(chain, valid, self.patience, every, self.average, seed, len(rows))
-        if resume is not None:
-            chain.restore(resume)
-        return chain
-
-    def _make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        if isinstance(self.optimizer, type):
-            return self.optimizer(parameters, lr=self.learning_rate)
-        return self.optimizer(parameters)
-
-    def solution_of(self, chains: list[SVIChain], engine: str, reason: str) -> Solution:
-        """Write down where chains stand."""
-        tensors, values = {}, {"objective": "stochastic", "reason": reason}
-        for chain in chains:
-            packed, values[str(chain.index)] = chain.pack()
-            tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
-        return Solution(
-            parameters=stack_chains([_kept_parameters(c) for c in chains]),
-            history={"objective": pad_history(chains)},
-            objective=np.array([_final_objective(c) for c in chains]),
-            stopped=tuple(c.stopped or "interrupted" for c in chains),
-            guide=chains[0].model.guide if self._own_guide(chains[0]) else chains[0].guide,
-            summed_out=chains[0].pair.summed_out,
-            engine=engine,
-            state_tensors=tensors,
-            state_values=values,
-        )
-
-    def _own_guide(self, chain: SVIChain) -> bool:
-        return self.guide is None and chain.model.guide is not None
-
-
-def _kept_parameters(chain: SVIChain) -> dict[str, Tensor]:
-    """Read the parameters that a chain answers with."""
-    with chain.watch.shown() if chain.watch is not None else nullcontext():
-        return read_parameters(chain.model, chain.guide)
-
-
-def _final_objective(chain: SVIChain) -> float:
-    """Median of the last estimates; of a watched chain, what held-out rows say for as many."""
-    if chain.error is not None or not chain.objective:
-        return np.nan
-    if chain.watch is not None and chain.watch.score is not None:
-        return chain.watch.score * chain.watch.num_rows
-    return float(np.median(chain.objective[-100:]))

@@ -13,10 +13,13 @@ from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import ConvergenceError
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.climb import climb
-from ppl_zoo.solvers.engines import Interpreted, Minibatches, choose_engine, window_of
+from ppl_zoo.solvers.engine_interpreted import Interpreted, Minibatches
+from ppl_zoo.solvers.engines import choose_engine, window_of
 from ppl_zoo.solvers.fixed_draws import solve_with_fixed_draws
 from ppl_zoo.solvers.objectives import Choice, choose_objective
 from ppl_zoo.solvers.solution import Solution, chain_seed, set_seed
+from ppl_zoo.solvers.svi_record import solution_of
+from ppl_zoo.solvers.svi_setup import make_chain
 
 __all__ = ["fit_many"]
 
@@ -71,7 +74,7 @@ def _side_by_side(
     if any(getattr(options, name) != getattr(plain, name) for name in held_apart):
         return alone
     chains = [
-        options.make_chain(model.fresh(), rows, seed, index, None, None)
+        make_chain(options, model.fresh(), rows, seed, index, None, None)
         for index, rows in enumerate(tables)
     ]
     batches = Minibatches(seed, options.batch_size, len(tables[0]))
@@ -86,7 +89,7 @@ def _side_by_side(
     climb(
         chains,
         partial(options.advance, engine),
-        lambda: options.solution_of(chains, engine.name, choice.reason),
+        lambda: solution_of(options, chains, engine.name, choice.reason),
         max_steps=options.steps,
         label=f"SVI {type(model).__name__}",
         progress=False,
@@ -95,6 +98,6 @@ def _side_by_side(
     return [
         None
         if chain.error is not None
-        else (chain.model, options.solution_of([chain], engine.name, choice.reason))
+        else (chain.model, solution_of(options, [chain], engine.name, choice.reason))
         for chain in chains
     ]

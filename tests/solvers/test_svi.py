@@ -12,7 +12,7 @@ from tiny_models import Chain, Factor, Groups, Mean, Switch, binary, line, real
 import ppl_zoo as zoo
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.solvers.elbos import estimate_and_differentiate, make_elbo
-from ppl_zoo.solvers.engines import Minibatches
+from ppl_zoo.solvers.engine_interpreted import Minibatches
 from ppl_zoo.solvers.guides import make_pair
 from ppl_zoo.solvers.solution import set_seed
 
