@@ -93,7 +93,7 @@ def main(
         "passes": passes,
         "batch_size": BATCH,
         "rate": rate,
-        "started_from": start,
+        "started_from": None if start is None else Path(start).name,
         "seed": 0,
         "steps": fit.solution.steps[0],
         "stopped": fit.stopped,
