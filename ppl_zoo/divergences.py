@@ -60,7 +60,7 @@ def kl(p: Any, q: Any, *, num_samples: int = 10_000) -> Divergence:
             value = kl_divergence(p, q)
             return Divergence(value, torch.zeros_like(value), True)
         except NotImplementedError:
-            pass
+            pass  # torch knows no closed form for this pair: draws of p, below
     if not num_samples > 1:
         raise DataError(f"num_samples: got {num_samples}, expected 2 or more")
     x = p.sample((num_samples,)) if isinstance(p, Distribution) else p.sample(num_samples)

@@ -215,6 +215,7 @@ def log_density(problem: Unconstrained) -> Callable[[Tensor], Tensor]:
     trial = 0.1 * torch.randn(3, problem.size, dtype=problem.model.dtype, device=data[0].device)
     try:
         same = torch.allclose(together(trial), by_one(trial), rtol=1e-4, atol=1e-4)
+    # what vmap and Pyro raise where a program cannot run for many vectors at once
     except (RuntimeError, NotImplementedError, ValueError):
         same = False
     return together if same else by_one

@@ -1,27 +1,17 @@
-"""Run directories: a fit on disk. Tensors as safetensors, the rest as JSON, nothing pickled.
+"""A fit on disk and back: what of it goes into a run directory, and how it is made of one.
 
-``fit.json`` holds the model's class and arguments, the solver's options, seed, versions and the
-SHA-256 of the other files; ``weights``, ``state``, ``history`` and ``data`` (all
-``.safetensors``) hold tensors. A run is written beside its place and moved there when it is
-complete, so that a run directory is whole or not there.
+The form of the directory is in ``run_folder``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import platform
-import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppl_zoo.data.rows import Rows
@@ -37,13 +27,12 @@ from ppl_zoo.errors import RunError
 from ppl_zoo.fitting import Fit, fork_generators, pick_device
 from ppl_zoo.model import Model
 from ppl_zoo.pretrained import PRETRAINED, load_pretrained
+from ppl_zoo.run_folder import FILES, read_run, write_run
 from ppl_zoo.solvers.drawn import PosteriorDraws
 from ppl_zoo.solvers.solution import Solution, chain_seed, set_seed
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "versions"]
 
-FORMAT = 1
-FILES = ("weights", "state", "history", "data")
 #: data up to this many bytes go into the run unless told otherwise
 SMALL_DATA = 100 * 2**20
 
@@ -94,39 +83,23 @@ def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Pat
     tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in stats.items()}
     kept = _data_tensors(fit.rows, include_data)
     tensors["data"] |= kept
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        sums = {}
-        for name in FILES:
-            if not tensors[name]:
-                continue
-            file = place / f"{name}.safetensors"
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors[name].items()}, file)
-            sums[file.name] = _sha256(file)
-        record = {
-            "format": FORMAT,
-            "model": {"class": class_name(type(fit.model)), "config": config},
-            "solver": encode_solver(fit.solver),
-            "example": example,
-            "stopped": list(solution.stopped),
-            "objective": [None if not np.isfinite(v) else float(v) for v in solution.objective],
-            "summed_out": list(solution.summed_out),
-            "engine": solution.engine,
-            "state": solution.state_values,
-            "rows_plate": fit.model.rows_plate,
-            "seed": fit.seed,
-            "seconds": fit.seconds,
-            "dtype": str(fit.model.dtype).removeprefix("torch."),
-            "device": str(fit.model.device),
-            "versions": versions(),
-            "files": sums,
-        }
-        (place / "fit.json").write_text(json.dumps(record, indent=1) + "\n")
-        os.chmod(place, 0o755)
-        _replace(place, path)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    record = {
+        "model": {"class": class_name(type(fit.model)), "config": config},
+        "solver": encode_solver(fit.solver),
+        "example": example,
+        "stopped": list(solution.stopped),
+        "objective": [None if not np.isfinite(v) else float(v) for v in solution.objective],
+        "summed_out": list(solution.summed_out),
+        "engine": solution.engine,
+        "state": solution.state_values,
+        "rows_plate": fit.model.rows_plate,
+        "seed": fit.seed,
+        "seconds": fit.seconds,
+        "dtype": str(fit.model.dtype).removeprefix("torch."),
+        "device": str(fit.model.device),
+        "versions": versions(),
+    }
+    write_run(path, record, tensors)
     return path
 
 
@@ -168,18 +141,7 @@ def load(
     if isinstance(path, str) and path in PRETRAINED and not Path(path).exists():
         return load_pretrained(path, pick_device(device))
     path = Path(path)
-    record = _read_record(path)
-    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
-    for name, digest in record["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise RunError(f"{file}: missing, expected the files {sorted(record['files'])}")
-        if _sha256(file) != digest:
-            raise RunError(f"{file}: corrupt or truncated (its checksum is not that of fit.json)")
-        try:
-            tensors[file.stem] = load_file(file)
-        except SafetensorError as error:
-            raise RunError(f"{file}: corrupt: {error}") from error
+    record, tensors = read_run(path)
     weights = tensors["weights"]
     own = _build_model(record["model"], weights, model, path)
     own.to(pick_device(device), getattr(torch, record["dtype"]))
@@ -230,23 +192,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _read_record(path: Path) -> dict:
-    file = path / "fit.json"
-    if not file.is_file():
-        raise RunError(f"{path}: no run here (no fit.json), expected a folder made by fit.save()")
-    try:
-        record = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{file}: corrupt or truncated: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise RunError(f"{file}: got format {found}, expected {FORMAT}")
-    missing = {"model", "solver", "files", "dtype", "seed", "state"} - record.keys()
-    if missing:
-        raise RunError(f"{file}: incomplete, without {sorted(missing)}")
-    return record
-
-
 def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
     if isinstance(given, Model):
         return given
@@ -295,22 +240,3 @@ def _data_tensors(rows: Rows | None, include: bool | None) -> dict[str, Tensor]:
     if include is None and size > SMALL_DATA:
         return {}
     return {str(i): t for i, t in enumerate(rows.all())}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Put a complete folder in the place of another."""
-    if not path.exists():
-        os.replace(new, path)
-        return
-    old = new.with_name(new.name + "-old")
-    os.replace(path, old)
-    os.replace(new, path)
-    shutil.rmtree(old, ignore_errors=True)

@@ -64,6 +64,7 @@ PIECE_OF: dict[str, str] = {
     "fitted": "fitting",  # the class Fit
     "fit_checks": "fitting",  # Fit.check
     "saving": "fitting",  # Fit.save and zoo.load, which the design counts to fitting.py
+    "run_folder": "fitting",  # the files of a saved fit
     "encoding": "fitting",
     "latent_use": "evaluation",
     "recipes": "catalogue",

@@ -9,7 +9,7 @@ import torch
 import ppl_zoo as zoo
 from ppl_zoo import cli
 from ppl_zoo.card import Figure
-from ppl_zoo.cli import commands
+from ppl_zoo.cli import fitting, reproducing
 from ppl_zoo.cli.terminal import table_text
 
 
@@ -140,7 +140,7 @@ def test_interrupted_fit_is_saved_and_says_how_to_go_on(call, monkeypatch, tmp_p
         done.solution.stopped = ("interrupted",)
         return done
 
-    monkeypatch.setattr(commands, "fit", stop)
+    monkeypatch.setattr(fitting, "fit", stop)
     code, _, err = call(QUICK)
     assert code == 130
     assert "--out runs/gaussian-mixture --resume" in err
@@ -205,7 +205,7 @@ def test_ctrl_c_before_there_is_a_fit(call, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "load_data", stop)
+    monkeypatch.setattr(fitting, "load_data", stop)
     code, _, err = call(QUICK)
     assert code == 130 and "interrupted" in err
 
@@ -224,13 +224,13 @@ def test_reproduce(call, card):
 def test_reproduce_says_when_a_number_is_missed(call, monkeypatch):
     import dataclasses
 
-    card = commands.find("gaussian-mixture")
+    card = reproducing.find("gaussian-mixture")
     right = card.figures[0]
     assert right.published == pytest.approx(-1130.2640)
     elsewhere = Figure("hours of training", 1.0, "a paper", None, "python benchmarks/long.py")
     wrong = dataclasses.replace(right, published=0.0)
     card = dataclasses.replace(card, figures=(right, wrong, elsewhere))
-    monkeypatch.setattr(commands, "find", lambda name: card)
+    monkeypatch.setattr(reproducing, "find", lambda name: card)
     code, out, _ = call("reproduce gaussian-mixture")
     assert code == 1
     assert "NO" in out and "yes" in out and "run: python benchmarks/long.py" in out

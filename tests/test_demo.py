@@ -10,6 +10,7 @@ import ppl_zoo as zoo
 from ppl_zoo.card import Recipe
 from ppl_zoo.catalogue import find
 from ppl_zoo.cli import demo
+from ppl_zoo.cli.demo_photograph import restored_photograph
 from ppl_zoo.diagnostics import report
 
 SCHOOLS = Recipe("tiny", "Partial pooling", "eight-schools", options={"steps": 30, "restarts": 2})
@@ -129,7 +130,7 @@ def test_long_summaries_are_cut_and_say_so():
 
 
 def test_the_photograph_is_restored_with_its_uncertainty():
-    section = demo._photograph("cpu")
+    section = restored_photograph("cpu")
     facts = dict(section.facts)
     noisy, restored = (float(facts[name].split()[0]) for name in ("noisy", "restored"))
     assert restored > noisy + 4.0

@@ -8,7 +8,7 @@ import torch
 from tiny_models import Coins, Groups, Mean, binary, line
 
 import ppl_zoo as zoo
-from ppl_zoo import saving
+from ppl_zoo import run_folder, saving
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_nothing_half_written(run, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(saving, "_sha256", fail)
+    monkeypatch.setattr(run_folder, "_sha256", fail)
     with pytest.raises(OSError, match="disk full"):
         fit.save(path)
     monkeypatch.undo()

@@ -1,19 +1,24 @@
-"""What the command shows of a fit: posterior summary, diagnostics and figures."""
+"""``ppl-zoo inspect``: what the command shows of a fit, summary, diagnostics and figures."""
 
 from __future__ import annotations
 
-import logging
+import json
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ppl_zoo import data as datasets
+from ppl_zoo.catalogue import ZOO
+from ppl_zoo.cli.terminal import note, print_json, quiet, read_about
 from ppl_zoo.data import DataCard
+from ppl_zoo.errors import DataError
 from ppl_zoo.fitting import Fit
+from ppl_zoo.recipes import load_data
+from ppl_zoo.saving import load
 
-__all__ = ["Inspection", "inspect_fit", "quiet"]
+__all__ = ["Inspection", "inspect_fit", "inspect_run"]
 
 
 @dataclass
@@ -45,6 +50,60 @@ class Inspection:
     figures: list[tuple[str, str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     has_global: bool = False
+
+
+def inspect_run(
+    path: str, *, data: str | None = None, draws: int = 1000, as_json: bool = False
+) -> int:
+    """Print the summary of a run and write its figures."""
+    folder = Path(path)
+    about, done = read_about(folder), load(folder)
+    own = next((c for c in ZOO if c.model_class is type(done.model)), None)
+    card = next((c for c in datasets.available() if c.name == about.get("data")), None)
+    if done.rows is None or data is not None:
+        name = data or about.get("data")
+        if name is None:
+            raise DataError(f"{path} does not hold its data: give them with --data NAME or PATH")
+        options = about.get("data_options") if data is None else {}
+        dataset = load_data(type(done.model), name, options)
+        done, card = load(folder, data=dataset), dataset.card
+    note(f"looking at {done!r}")
+    seen = inspect_fit(done, card, draws=draws)
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    written = []
+    with quiet():
+        for name, _, figure in seen.figures:
+            written.append(figures / f"{name}.png")
+            figure.savefig(written[-1], dpi=150, bbox_inches="tight")
+    for failure in seen.failures:
+        note(f"not shown: {failure}")
+    if as_json:
+        table = None if seen.summary is None else json.loads(seen.summary.to_json(orient="index"))
+        return print_json(
+            {
+                "run": str(folder),
+                "model": own.name if own else type(done.model).__name__,
+                "objective": done.objective,
+                "stopped": done.stopped,
+                "rhat": seen.rhat,
+                "khat": seen.khat,
+                "summary": table,
+                "figures": [str(p) for p in written],
+            }
+        )
+    print(done)
+    if seen.summary is not None:
+        print()
+        print(seen.summary.to_string())
+    print()
+    if seen.rhat is not None:
+        print(f"largest R-hat {seen.rhat:.3f} (chains agree near 1.00)")
+    if seen.khat is not None:
+        verdict = "good" if seen.khat < 0.5 else "fair" if seen.khat < 0.7 else "poor"
+        print(f"k-hat {seen.khat:.2f} ({verdict}: below 0.7 the guide can be trusted)")
+    print(f"figures: {', '.join(str(p) for p in written) or 'none'}")
+    return 0
 
 
 def inspect_fit(
@@ -128,22 +187,3 @@ def has_global_latents(fit: Fit) -> bool:
 def _finite(value: Any) -> float | None:
     """Return None for what is no number: NaN means here that the question has no answer."""
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep other libraries' notices off the terminal, and draw without a screen."""
-    import matplotlib
-
-    before = matplotlib.get_backend(auto_select=False)
-    level = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        matplotlib.use("Agg")
-        logging.disable(logging.WARNING)  # ArviZ logs what it cannot compute for one chain
-        try:
-            yield
-        finally:
-            logging.disable(level)
-            if before is not None:
-                matplotlib.use(before)

@@ -92,7 +92,7 @@ def restore_image(request: Request, *, as_json: bool = False) -> int:
         "task": request.task,
         "method": method,
         "sigma": round(done.sigma * 255.0, 3),
-        "mean_sd": None if done.sd is None else round(float(done.sd.mean()) * 255.0, 3),
+        "mean_sd": None if done.sd is None else round(float(_colours(done.sd).mean()) * 255.0, 3),
         "seconds": round(seconds, 2),
     }
     if as_json:
@@ -131,6 +131,11 @@ def picture_of(given: Tensor, done: Restoration, titles: tuple[str, ...] | None 
             shown = axis.imshow(255.0 * sd.numpy(), cmap="viridis", interpolation="nearest")
             figure.colorbar(shown, ax=axis, fraction=0.046 * height / width, pad=0.02)
     return figure
+
+
+def _colours(image: Tensor) -> Tensor:
+    """Return an image without its transparency, which is nothing that noise is taken off."""
+    return image[..., :-1] if image.ndim == 3 and image.shape[-1] in (2, 4) else image
 
 
 def _operator(request: Request) -> LinearOperator:

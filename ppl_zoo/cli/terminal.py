@@ -1,17 +1,21 @@
-"""What the command writes: aligned tables, notes on standard error, notes in run folders."""
+"""What the command writes: tables, JSON, notes on standard error, notes in run folders."""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ppl_zoo.card import Recipe
 
-__all__ = ["note", "read_about", "table_text", "write_about"]
+__all__ = ["digits", "note", "print_json", "quiet", "read_about", "table_text", "write_about"]
 
 #: beside the files of a run: what the command knows about it, and the run itself does not
 ABOUT = "about.json"
@@ -45,6 +49,47 @@ def table_text(
         ).rstrip()
         for row in cells
     )
+
+
+def digits(value: float | None) -> str:
+    """Four decimals, or a dash where there is no number."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def print_json(value: Any) -> int:
+    """Print a value for a program to read; returns 0, the exit code."""
+    print(json.dumps(_plain(value), indent=1))
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """Make a value fit for JSON, which knows no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep other libraries' notices off the terminal, and draw without a screen."""
+    import matplotlib
+
+    before = matplotlib.get_backend(auto_select=False)
+    level = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        matplotlib.use("Agg")
+        logging.disable(logging.WARNING)  # ArviZ logs what it cannot compute for one chain
+        try:
+            yield
+        finally:
+            logging.disable(level)
+            if before is not None:
+                matplotlib.use(before)
 
 
 def write_about(run: Path, model: str, recipe: Recipe) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -12,16 +10,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ppl_zoo.diagnostics.arrays import as_array, plain, rankable, stack
 from ppl_zoo.diagnostics.dims import Names, Variable
-from ppl_zoo.diagnostics.draws import ChainRecord, Reader
+from ppl_zoo.diagnostics.draws import Reader
+from ppl_zoo.diagnostics.fit_group import about, fit_group
 from ppl_zoo.diagnostics.generation import bundle
-from ppl_zoo.model import Model
+from ppl_zoo.diagnostics.records import ChainRecord
 from ppl_zoo.tracing import trace_program
 
 __all__ = ["to_arviz"]
 
-#: parameters with more numbers stay in the run's weights
-MAX_PARAMETER = 100_000
 #: ArviZ 1.x refuses a log likelihood that is the same in every draw
 JITTER = 1e-6
 
@@ -104,9 +102,9 @@ def posterior(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Da
     """Latents and deterministic sites; those of single rows at the chosen rows."""
     variables: dict[str, Variable] = {}
     for name in records[0].posterior:
-        values = _stack([r.posterior[name] for r in records])
+        values = stack([r.posterior[name] for r in records])
         dims = _dims(reader, names, name, values.ndim - 2)
-        variables[name] = (("chain", "draw", *dims), _rankable(values), {})
+        variables[name] = (("chain", "draw", *dims), rankable(values), {})
     return names.dataset(variables, _rows(reader, names, reader.chosen))
 
 
@@ -131,7 +129,7 @@ def sample_stats(names: Names, records: list[ChainRecord]) -> xr.Dataset:
         {
             name: (
                 ("chain", "draw"),
-                _stack([r.stats[name] for r in records]),
+                stack([r.stats[name] for r in records]),
                 {"long_name": said[name], "units": "nats"}
                 if name in said
                 else {"long_name": other.get(name, name)},
@@ -145,7 +143,7 @@ def log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) -> 
     """Log likelihood of each shown row, in nats."""
     variables: dict[str, Variable] = {}
     for name in records[0].log_likelihood:
-        values = _stack([r.log_likelihood[name] for r in records]).astype(np.float64)
+        values = stack([r.log_likelihood[name] for r in records]).astype(np.float64)
         about = {"units": "nats", "given": "the draw"}
         if not reader.has_global:
             noise = np.random.default_rng(0).standard_normal(values.shape)
@@ -169,9 +167,9 @@ def predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.D
     """Observed sites drawn anew."""
     variables: dict[str, Variable] = {}
     for name in records[0].replicates:
-        values = _stack([r.replicates[name] for r in records])
+        values = stack([r.replicates[name] for r in records])
         dims = names.of_site(reader.sites[name])
-        variables[name] = (("chain", "draw", *dims), _plain(values), {})
+        variables[name] = (("chain", "draw", *dims), plain(values), {})
     labels = _rows(reader, names, reader.shown)
     if variables:
         drawn, kept = len(next(iter(records[0].posterior.values()))), reader.num_replicates
@@ -190,7 +188,7 @@ def data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
         if site.kind == "observed"
     }
     observed: dict[str, Variable] = {
-        name: (names.of_site(reader.sites[name]), _plain(_numpy(value)), {})
+        name: (names.of_site(reader.sites[name]), plain(as_array(value)), {})
         for name, value in seen.items()
     }
     constant: dict[str, Variable] = {}
@@ -199,78 +197,9 @@ def data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
         if any(_same(array, value) for value in seen.values()):
             continue
         first = reader.plate if per_row else None
-        constant[name] = (names.of_array(name, array.ndim, first), _plain(_numpy(array)), {})
+        constant[name] = (names.of_array(name, array.ndim, first), plain(as_array(array)), {})
     labels = _rows(reader, names, reader.shown)
     return names.dataset(observed, labels), names.dataset(constant, labels)
-
-
-def fit_group(fit: Any, names: Names, records: list[ChainRecord]) -> xr.Dataset:
-    """How the fit went, and what was learned."""
-    nats = {"units": "nats"}
-    solution = fit.solution
-    variables: dict[str, Variable] = {
-        name: (("chain", "step"), np.asarray(trace), nats if name == "objective" else {})
-        for name, trace in solution.history.items()
-    }
-    variables["final_objective"] = (("chain",), np.asarray(solution.objective, float), nats)
-    variables["steps"] = (("chain",), np.asarray(solution.steps), {})
-    variables["khat"] = (
-        ("chain",),
-        np.array([r.khat for r in records]),
-        {"long_name": "Pareto k-hat of the importance weights; NaN where there are none"},
-    )
-    variables["seconds"] = ((), np.asarray(fit.seconds), {"units": "s"})
-    learned: list[dict[str, Tensor]] = []
-    for chain in range(len(solution.stopped)):
-        with fit.chain(chain):
-            learned.append({k: v.clone() for k, v in parameters(fit.model).items()})
-    for name in learned[0]:
-        key = f"{name}_parameter" if names.variable(name) in variables else name
-        dims = names.of_array(name, learned[0][name].ndim)
-        values = np.stack([_numpy(p[name]) for p in learned])
-        variables[key] = (("chain", *dims), _plain(values), {"learned": 1})
-    return names.dataset(variables, attrs={**about(fit), "best_chain": int(solution.best)})
-
-
-def parameters(model: Model) -> dict[str, Tensor]:
-    """Learned parameters on their own scale.
-
-    The properties of the model's class that are tensors (``weights``, ``means``) are what its
-    author shows of them; without any, all parameters by name, under their constraints.
-    """
-    shown = {}
-    for cls in type(model).__mro__:
-        if cls is Model:
-            break
-        for name, value in vars(cls).items():
-            if isinstance(value, property) and name not in shown:
-                found = getattr(model, name)
-                if isinstance(found, Tensor):
-                    shown[name] = found.detach()
-    if not shown:
-        for name, raw in model.named_parameters():
-            *path, last = name.removesuffix("_unconstrained").split(".")
-            owner: Any = model.get_submodule(".".join(path))
-            value = getattr(owner, last, raw)
-            shown[".".join([*path, last])] = (raw if value is None else value).detach()
-    return {k: v for k, v in shown.items() if v.numel() <= MAX_PARAMETER}
-
-
-def about(fit: Any) -> dict[str, Any]:
-    """Describe the fit in strings and numbers that netCDF can hold."""
-    packages = ("ppl-zoo", "torch", "pyro-ppl", "numpy", "arviz")
-    versions = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
-    return {
-        "model": type(fit.model).__name__,
-        "solver": type(fit.solver).__name__,
-        "stopped": ", ".join(fit.solution.stopped),
-        "seed": int(fit.seed),
-        "device": str(fit.model.device),
-        "dtype": str(fit.model.dtype).removeprefix("torch."),
-        "versions": ", ".join(versions),
-        "inference_library": "ppl_zoo",
-        "inference_library_version": version("ppl-zoo"),
-    }
 
 
 # ---- small things -----------------------------------------------------------------------------
@@ -284,29 +213,6 @@ def _dims(reader: Reader, names: Names, name: str, ndim: int) -> tuple[str, ...]
 
 def _rows(reader: Reader, names: Names, index: np.ndarray) -> dict[str, np.ndarray]:
     return {} if reader.plate is None else {names.dim(reader.plate): index}
-
-
-def _numpy(value: Any) -> np.ndarray:
-    return torch.as_tensor(value).detach().cpu().numpy()
-
-
-def _stack(values: list[Tensor]) -> np.ndarray:
-    return np.stack([_numpy(v) for v in values])
-
-
-def _plain(values: np.ndarray) -> np.ndarray:
-    """Return booleans as 0 and 1: ArviZ subtracts."""
-    return values.astype(np.int64) if values.dtype == bool else values
-
-
-def _rankable(values: np.ndarray) -> np.ndarray:
-    """Return whole numbers that do not vary as floats: ArviZ 1.x cannot rank them as integers."""
-    values = _plain(values)
-    if values.dtype.kind in "iu":
-        flat = values.reshape(values.shape[0] * values.shape[1], -1)
-        if (flat == flat[:1]).all(0).any():
-            return values.astype(np.float64)
-    return values
 
 
 def _same(array: Tensor, value: Any) -> bool:

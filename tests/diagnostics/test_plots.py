@@ -10,7 +10,8 @@ from tiny_models import KINDS
 
 import ppl_zoo as zoo
 from ppl_zoo.diagnostics import plot_fit, plot_history, plot_posterior, plot_samples
-from ppl_zoo.diagnostics.fit_pictures import _gaussians, _mass_levels
+from ppl_zoo.diagnostics.component_pictures import gaussians
+from ppl_zoo.diagnostics.density_pictures import mass_levels
 
 PLOTS = {"fit": plot_fit, "history": plot_history, "post": plot_posterior, "new": plot_samples}
 
@@ -127,7 +128,7 @@ def test_ellipses_are_the_components(cases):
 def test_levels_hold_the_mass_that_is_said():
     axis = np.linspace(-5, 5, 201)
     density = np.exp(-0.5 * (axis[:, None] ** 2 + axis**2))
-    for level, mass in zip(_mass_levels(density), (0.95, 0.8, 0.5), strict=True):
+    for level, mass in zip(mass_levels(density), (0.95, 0.8, 0.5), strict=True):
         assert level == pytest.approx(1 - mass, abs=0.02)  # of a normal in two dimensions
 
 
@@ -136,7 +137,7 @@ def test_components_of_all_covariances(kind):
     model = zoo.GaussianMixture(2, 2, covariance=kind)
     x = torch.cat([torch.randn(60, 2), 5 + torch.randn(60, 2)])
     zoo.fit(model, x, progress=False)
-    parts = list(_gaussians(model))
+    parts = list(gaussians(model))
     assert sum(weight for weight, _, _ in parts) == pytest.approx(1.0, abs=1e-5)
     for _, mean, covariance in parts:
         assert mean.shape == (2,)

@@ -97,9 +97,9 @@ class BayesNet(NetQueries, NetLearning, CountedModel):
         self.double()  # nets are read and answered to ten digits
         self.graph = Graph(parents)
         self.alphabet = Alphabet(self.read_states(parents, states))
-        self.site_names = self._name_sites(self.alphabet.nodes)
+        self.site_names = self.name_sites(self.alphabet.nodes)
         for node, site in self.site_names.items():
-            shape = (self._num_configurations(node), len(self.alphabet.states[node]))
+            shape = (self.num_configurations(node), len(self.alphabet.states[node]))
             own = concentration
             if isinstance(concentration, Mapping):
                 own = torch.as_tensor(concentration.get(node, 1.0), dtype=self.dtype)

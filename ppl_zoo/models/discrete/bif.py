@@ -7,41 +7,19 @@ in the wild have ``Asy/Patch`` or ``>=7.5``. Rows are normalised, since files ro
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ppl_zoo.errors import DataError
-from ppl_zoo.models.discrete.graph import find_cycle
+from ppl_zoo.models.discrete.bif_parser import BIF, Parser
 
 __all__ = ["BIF", "read_bif", "write_bif"]
 
-TOKEN = re.compile(
-    r'(?P<space>\s+|//[^\n]*|/\*.*?\*/)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
-    r"|(?P<mark>[{}()\[\]|,;])|(?P<word>(?:(?!//|/\*)[^\s{}()\[\]|,;\"])+)",
-    re.S,
-)
+#: names that need no quotes: a word of ``bif_tokens.TOKEN``, without a backslash
 PLAIN = re.compile(r"(?:(?!//|/\*)[^\s{}()\[\]|,;\"\\])+")
-#: rows may miss one by this much: three digits of thirds
-TOLERANCE = 1e-3
-#: a table beyond this is a typing error, not a table
-MAX_CELLS = 2**28
-
-
-@dataclass
-class BIF:
-    """A net as a file holds it: names, states, parents and tables in the file's order."""
-
-    name: str = "unknown"
-    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    tables: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_bif(source: Any) -> BIF:
@@ -58,7 +36,7 @@ def read_bif(source: Any) -> BIF:
         If the file cannot be read or is malformed; the message begins with ``file:line:``.
     """
     if isinstance(source, str) and re.search(r"[{\n]", source):
-        return _Reader(source, "<text>").read()
+        return Parser(source, "<text>").read()
     try:
         raw = Path(source).read_bytes()
     except (OSError, TypeError, ValueError) as error:
@@ -67,7 +45,7 @@ def read_bif(source: Any) -> BIF:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return _Reader(text, str(source)).read()
+    return Parser(text, str(source)).read()
 
 
 def write_bif(net: BIF) -> str:
@@ -104,224 +82,3 @@ def _quote(name: str) -> str:
 
 def _numbers(row: Tensor) -> str:
     return ", ".join(repr(value) for value in row.tolist())
-
-
-@dataclass(frozen=True)
-class _Token:
-    text: str
-    line: int
-    mark: bool  # punctuation; a quoted "{" is none
-
-
-class _Reader:
-    """Recursive descent over the tokens of one file."""
-
-    def __init__(self, text: str, file: str) -> None:
-        self.file, self.net = file, BIF()
-        self.lines: dict[str, int] = {}  # of the nodes' probabilities
-        self.tokens = list(self._tokens(text))
-        self.at = 0
-
-    # ---- tokens -----------------------------------------------------------------------------
-
-    def _tokens(self, text: str) -> Iterator[_Token]:
-        line, at = 1, 0
-        while at < len(text):
-            match = TOKEN.match(text, at)
-            if match is None:
-                self._fail(f"got {text[at : at + 20]!r}, expected a name or a mark", line)
-            if match["space"] is None:
-                quoted = match["quoted"]
-                word = re.sub(r"\\(.)", r"\1", quoted, flags=re.S) if quoted is not None else None
-                yield _Token(
-                    match["mark"] or (match["word"] if word is None else word),
-                    line,
-                    match["mark"] is not None,
-                )
-            line += text.count("\n", at, match.end())
-            at = match.end()
-        yield _Token("end of file", line, True)
-
-    def _fail(self, message: str, line: int | None = None) -> NoReturn:
-        line = self.tokens[self.at].line if line is None else line
-        raise DataError(f"{self.file}:{line}: {message}")
-
-    def _is(self, mark: str) -> bool:
-        token = self.tokens[self.at]
-        return token.mark and token.text == mark
-
-    def _take(self, *marks: str) -> str:
-        """Take one of the given marks; a name (several words too) where none are given."""
-        token = self.tokens[self.at]
-        if marks:
-            if not token.mark or token.text not in marks:
-                wanted = " or ".join(repr(m) for m in marks)
-                self._fail(f"got {token.text!r}, expected {wanted}")
-            self.at += 1
-            return token.text
-        words = []
-        while not self.tokens[self.at].mark:
-            words.append(self.tokens[self.at].text)
-            self.at += 1
-        if not words:
-            self._fail(f"got {token.text!r}, expected a name")
-        return " ".join(words)
-
-    def _names(self, end: str) -> list[str]:
-        """Take names with commas between them, up to a mark."""
-        names = [self._take()]
-        while self._take(",", end) == ",":
-            names.append(self._take())
-        return names
-
-    # ---- blocks -----------------------------------------------------------------------------
-
-    def read(self) -> BIF:
-        while not self._is("end of file"):
-            words = self._take().split(" ", 1)
-            if words[0] == "network":
-                self.net.name = words[1] if len(words) > 1 else "unknown"
-                self._take("{")
-                self._skip_properties()
-            elif words[0] == "variable" and len(words) > 1:
-                self._variable(words[1])
-            elif words == ["probability"]:
-                self._probability()
-            else:
-                self.at -= 1
-                self._fail(f"got {words[0]!r}, expected network, variable or probability")
-        self._finish()
-        return self.net
-
-    def _skip_properties(self) -> None:
-        """Properties up to the end of a block: they say nothing of the distribution."""
-        while not self._is("}"):
-            if not self._take().startswith("property"):
-                self._fail("expected a property or '}'")
-            while not self._is(";"):
-                if self._is("end of file"):
-                    self._fail("got the end of the file, expected ';'")
-                self.at += 1
-            self._take(";")
-        self._take("}")
-
-    def _variable(self, node: str) -> None:
-        line = self.tokens[self.at].line
-        if node in self.net.states:
-            self._fail(f"variable {node!r} is declared twice", line)
-        self._take("{")
-        words = self._take()
-        if words != "type discrete":
-            self._fail(f"got {words!r}, expected 'type discrete'", line)
-        self._take("[")
-        number = self._take()
-        self._take("]")
-        self._take("{")
-        states = self._names("}")
-        self._take(";")
-        if number != str(len(states)):
-            self._fail(f"{node!r}: got {len(states)} states, expected [ {number} ]", line)
-        if len(set(states)) < len(states):
-            self._fail(f"{node!r}: a state stands twice in {states}", line)
-        self.net.states[node] = tuple(states)
-        self._skip_properties()
-
-    def _probability(self) -> None:
-        line = self.tokens[self.at].line
-        self._take("(")
-        node = self._take()
-        parents = self._names(")") if self._take("|", ")") == "|" else []
-        for name in (node, *parents):
-            if name not in self.net.states:
-                self._fail(f"got {name!r}, expected a variable that was declared before", line)
-        if node in self.lines:
-            self._fail(f"probability of {node!r} is given twice", line)
-        if len({node, *parents}) <= len(parents):
-            self._fail(f"parents of {node!r}: got {parents}, expected others, each once", line)
-        sizes = [len(self.net.states[n]) for n in (*parents, node)]
-        if math.prod(sizes) > MAX_CELLS:
-            self._fail(f"{node!r}: its table has {math.prod(sizes)} cells, too many", line)
-        self.lines[node] = line
-        self.net.parents[node] = tuple(parents)
-        self._take("{")
-        self.net.tables[node] = self._rows(node, parents, sizes)
-
-    def _rows(self, node: str, parents: Sequence[str], sizes: list[int]) -> Tensor:
-        states = [{s: i for i, s in enumerate(self.net.states[p])} for p in parents]
-        rows: dict[tuple[int, ...], tuple[list[float], int]] = {}
-        default = None
-        while not self._is("}"):
-            line = self.tokens[self.at].line
-            if self._is("("):
-                self.at += 1
-                names = self._names(")")
-                if len(names) != len(parents):
-                    self._fail(f"got {len(names)} states, expected one each of {parents}", line)
-                for name, known, parent in zip(names, states, parents, strict=True):
-                    if name not in known:
-                        self._fail(
-                            f"{parent!r}: got state {name!r}, expected one of {list(known)}", line
-                        )
-                key = tuple(known[n] for n, known in zip(names, states, strict=True))
-                if key in rows:
-                    self._fail(f"{node!r}: the row of {names} is given twice", line)
-                rows[key] = self._values([], sizes[-1], line), line
-                continue
-            head, *first = self._take().split(" ")
-            if head == "default":
-                default = self._values(first, sizes[-1], line), line
-            elif head == "table":
-                values = self._values(first, math.prod(sizes), line)
-                # the first variable, the node itself, changes slowest
-                width = math.prod(sizes[:-1])
-                for index, key in enumerate(itertools.product(*map(range, sizes[:-1]))):
-                    rows[key] = values[index::width], line
-            elif head == "property":
-                while not self._is(";") and not self._is("end of file"):
-                    self.at += 1
-                self._take(";")
-            else:
-                self._fail(f"got {head!r}, expected 'table', 'default' or a row's states", line)
-        end = self.tokens[self.at].line
-        self._take("}")
-        if default is None and len(rows) < math.prod(sizes[:-1]):
-            self._fail(f"{node!r}: got {len(rows)} rows, expected {math.prod(sizes[:-1])}", end)
-        flat = []
-        for key in itertools.product(*map(range, sizes[:-1])):
-            values, line = rows.get(key, default)
-            total = math.fsum(values)
-            if abs(total - 1.0) > TOLERANCE * (1 + 1e-9):
-                self._fail(f"{node!r}: got a row that sums to {total:.6g}, expected 1", line)
-            flat.append([value / total for value in values])
-        return torch.tensor(flat, dtype=torch.float64).reshape(sizes)
-
-    def _values(self, words: list[str], count: int, line: int) -> list[float]:
-        """Take numbers up to the semicolon; commas between them are optional."""
-        words = list(words)
-        while not self._is(";"):
-            if self._is(","):
-                self.at += 1
-            else:
-                words += self._take().split(" ")
-        self._take(";")
-        values: list[float] = []
-        for word in words:
-            try:
-                values.append(float(word))
-            except ValueError:
-                self._fail(f"got {word!r}, expected a number", line)
-            if not 0.0 <= values[-1] <= 1.0 + TOLERANCE:
-                self._fail(f"got {word}, expected a probability", line)
-        if len(values) != count:
-            self._fail(f"got {len(values)} numbers, expected {count}", line)
-        return values
-
-    def _finish(self) -> None:
-        if not self.net.states:
-            self._fail("got no variable, expected one or more")
-        for node in self.net.states:
-            if node not in self.lines:
-                self._fail(f"probability of {node!r} is missing")
-        self.net.parents = {node: self.net.parents[node] for node in self.net.states}
-        if cycle := find_cycle(self.net.parents):
-            self._fail(f"got the cycle {' -> '.join(cycle)}, expected none", self.lines[cycle[0]])

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.models.discrete import labels
+from ppl_zoo.models.discrete.class_rows import ClassRows
 from ppl_zoo.models.discrete.expected_counts import CountedModel
-from ppl_zoo.models.discrete.features import ClassRows, Features
+from ppl_zoo.models.discrete.features import Features
 
 __all__ = ["Categorical", "IndependentBernoulli"]
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch import Tensor
 
 from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Model
+from ppl_zoo.models.discrete.probability_tables import TableModel
 
 __all__ = ["CountedModel"]
 
 
-class CountedModel(Model):
+class CountedModel(TableModel):
     """A model whose parameters are probability tables, which it only has to multiply.
 
     A subclass declares its tables with ``add_table`` and writes ``log_likelihood(tables, *data)``.
@@ -56,45 +52,12 @@ class CountedModel(Model):
     default_solver = ("EM", {})
 
     def __init__(self, bayesian: bool = False) -> None:
-        super().__init__()
-        self.bayesian = bool(bayesian)
-        self.__dict__["table_names"] = []
-        self.has_prior = False
+        super().__init__(bayesian)
         if bayesian:  # a draw of q says less than the predictive density does
             self.queries = {**type(self).queries, "log_prob": "estimate"}
             self.default_solver = ("CAVI", {})
 
-    # ---- what a subclass declares and writes ------------------------------------------------
-
-    def add_table(self, name: str, shape: Sequence[int], concentration: Any = 1.0) -> None:
-        """Declare a table of probabilities, its last dimension summing to one; uniform at first.
-
-        Parameters
-        ----------
-        name
-            Name of the table, and of its site: a lower-case identifier.
-        shape
-            Its shape; the last dimension counts the states.
-        concentration
-            Dirichlet prior of each row, a number or an array that broadcasts to ``shape``. 1 for
-            maximum likelihood; the mode under 1 + a is that of counts with a added to each.
-
-        Raises
-        ------
-        DataError
-            If a concentration is below 1 (not positive, where ``bayesian``): there is no mode.
-        """
-        prior = torch.as_tensor(concentration, dtype=self.dtype).expand(tuple(shape)).clone()
-        least = "more than 0" if self.bayesian else "1 or more"
-        if not bool(
-            ((prior > 0) if self.bayesian else (prior >= 1)).all() & prior.isfinite().all()
-        ):
-            raise DataError(f"concentration: got {concentration}, expected {least}")
-        self.table_names.append(name)
-        self.has_prior = self.has_prior or bool((prior != 1).any())  # 1 changes nothing
-        self.register_buffer(f"{name}_concentration", prior)
-        start = prior.log() if self.bayesian else torch.full_like(prior, -math.log(shape[-1]))
-        self.register_parameter(self._key(name), nn.Parameter(start))
+    # ---- what a subclass writes -------------------------------------------------------------
 
     def log_likelihood(self, tables: Mapping[str, Tensor], *data: Tensor) -> Float[Tensor, " n"]:
         """Log density of each row, ``(n,)``, in nats; what is hidden is summed out.
@@ -121,88 +84,6 @@ class CountedModel(Model):
     def naturals(self) -> dict[str, Tensor]:
         """Natural parameters that are no tables (their mean under q, where ``bayesian``)."""
         return {}
-
-    # ---- tables -----------------------------------------------------------------------------
-
-    def _key(self, name: str) -> str:
-        return f"{name}_log_posterior" if self.bayesian else f"{name}_logits"
-
-    def table(self, name: str) -> Tensor:
-        """Return one table; its posterior mean, where ``bayesian``. Gradients pass through."""
-        return getattr(self, self._key(name)).softmax(-1)
-
-    def tables(self) -> dict[str, Tensor]:
-        """Return all tables by name."""
-        return {name: self.table(name) for name in self.table_names}
-
-    def posterior_concentration(self, name: str) -> Tensor:
-        """Dirichlet parameters of q(table).
-
-        Raises
-        ------
-        DataError
-            If the model was not made with ``bayesian=True``.
-        """
-        if not self.bayesian:
-            raise DataError("posterior: expected a model made with bayesian=True")
-        return getattr(self, self._key(name)).exp()
-
-    @torch.no_grad()
-    def set_table(self, name: str, values: Any) -> None:
-        """Set a table; where ``bayesian``, values are Dirichlet parameters of q.
-
-        Raises
-        ------
-        DataError
-            If the shape is another one, a value is negative, or a row does not sum to one.
-        """
-        parameter = getattr(self, self._key(name))
-        values = torch.as_tensor(values).to(parameter.device, torch.float64)
-        if values.shape != parameter.shape:
-            raise DataError(
-                f"{name}: got shape {tuple(values.shape)}, expected {tuple(parameter.shape)}"
-            )
-        if not bool((values >= 0).all() & values.isfinite().all()):
-            raise DataError(f"{name}: got {float(values.min()):g}, expected probabilities")
-        if not self.bayesian:
-            total = values.sum(-1)
-            if not torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-5):
-                worst = float(total.flatten()[(total - 1).abs().argmax()])
-                raise DataError(f"{name}: got a row that sums to {worst:g}, expected 1")
-        parameter.copy_(values.log())
-
-    @property
-    def num_free_parameters(self) -> int:
-        """Number of free parameters: each row of K states has K - 1."""
-        shapes = (getattr(self, self._key(name)).shape for name in self.table_names)
-        return sum(math.prod(shape[:-1]) * (shape[-1] - 1) for shape in shapes)
-
-    # ---- the story's first lines ------------------------------------------------------------
-
-    def draw_tables(self) -> dict[str, Tensor]:
-        """Begin ``model``: tables as parameters, or drawn from their prior."""
-        if not self.bayesian:
-            if self.has_prior:
-                pyro.factor("log_prior", self.log_prior())
-            return self.tables()
-        return {name: self._draw(name, self._prior(name)) for name in self.table_names}
-
-    def draw_posterior(self) -> dict[str, Tensor]:
-        """Begin ``guide``: draw tables from q, where ``bayesian``."""
-        if not self.bayesian:
-            return self.tables()
-        return {n: self._draw(n, self.posterior_concentration(n)) for n in self.table_names}
-
-    def guide(self, *data: Any) -> None:
-        """Draw what is hidden: here, the tables."""
-        self.draw_posterior()
-
-    def _draw(self, name: str, concentration: Tensor) -> Tensor:
-        law = dist.Dirichlet(concentration)
-        return pyro.sample(name, law.to_event(concentration.ndim - 1))
-
-    def _prior(self, name: str) -> Tensor:
-        return getattr(self, f"{name}_concentration")
 
     # ---- EM ---------------------------------------------------------------------------------
 
@@ -259,19 +140,6 @@ class CountedModel(Model):
             # nothing is known of a row that was never used: it stays as it is
             log_table = torch.where(total > 0, counts.log() - total.log(), parameter.double())
             parameter.copy_(log_table)
-
-    def log_prior(self) -> Tensor:
-        """Log prior of the tables but for a constant; where ``bayesian``, -KL(q || prior)."""
-        total = self._anchor.new_zeros(())
-        for name in self.table_names:
-            prior = self._prior(name)
-            if self.bayesian:
-                q = dist.Dirichlet(self.posterior_concentration(name))
-                total = total - kl_divergence(q, dist.Dirichlet(prior)).sum()
-            else:
-                table = self.table(name).clamp_min(torch.finfo(prior.dtype).tiny)
-                total = total + ((prior - 1.0) * table.log()).sum()
-        return total
 
     @torch.no_grad()
     def learn(self, *data: Any) -> CountedModel:

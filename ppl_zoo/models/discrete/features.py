@@ -1,53 +1,22 @@
-"""Columns of several kinds, independent given a class: their scores and their draws.
+"""Which column of a row is of what kind: read from a model's arguments, checked, and scored.
 
 Bernoulli and categorical columns have tables, counts of a row share one table, numbers are
-normal. ``Features`` says which column is what; ``ClassRows`` is the distribution of a row.
+normal. ``feature_kinds`` has the kinds; ``ClassRows`` is the distribution of a row.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from ppl_zoo.errors import DataError
-from ppl_zoo.models.discrete.products import multiply, pick, weighted_logs
+from ppl_zoo.models.discrete.feature_kinds import KINDS, SCORES, TABLES, Block, log_factorial
 
-__all__ = ["KINDS", "Block", "ClassRows", "Features"]
-
-KINDS = ("bernoulli", "categorical", "multinomial", "gaussian")
-TABLES = {"bernoulli": "rates", "categorical": "state_rates", "multinomial": "word_rates"}
-
-
-@dataclass(frozen=True)
-class Block:
-    """Columns of one kind.
-
-    Attributes
-    ----------
-    kind, table
-        Its kind, and the name of its table (of its numbers' statistics).
-    columns
-        Where they are in a row.
-    num_states
-        States of each column; 0 for counts and numbers.
-    """
-
-    kind: str
-    table: str
-    columns: Any
-    size: int
-    num_states: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the table of one class."""
-        return (self.size, self.num_states) if self.num_states else (self.size,)
+__all__ = ["Features"]
 
 
 class Features:
@@ -139,7 +108,7 @@ class Features:
 
     def score(self, block: Block, parts: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Log density of the columns of one block, ``(..., C)``."""
-        return _SCORES[block.kind](x, parts, block)
+        return SCORES[block.kind](x, parts, block)
 
     def log_repeats(self, x: Tensor) -> Tensor | None:
         """Sum of log x! over counts: the part of the density that no class changes, ``(...,)``."""
@@ -148,9 +117,9 @@ class Features:
             return None
         if x.layout == torch.strided:
             own = x if isinstance(block.columns, slice) else x[..., block.columns]
-            return _log_factorial(own).sum(-1)
+            return log_factorial(own).sum(-1)
         logs = torch.sparse_csr_tensor(
-            x.crow_indices(), x.col_indices(), _log_factorial(x.values()), x.shape
+            x.crow_indices(), x.col_indices(), log_factorial(x.values()), x.shape
         )
         return logs @ torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
 
@@ -198,155 +167,3 @@ class Features:
                 column = (columns or block.columns)[where[-1]]
                 at = f" in row {where[0]}, column {column}"
             raise DataError(f"x: got {value:g}{at}, expected {wanted}")
-
-
-def _binary(x: Tensor, parts: Mapping[str, Tensor], block: Block) -> Tensor:
-    table = parts[block.table]
-    no, yes = table[..., 0], table[..., 1]
-    if x.layout != torch.strided:
-        # zeros are left out: all columns are "no" but for those that are stored
-        ones = torch.ones(x.shape[1], dtype=table.dtype, device=x.device)
-        return multiply(x, _log(yes) - _log(no)) + multiply(ones, _log(no))
-    known = ~x.isnan()
-    x = torch.where(known, x, 0.0).to(table.dtype)
-    return weighted_logs(x, yes) + weighted_logs(known.to(x.dtype) - x, no)
-
-
-def _states(x: Tensor, parts: Mapping[str, Tensor], block: Block) -> Tensor:
-    known = ~x.isnan() if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool)
-    chosen = pick(parts[block.table], torch.where(known, x, 0).long().unsqueeze(-2))
-    return torch.where(known.unsqueeze(-2), chosen, 1.0).log().sum(-1)
-
-
-def _counts(x: Tensor, parts: Mapping[str, Tensor], block: Block) -> Tensor:
-    # a row's length is Poisson, so that the words are independent Poisson counts
-    means = parts[block.table] * parts["log_length"].exp()
-    return weighted_logs(x.to(means.dtype), means) + parts["minus_length"]
-
-
-def _numbers(x: Tensor, parts: Mapping[str, Tensor], block: Block) -> Tensor:
-    known = ~x.isnan()
-    y = (torch.where(known, x, 0.0) - parts["centre"]) / parts["spread"]
-    y = torch.where(known, y, 0.0).double()  # the squares of three terms cancel
-    out = multiply(y, parts["linear"].double()) + multiply(
-        -0.5 * y * y, parts["precisions"].double()
-    )
-    out = out + multiply(known.double(), parts["constant"].double())
-    unit = (known * (parts["spread"].log() + 0.5 * math.log(2.0 * math.pi))).sum(-1)
-    return (out - unit.unsqueeze(-1)).to(x.dtype)
-
-
-def _log_factorial(x: Tensor) -> Tensor:
-    """Log x!, from a table where x are small whole numbers: lgamma is slow."""
-    whole = x.int()
-    if x.numel() > 1000 and bool((whole == x).all()) and (most := int(whole.max())) < 1000:
-        table = torch.arange(1, most + 2, dtype=x.dtype, device=x.device).lgamma()
-        return table[whole]
-    return (x + 1.0).lgamma()
-
-
-def _log(p: Tensor) -> Tensor:
-    return p.clamp_min(torch.finfo(p.dtype).tiny).log()
-
-
-_SCORES = {
-    "bernoulli": _binary,
-    "categorical": _states,
-    "multinomial": _counts,
-    "gaussian": _numbers,
-}
-
-
-class ClassRows(TorchDistribution):
-    """A row whose columns are independent given its class.
-
-    Parameters
-    ----------
-    features
-        What the columns are.
-    parts
-        Tables and naturals of all classes, as for ``Features.scores``.
-    z
-        The class of each row; None where there is one class only.
-    """
-
-    arg_constraints: dict = {}
-    support = constraints.real_vector
-
-    def __init__(
-        self, features: Features, parts: Mapping[str, Tensor], z: Tensor | None = None
-    ) -> None:
-        self.features, self.parts, self.z = features, parts, z
-        batch = [() if z is None else z.shape]
-        for block in features.blocks:
-            some = parts["linear" if block.kind == "gaussian" else block.table]
-            batch.append(some.shape[: -2 - bool(block.num_states)])
-        shape = torch.broadcast_shapes(*batch)
-        super().__init__(shape, torch.Size([features.num_features]), validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ClassRows:
-        """Expand to a larger batch."""
-        z = torch.zeros((), dtype=torch.long, device=self._device()) if self.z is None else self.z
-        out = ClassRows(self.features, self.parts, z.expand(batch_shape))
-        return out
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of rows ``(..., num_features)``."""
-        scores = self.features.scores(self.parts, value)
-        repeats = self.features.log_repeats(value)
-        if repeats is not None:
-            scores = scores - repeats.unsqueeze(-1)
-        if self.z is None:
-            return scores[..., 0]
-        shape = torch.broadcast_shapes(scores.shape[:-1], self.z.shape)
-        scores = scores.expand(*shape, scores.shape[-1])
-        return scores.gather(-1, self.z.expand(shape).unsqueeze(-1)).squeeze(-1)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw rows."""
-        with torch.no_grad():
-            shape = torch.Size(sample_shape) + self.batch_shape
-            z = torch.zeros(shape, dtype=torch.long, device=self._device())
-            z = z if self.z is None else self.z.expand(shape)
-            first = next(iter(self.parts.values()))
-            x = first.new_empty(*shape, self.features.num_features)
-            for block in self.features.blocks:
-                x[..., block.columns] = _DRAWS[block.kind](self.parts, block, z).to(x.dtype)
-            return x
-
-    def _device(self) -> torch.device:
-        return next(iter(self.parts.values())).device
-
-
-def _of_class(table: Tensor, z: Tensor, ndim: int) -> Tensor:
-    """Rows of a table ``(..., C, *)`` at classes z ``(...)``; ``ndim`` dimensions stay right."""
-    shape, right = z.shape, table.shape[table.ndim - ndim :]
-    table = table.expand(*shape, *table.shape[table.ndim - ndim - 1 :])
-    index = z.reshape(*shape, 1, *[1] * ndim).expand(*shape, 1, *right)
-    return table.gather(len(shape), index).squeeze(len(shape))
-
-
-def _draw_states(parts: Mapping[str, Tensor], block: Block, z: Tensor) -> Tensor:
-    p = _of_class(parts[block.table], z, 2)
-    # inverse of the cumulative sum, for all at once
-    u = torch.rand(*p.shape[:-1], 1, dtype=p.dtype, device=p.device)
-    return (u * p.sum(-1, keepdim=True) >= p.cumsum(-1)).sum(-1).clamp_max(p.shape[-1] - 1)
-
-
-def _draw_counts(parts: Mapping[str, Tensor], block: Block, z: Tensor) -> Tensor:
-    return torch.poisson(_of_class(parts[block.table], z, 1) * parts["log_length"].exp())
-
-
-def _draw_numbers(parts: Mapping[str, Tensor], block: Block, z: Tensor) -> Tensor:
-    precision = _of_class(parts["precisions"], z, 1)
-    mean = _of_class(parts["linear"], z, 1) / precision
-    y = mean + torch.randn_like(mean) / precision.sqrt()
-    return parts["centre"] + parts["spread"] * y
-
-
-_DRAWS = {
-    "bernoulli": _draw_states,
-    "categorical": _draw_states,
-    "multinomial": _draw_counts,
-    "gaussian": _draw_numbers,
-}

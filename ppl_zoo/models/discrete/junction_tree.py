@@ -1,46 +1,25 @@
 """Exact inference in a tree of cliques, for many rows of evidence at once.
 
 Everything is laid out ``(cells, rows)``: the rows lie side by side in memory, so that each
-operation runs over all of them. A clique lists the nodes that it shares with the clique above
-first and in the order they have there. A message is then a plain sum over a block, and multiplying
-one in is a broadcast; no tensor is ever permuted. All shapes are worked out once, in a `Plan`.
+operation runs over all of them. All shapes are worked out once, in ``clique_plan``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ppl_zoo.models.discrete.triangulation import CliqueTree, clique_tree
+from ppl_zoo.models.discrete.clique_plan import Place, place_node, plan_cliques
+from ppl_zoo.models.discrete.triangulation import clique_tree
 
 __all__ = ["Collected", "JunctionTree"]
 
 #: cells that a chunk of rows has in all cliques together: what stays in a CPU's cache, and what
 #: a GPU has room for
 CHUNK_CELLS = {"cpu": 2**20, "cuda": 2**27}
-
-
-class Clique(NamedTuple):
-    """A clique: its nodes in order, those of the separator first, and its shapes."""
-
-    nodes: tuple[int, ...]
-    parent: int
-    separator: int  # number of states that the clique shares with the one above
-    cells: int
-    message: tuple[int, ...]  # shape of its message where it meets the parent's cells ...
-    meeting: tuple[int, ...]  # ... in this shape, neighbours merged
-    summed: tuple[int, ...]  # dimensions of ``meeting`` that the message has not
-
-
-class Place(NamedTuple):
-    """A node in its clique: the cells are ``(before, states, after)``."""
-
-    clique: int
-    shape: tuple[int, int, int]
 
 
 class Collected(NamedTuple):
@@ -78,16 +57,15 @@ class JunctionTree:
     ) -> None:
         self.parents, self.sizes = [tuple(p) for p in parents], tuple(sizes)
         tree = clique_tree(parents, sizes, restarts, seed)
-        self.cliques = self._plan(tree)
+        self.cliques = plan_cliques(tree, self.sizes)
         order = sorted(range(len(self.cliques)), key=lambda c: self.cliques[c].cells)
         self.homes: list[int] = []  # the smallest clique that holds a family
         self.places: list[Place] = []  # the smallest clique that holds a node
         for node, above in enumerate(self.parents):
             family = {node, *above}
             self.homes.append(next(c for c in order if family <= tree.cliques[c]))
-            self.places.append(
-                self._place(node, next(c for c in order if node in tree.cliques[c]))
-            )
+            clique = next(c for c in order if node in tree.cliques[c])
+            self.places.append(place_node(node, clique, self.cliques, self.sizes))
 
     @property
     def num_cells(self) -> int:
@@ -97,62 +75,6 @@ class JunctionTree:
     def chunk_rows(self, device: torch.device) -> int:
         """Rows to take at once, so that memory stays bounded."""
         return max(1, CHUNK_CELLS.get(device.type, 2**24) // self.num_cells)
-
-    # ---- the plan ---------------------------------------------------------------------------
-
-    def _plan(self, tree: CliqueTree) -> list[Clique]:
-        below: dict[int, list[frozenset[int]]] = {i: [] for i in range(len(tree.cliques))}
-        for parent, shared in zip(tree.parents, tree.separators, strict=True):
-            if parent >= 0:
-                below[parent].append(shared)
-        cliques: list[Clique] = []
-        for index, members in enumerate(tree.cliques):
-            shared, parent = tree.separators[index], tree.parents[index]
-            first = [n for n in (cliques[parent].nodes if parent >= 0 else ()) if n in shared]
-            # nodes that the same messages hold stand together, so that dimensions merge
-            large = sorted(below[index], key=lambda s: -math.prod(self.sizes[n] for n in s))
-            rest = sorted(members - shared, key=lambda n: ([n not in s for s in large], n))
-            nodes = (*first, *rest)
-            message, meeting = self._meet(cliques[parent].nodes if parent >= 0 else (), shared)
-            cliques.append(
-                Clique(
-                    nodes=nodes,
-                    parent=parent,
-                    separator=math.prod(self.sizes[n] for n in first),
-                    cells=math.prod(self.sizes[n] for n in nodes),
-                    message=message,
-                    meeting=meeting,
-                    summed=tuple(
-                        i for i, (m, b) in enumerate(zip(message, meeting, strict=True)) if m != b
-                    ),
-                )
-            )
-        return cliques
-
-    def _meet(
-        self, nodes: Sequence[int], shared: frozenset[int]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Merge neighbouring dimensions that a message has, and those that it has not."""
-        message: list[int] = []
-        meeting: list[int] = []
-        before: bool | None = None
-        for node in nodes:
-            held, size = node in shared, self.sizes[node]
-            if held is before:
-                meeting[-1] *= size
-                message[-1] *= size if held else 1
-            else:
-                meeting.append(size)
-                message.append(size if held else 1)
-            before = held
-        return tuple(message), tuple(meeting)
-
-    def _place(self, node: int, clique: int) -> Place:
-        nodes = self.cliques[clique].nodes
-        at = nodes.index(node)
-        before = math.prod(self.sizes[n] for n in nodes[:at])
-        after = math.prod(self.sizes[n] for n in nodes[at + 1 :])
-        return Place(clique, (before, self.sizes[node], after))
 
     # ---- the passes -------------------------------------------------------------------------
 

@@ -19,16 +19,18 @@ from ppl_zoo.model import Array
 from ppl_zoo.models.mixtures import gaussian_checks as checks
 from ppl_zoo.models.mixtures.coordinates import Coordinates, moments
 from ppl_zoo.models.mixtures.covariance import KINDS
+from ppl_zoo.models.mixtures.gaussian_draws import draw_rows
 from ppl_zoo.models.mixtures.gaussian_parameters import GaussianParameters
 from ppl_zoo.models.mixtures.gaussian_prior import Prior
 from ppl_zoo.models.mixtures.gaussian_start import start
 from ppl_zoo.models.mixtures.gaussian_statistics import Workspace
-from ppl_zoo.models.mixtures.missing import MarginalNormal, condition
+from ppl_zoo.models.mixtures.gaussian_stream import OnlineEM
+from ppl_zoo.models.mixtures.missing import MarginalNormal
 
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(GaussianParameters):
+class GaussianMixture(OnlineEM, GaussianParameters):
     """Mixture of Gaussians.
 
     For each row n::
@@ -191,7 +193,7 @@ class GaussianMixture(GaussianParameters):
             return MarginalNormal(self.loc[z], scale, self.kind.matrix)
         return self.kind.component(self.loc, self.scale, z)
 
-    # ---- EM ---------------------------------------------------------------------------------
+    # ---- EM; its step for one batch of a stream is in ``gaussian_stream`` -------------------
 
     @torch.no_grad()
     def initialize(self, *data: Any) -> None:
@@ -253,53 +255,6 @@ class GaussianMixture(GaussianParameters):
         for parameter in (self.logits, self.loc, *own):
             parameter.copy_(parameter[order].clone())
 
-    def partial_fit(self, x: Array, sample_weight: Array | None = None) -> GaussianMixture:
-        """Learn from one batch of a stream: a step of online EM.
-
-        The statistics of all batches so far are averaged with weight ``(t + 2)^-0.6`` on the
-        newest (Cappe & Moulines 2009, On-line EM for latent data models, JRSS B 71). The first
-        batch chooses the start, unless the model has been fitted.
-
-        Parameters
-        ----------
-        x
-            Rows ``(n, D)``; at least K in the first batch.
-        sample_weight
-            What a row counts, ``(n,)``.
-
-        Returns
-        -------
-        GaussianMixture
-            This model.
-
-        Raises
-        ------
-        DataError
-            As ``zoo.fit`` does.
-        """
-        rows = self.as_rows((x,) if sample_weight is None else (x, sample_weight))
-        first = not self.num_seen > 0
-        self.check_data(rows) if first else self._check_rows(rows)
-        if first:
-            self.initialize(rows)
-        chunks = [self.expected_statistics(*chunk) for chunk in rows.chunks(65536)]
-        new = {name: sum(chunk[name] for chunk in chunks) for name in chunks[0]}
-        seen, step = self.num_seen + new["num_rows"], 1.0
-        if not first:
-            step = float((self.num_updates + 2.0) ** -0.6)
-            old = self.prior.statistics(
-                self.num_seen, self.logits, *self._inside(), self.coordinates
-            )
-            new = {
-                name: (1 - step) * old[name] / self.num_seen + step * new[name] / new["num_rows"]
-                for name in old
-            }
-            new = {name: value * seen for name, value in new.items()}
-        self.maximize(new)
-        self.num_seen.copy_(seen)
-        self.num_updates += 1
-        return self
-
     # ---- queries ----------------------------------------------------------------------------
 
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
@@ -341,21 +296,7 @@ class GaussianMixture(GaussianParameters):
             held = checks.given(given, num_samples, self.num_features).to(self.loc)
             logits = self._partial_scorer().log_joint(held.mT).mT
         z = torch.multinomial(logits.softmax(-1), 1)[:, 0]
-        noise = torch.randn(num_samples, self.num_features, dtype=self.dtype, device=self.device)
-        x = self.loc[z].detach().clone()
-        for k in z.unique().tolist():
-            rows, scale = (z == k).nonzero()[:, 0], self.scale
-            scale = scale if self.kind.name == "tied" else scale[k]
-            shift = noise[rows] @ scale.mT if self.kind.matrix else noise[rows] * scale
-            x[rows] += shift
-        if held is None or not self.kind.matrix:
-            return x if held is None else torch.where(held.isnan(), x, held)
-        covariances, parts = self.covariances.double(), []
-        for rows in torch.arange(num_samples, device=x.device).split(1024):
-            own = covariances if self.kind.name == "tied" else covariances[z[rows]]
-            own = own.expand(len(rows), -1, -1)
-            parts.append(condition(x[rows].double(), held[rows].double(), own).to(x))
-        return torch.cat(parts)
+        return draw_rows(self, z, held)
 
     def bic(self, x: Array) -> float:
         """Bayesian information criterion (Schwarz 1978), lower is better."""

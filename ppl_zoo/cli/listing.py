@@ -1,0 +1,112 @@
+"""``ppl-zoo list`` and ``ppl-zoo show``: the catalogue in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from ppl_zoo import data as datasets
+from ppl_zoo.card import Card
+from ppl_zoo.catalogue import ZOO, find
+from ppl_zoo.cli.terminal import digits, print_json, table_text
+
+__all__ = ["list_models", "show"]
+
+QUERIES = ("log_prob", "sample", "encode")
+
+
+def list_models(*, as_json: bool = False) -> int:
+    """Print the models and the data sets."""
+    if as_json:
+        cards = [dataclasses.asdict(c) for c in datasets.available()]
+        return print_json({"models": [_record(card) for card in ZOO], "data": cards})
+    rows = [
+        (c.name, c.family, *(c.queries[q] for q in QUERIES), ", ".join(c.solvers), c.title)
+        for c in ZOO
+    ]
+    columns = ("model", "family", *QUERIES, "solvers", "what it is")
+    print(table_text(columns, rows, left=range(len(columns))))
+    print()
+    sets = [
+        (
+            card.name,
+            " + ".join(f"{n:,}" for n in card.num_observations.values()),
+            "no" if card.embedded else "yes",
+            card.title,
+        )
+        for card in datasets.available()
+    ]
+    columns = ("data", "rows (train + valid + test)", "download", "what it is")
+    print(table_text(columns, sets, left=range(4)))
+    print()
+    print("ppl-zoo show NAME tells more about a model; ppl-zoo fit NAME fits it.")
+    return 0
+
+
+def show(name: str, *, as_json: bool = False) -> int:
+    """Print the card of a model."""
+    card = find(name)
+    if as_json:
+        return print_json(_record(card))
+    print(f"{card.title} ({card.name})")
+    print(card.summary)
+    print()
+    print(_story(card))
+    print()
+    columns = ("query", "answer")
+    print(table_text(columns, [(q, card.queries[q]) for q in QUERIES], left=(0, 1)))
+    print()
+    print(f"Solvers: {', '.join(card.solvers)} (the first is its default)")
+    if card.size is not None:
+        print()
+        print(_sizes(card.family))
+    if card.recipes:
+        print()
+        print("Recipes, fits that are known to work:")
+        lines = [(f"ppl-zoo fit {card.name} --recipe {r.name}", r.title) for r in card.recipes]
+        width = max(len(command) for command, _ in lines)
+        for command, title in lines:
+            print(f"  {command:<{width}}  # {title}")
+    if card.figures:
+        print()
+        rows = [(f.what, f"{f.published:g}", digits(f.reproduced), f.source) for f in card.figures]
+        print(table_text(("number", "published", "reproduced", "source"), rows, left=(0, 3)))
+        print()
+        print(f"Obtain them again: {', '.join(dict.fromkeys(f.command for f in card.figures))}")
+    if card.references:
+        print()
+        for reference in card.references:
+            print(reference)
+    return 0
+
+
+def _story(card: Card) -> str:
+    """Return the docstring of the class up to its references: story, shapes and arguments."""
+    text = inspect.cleandoc(card.model_class.__doc__ or "")
+    return text.split("\nReferences\n")[0].rstrip().replace("::\n", ":\n")
+
+
+def _sizes(family: str) -> str:
+    """Table of the free parameters of a family's models, the smallest first."""
+    rows = [
+        (c.model_class(**c.size.example).num_free_parameters, c.name, c.size.formula)
+        for c in ZOO
+        if c.family == family and c.size is not None
+    ]
+    lines = [(name, formula, f"{count:,}") for count, name, formula in sorted(rows)]
+    columns = ("free parameters", "of n yes-no features", "n = 10")
+    return table_text(columns, lines, left=(0, 1))
+
+
+def _record(card: Card) -> dict[str, Any]:
+    record = dataclasses.asdict(dataclasses.replace(card, figures=()))
+    figures = [
+        {
+            f.name: getattr(figure, f.name)
+            for f in dataclasses.fields(figure)
+            if f.name != "measure"
+        }
+        for figure in card.figures
+    ]
+    return record | {"queries": dict(card.queries), "figures": figures}
