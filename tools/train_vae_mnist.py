@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from train_mnist import cosine, mean_log_prob, write_weights
+from train_mnist import cosine, write_weights
 
 import ppl_zoo as zoo
 from ppl_zoo import evaluation
@@ -110,7 +110,7 @@ def main(
         "kl": float(use.kl.sum()),
         "active": int(use.active.sum()),
         "samples": samples,
-        "test": mean_log_prob(model, test, num_samples=samples),
+        "test": float(model.log_prob(test, num_samples=samples).double().mean()),
     }
     Path(f"{run}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record), flush=True)

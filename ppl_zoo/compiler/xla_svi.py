@@ -128,15 +128,10 @@ class Stepper:
             ELBO before each step ``(chain, step)``; not finite where the step was left out.
         """
         with self._scope():
-            key = self._key(rates.shape, index)
-            if key not in _BLOCKS:
-                block = partial(_block, self.loss, self.per_row, self.options, self.own)
-                _BLOCKS[key] = jax.jit(block)
             dtype = self.state[0][0].dtype
             with np.errstate(divide="ignore"):  # logarithms, since 1 - 0.999 is little in float32
                 rates = np.concatenate([rates, np.log(rates[..., 1:])], -1)
-            self.state, losses = _BLOCKS[key](
-                self.state,
+            given = (
                 self.data,
                 jax.random.key(self.seed & 0xFFFFFFFF),
                 jnp.asarray(steps, jnp.int32),
@@ -144,7 +139,22 @@ class Stepper:
                 jnp.asarray(active),
                 None if index is None else jnp.asarray(index, jnp.int32),
             )
-            return -np.asarray(losses).T
+            careful = self.options.clip_norm is not None or not active.all()
+            state, losses, sound = self._program(rates.shape, index, careful)(self.state, *given)
+            if not (careful or sound):
+                # something is not finite: once more from the start, leaving out what it spoils
+                program = self._program(rates.shape, index, True)
+                state, losses, _ = program(self.state, *given)
+            losses = np.asarray(losses)
+            self.state = state
+            return -losses.T
+
+    def _program(self, shape: tuple, index: Any, careful: bool) -> Callable[..., tuple]:
+        key = (*self._key(shape, index), careful)
+        if key not in _BLOCKS:
+            block = partial(_block, self.loss, self.per_row, self.options, self.own, careful)
+            _BLOCKS[key] = jax.jit(block)
+        return _BLOCKS[key]
 
     def _key(self, shape: tuple, index: Any) -> Any:
         batch = None if index is None else index.shape[-1]
@@ -158,6 +168,7 @@ def _block(
     per_row: Sequence[bool],
     options: AdamOptions,
     own: bool,
+    careful: bool,
     state: tuple,
     data: tuple,
     key: Any,
@@ -166,7 +177,12 @@ def _block(
     active: Any,
     index: Any,
 ) -> tuple:
-    """Scan over steps, map over chains."""
+    """Scan over steps, map over chains.
+
+    A careful block looks at each gradient before it moves, clips it, and lets chains rest; the
+    other only says at its end whether everything stayed finite, which saves a pass over all
+    parameters a step.
+    """
     values, first, second, count = state
     shapes = [value.shape[1:] for value in values]
     packed = sum(math.prod(shape) for shape in shapes) <= FEW
@@ -196,12 +212,14 @@ def _block(
             pairs = zip(data, per_row, strict=True)
             chosen = tuple(d[rows] if split else d for d, split in pairs)
         value, gradients = differentiate(values, chosen, key, noise)
-        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients))
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        ok = finite & moves
-        if options.clip_norm is not None:
-            factor = jnp.minimum(1.0, options.clip_norm / (norm + 1e-6))
-            gradients = [g * factor for g in gradients]
+        finite = ok = jnp.asarray(True)
+        if careful:
+            norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients))
+            finite = jnp.isfinite(value) & jnp.isfinite(norm)
+            ok = finite & moves
+            if options.clip_norm is not None:
+                factor = jnp.minimum(1.0, options.clip_norm / (norm + 1e-6))
+                gradients = [g * factor for g in gradients]
         count = count + ok
         t = count.astype(rate.dtype)
         rate, b1, b2, log1, log2 = rate
@@ -213,8 +231,10 @@ def _block(
             if options.weight_decay:
                 g = g + options.weight_decay * p
             # p moves by the moments as they are kept: then XLA need not copy those before
-            m = jnp.where(ok, b1 * m + (1 - b1) * g, m)
-            v = jnp.where(ok, b2 * v + (1 - b2) * g * g, v)
+            before = m, v
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            if careful:
+                m, v = (jnp.where(ok, new, old) for new, old in zip((m, v), before, strict=True))
             moved.append((p - size * m / (jnp.sqrt(v) * widen + options.eps), m, v))
         values, first, second = zip(*moved, strict=True)
         return (values, first, second, count), jnp.where(finite, value, jnp.nan)
@@ -230,11 +250,14 @@ def _block(
         step = jax.vmap(one, (0, 0 if own else None, 0, 0, 0, 0, 0))
         state, losses = jax.lax.scan(lambda s, x: step(s, data, active, *x), state, xs)
     values, first, second, count = state
+    # a gradient that is not finite leaves its trace in the moments
+    sound = jnp.isfinite(losses).all()
+    sound &= jnp.stack([jnp.isfinite(a).all() for a in (*values, *first, *second)]).all()
     if packed:
         values, first, second = (
             tuple(_unpack(arrays[0], shapes, 1)) for arrays in (values, first, second)
         )
-    return (values, first, second, count), losses
+    return (values, first, second, count), losses, sound
 
 
 def _pack(arrays: Sequence[Any], lead: int) -> Any:
