@@ -11,7 +11,7 @@ with warnings.catch_warnings():
     # beartype looks at Pyro's annotations, some of which are deprecated
     warnings.simplefilter("ignore")
     with install_import_hook("ppl_zoo", "beartype.beartype"):
-        import ppl_zoo  # noqa: F401
+        import ppl_zoo  # noqa: F401  so that its annotations are checked
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:

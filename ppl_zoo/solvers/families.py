@@ -45,11 +45,11 @@ class Family:
 
     def start(self) -> Tensor:
         """Return the parameters at the start."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no start; write one")
 
     def draw(self, theta: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         """Return draws ``(n, size)`` and the entropy, in nats."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no draw; write one")
 
     def centre(self, theta: Tensor) -> Tensor:
         """Mean of the density: the first parameters, in units of the start's factor."""

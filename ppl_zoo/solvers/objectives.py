@@ -136,7 +136,7 @@ def _density(options: Any, model: Model, rows: Rows, asked: bool) -> tuple[ManyP
         warnings.warn(f"SVI runs uncompiled, since {against}", stacklevel=5)
         try:
             points = ManyPoints(model, rows, False)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - as above
             return None, reason_of(error)
     if points.size > LATENTS and not asked:
         return None, f"{points.size} latents, more than {LATENTS}"

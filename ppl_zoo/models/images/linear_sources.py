@@ -52,7 +52,7 @@ class LinearSources(PatchPrior):
     @property
     def filters(self) -> Float[Tensor, "d d"]:
         """Rows that find the sources in ``x - mean``, in units of 1 / x."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no filters; write them")
 
     @property
     def mean(self) -> Float[Tensor, " d"]:

@@ -117,7 +117,7 @@ def image_shape(shape: Sequence[int] | None, num_features: int) -> tuple[int, in
             f"shape: got {tuple(shape)} for {num_features} features, expected (height, width) or "
             "(channels, height, width) with that many pixels, height and width divisible by 4"
         )
-    return full  # type: ignore[return-value]
+    return full  # type: ignore[return-value]  # three numbers, as was just asked
 
 
 def start_output(net: nn.Module, values: Tensor, per_pixel: int, num_pixels: int) -> None:
