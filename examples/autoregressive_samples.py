@@ -20,6 +20,13 @@ MODELS = {
     "NADE": lambda: zoo.NADE(SHAPE, 100),
     "DeepNADE": lambda: zoo.DeepNADE(SHAPE, (200, 200)),
     "MADE": lambda: zoo.MADE(SHAPE, (200,)),
+    "MADE, 4 orders": lambda: zoo.OrderEnsemble(
+        "MADE",
+        [
+            {"num_features": SHAPE, "hidden": (200,), "order": "random", "seed": k}
+            for k in range(4)
+        ],
+    ),
     "RecurrentAR": lambda: zoo.RecurrentAR(SHAPE, 100, block=8),
     "TransformerAR": lambda: zoo.TransformerAR(SHAPE, 32, num_layers=2),
     "PixelCNN": lambda: zoo.PixelCNN(SHAPE, 16, 3),

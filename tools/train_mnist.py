@@ -1,11 +1,14 @@
 """Train an autoregressive model on MNIST in black and white, in a run that can be resumed.
 
     python tools/train_mnist.py fvsbn --run runs/mnist-fvsbn
-    python tools/train_mnist.py made --run runs/mnist-made
     python tools/train_mnist.py nade --run runs/mnist-nade
+    python tools/train_mnist.py made --run runs/mnist-made
+    python tools/train_mnist.py made-rows --run runs/mnist-made-rows
+    python tools/train_mnist.py made --join runs/mnist-made-rows --run runs/mnist-made --ship
 
 Binarization is the fixed one that papers report on. Every two minutes the run directory is
-written; the same command goes on from there, also with more ``--passes``. At the end it prints,
+written; the same command goes on from there, also with more ``--passes``. With ``--join`` a
+finished run and others of the same class make an `OrderEnsemble`. At the end it prints,
 and writes beside the run as ``RUN.json``, the mean log likelihoods over all rows of valid and
 test. With ``--ship`` the weights go, in half precision, to
 ``ppl_zoo/pretrained/NAME-mnist.safetensors``; a new name needs a line in ``PRETRAINED`` of
@@ -17,7 +20,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
+from ppl_zoo.pretrained.packing import pack
 
 SHIPPED = Path(__file__).parent.parent / "ppl_zoo" / "pretrained"
 
@@ -43,13 +47,18 @@ class Recipe:
     rate: float
     decay: float = 0.0
     optimizer: str = "sgd"  # on the mean loss of a row, with momentum; or "adam"
+    look: int = 1  # passes between two looks at the validation rows
+    window: float = 1.0  # passes that the average of the parameters reaches back
 
 
 RECIPES = {
     "fvsbn": Recipe(lambda: zoo.FVSBN((28, 28), "random"), 40, 500, 4e-3, 6.0, "adam"),
-    "made": Recipe(lambda: zoo.MADE((28, 28), (1000,)), 40, 125, 0.03),
+    "made": Recipe(lambda: zoo.MADE((28, 28), (1500,), "random"), 12, 125, 0.03, 15.0),
+    "made-rows": Recipe(lambda: zoo.MADE((28, 28), (1000,)), 30, 125, 0.03, 5.0),
     "nade": Recipe(lambda: zoo.NADE((28, 28), 500, "random"), 23, 125, 0.05),
-    "pixelcnn": Recipe(lambda: zoo.PixelCNN((28, 28), 16, 5), 1, 50, 3e-3, 0.0, "adam"),
+    "pixelcnn": Recipe(
+        lambda: zoo.PixelCNN((28, 28), 16, 5), 0.88, 20, 2e-3, 0.0, "adam", look=2, window=0.1
+    ),
     "transformer": Recipe(
         lambda: zoo.TransformerAR((28, 28), 32, num_layers=2), 1, 50, 3e-3, 0.0, "adam"
     ),
@@ -73,23 +82,34 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
 
 def write_weights(model: zoo.Model, name: str, record: dict) -> None:
     """Write weights in half precision where the package ships them, and how they came about."""
-    weights = {k: v.cpu().half().contiguous() for k, v in model.state_dict().items()}
+    for net in model.modules():
+        if isinstance(net, zoo.MADE):
+            net.prune()
     told = {
         "class": type(model).__name__,
         "config": json.dumps(model.config),
         "training": json.dumps(record),
     }
-    save_file(weights, SHIPPED / f"{name}.safetensors", metadata=told)
+    save_file(pack(model.state_dict()), SHIPPED / f"{name}.safetensors", metadata=told)
 
 
-def mean_log_prob(model: zoo.Model, rows: torch.Tensor, **options: int) -> float:
-    """Log likelihood of an image, in nats."""
-    return float(model.log_prob(rows, **options).double().mean())
+def score(model: zoo.Model, data: zoo.data.Dataset) -> dict[str, float]:
+    """Mean log likelihoods of an image, in nats."""
+    return {s: float(model.log_prob(getattr(data, s)).double().mean()) for s in ("valid", "test")}
+
+
+def join(runs: list[str], data: zoo.data.Dataset) -> tuple[zoo.Model, dict]:
+    """Make an ensemble of the nets of finished runs, and score it."""
+    fits = [zoo.load(run, solver=zoo.SVI()) for run in runs]
+    model = zoo.OrderEnsemble.of([fit.model for fit in fits])
+    records = [json.loads(Path(f"{run}.json").read_text()) for run in runs]
+    return model, {"members": records, "orders": model.num_members, **score(model, data)}
 
 
 def main(
     name: str,
     run: str,
+    join_runs: Sequence[str] = (),
     passes: float | None = None,
     batch: int | None = None,
     rate: float | None = None,
@@ -103,6 +123,12 @@ def main(
     data = zoo.data.load("mnist-binarized", binarization="fixed")
     splits = {s: getattr(data, s).reshape(-1, 28, 28) for s in ("train", "valid", "test")}
     data = zoo.data.Dataset(data.name, data.card, **splits)
+    if join_runs:
+        model, record = join([run, *join_runs], data)
+        print(json.dumps({key: record[key] for key in ("orders", "valid", "test")}))
+        if ship:
+            write_weights(model, f"{name}-mnist", record)
+        return
     asked = {"passes": passes, "batch": batch, "rate": rate, "decay": decay}
     given = {key: value for key, value in asked.items() if value is not None}
     recipe = dataclasses.replace(RECIPES[name], **given)
@@ -113,7 +139,8 @@ def main(
         batch_size=recipe.batch,
         schedule=partial(cosine, steps=round(recipe.passes * each)),
         patience=3,
-        average=1.0 - 1.0 / each,
+        validate_every=recipe.look * each,
+        average=1.0 - 1.0 / (recipe.window * each),
         precision="bfloat16",
         compile=False,
     )
@@ -145,8 +172,7 @@ def main(
         "stopped": fit.stopped,
         "seconds": round(fit.seconds),
         "cpu_seconds": round(time.process_time() - started),
-        "valid": mean_log_prob(model, data.valid),
-        "test": mean_log_prob(model, data.test),
+        **score(model, data),
     }
     Path(f"{run}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record), flush=True)
@@ -158,6 +184,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--run", required=True, help="run directory")
+    parser.add_argument(
+        "--join", dest="join_runs", nargs="+", default=(), help="runs to make an ensemble with"
+    )
     parser.add_argument("--passes", type=float, help="over the training rows")
     parser.add_argument("--batch", type=int, help="rows of a step")
     parser.add_argument("--rate", type=float, help="learning rate")

@@ -13,6 +13,7 @@ from safetensors.torch import load
 from ppl_zoo import models
 from ppl_zoo.errors import RunError
 from ppl_zoo.models.mixtures import GaussianMixture
+from ppl_zoo.pretrained.packing import unpack
 
 __all__ = ["PRETRAINED", "load_pretrained"]
 
@@ -23,7 +24,8 @@ PRETRAINED: dict[str, str] = {
     "vae-mnist": "VAE 784-200-200-50 of MNIST in black and white, dynamic binarization",
     "fvsbn-mnist": "FVSBN of MNIST in black and white, fixed binarization",
     "nade-mnist": "NADE of MNIST in black and white, fixed binarization",
-    "made-mnist": "MADE of MNIST in black and white, fixed binarization",
+    "pixelcnn-mnist": "PixelCNN of MNIST in black and white, fixed binarization",
+    "made-mnist": "two MADE, in two orders, of MNIST in black and white, fixed binarization",
 }
 
 
@@ -47,7 +49,7 @@ def load_pretrained(name: str, device: Any = "cpu") -> Any:
     tensors, told = _read(name)
     if "class" in told:  # a state dict in half precision, of a class of the zoo
         net = getattr(models, told["class"])(**json.loads(told["config"]))
-        net.load_state_dict({key: value.float() for key, value in tensors.items()})
+        net.load_state_dict(unpack(tensors))
         return net.to(device)
     factors = torch.zeros(len(tensors["weights"]), 63, 63, dtype=torch.float64)
     rows, columns = torch.tril_indices(63, 63)

@@ -33,6 +33,9 @@ DISCRETE = {
     "TransformerAR, order": lambda: zoo.TransformerAR(
         (2, 2), 8, num_heads=2, order="random", **THREE
     ),
+    "OrderEnsemble": lambda: zoo.OrderEnsemble(
+        "NADE", [{"num_features": 6, "num_hidden": 4, "order": order} for order in (None, ORDER)]
+    ),
     "PixelCNN": lambda: zoo.PixelCNN((3, 3), 4, 3),
     "PixelCNN, narrow": lambda: zoo.PixelCNN((2, 4), 3, 2, kernel_size=3),
     "PixelCNN, levels": lambda: zoo.PixelCNN((2, 2), 4, 2, **LEVELS),

@@ -80,7 +80,9 @@ def test_samples_have_their_frequencies(name):
     assert stats.chisquare(found, expected * found.sum() / expected.sum()).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name", ["FVSBN, order", "NADE, categories", "MADE", "PixelCNN, levels"])
+@pytest.mark.parametrize(
+    "name", ["FVSBN, order", "NADE, categories", "MADE", "MADE, masks", "PixelCNN, levels"]
+)
 def test_samples_given_the_first_variables_are_exact(name):
     model = shaken(DISCRETE[name])
     order = model.orders[0]
@@ -99,6 +101,31 @@ def test_samples_given_any_variables_by_resampling(name):
     given[[1, model.num_features - 1]] = 1.0
     drawn = model.sample(1000, given.reshape(model.event_shape), num_particles=50)
     check_conditional(model, drawn, given, slack=0.02)
+
+
+@pytest.mark.parametrize("name", ["FVSBN, order", "MADE, orders", "OrderEnsemble"])
+def test_samples_given_any_variables_by_gibbs(name):
+    """One walk a row starts far from the conditional distribution; sweeps arrive there."""
+    model = shaken(DISCRETE[name], 1.0)
+    given = torch.full((model.num_features,), torch.nan, dtype=torch.float64)
+    given[model.orders[0, -2:]] = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    ask = {"given": given.reshape(model.event_shape), "num_particles": 1}
+    with pytest.raises(AssertionError):
+        check_conditional(model, model.sample(4000, **ask), given)
+    drawn = model.sample(4000, num_sweeps=15, **ask)
+    check_conditional(model, drawn, given)
+    assert (drawn.flatten(1) == given)[:, ~given.isnan()].all()
+
+
+def test_an_ensemble_is_the_mean_of_its_nets():
+    nets = [shaken(lambda seed=seed: zoo.NADE(6, 5, "random", seed=seed)) for seed in range(3)]
+    ensemble = zoo.OrderEnsemble.of(nets)
+    x = states(ensemble)
+    mean = torch.stack([net.log_prob(x).exp() for net in nets]).mean(0)
+    assert torch.allclose(ensemble.log_prob(x).exp(), mean, rtol=1e-10, atol=0)
+    with torch.enable_grad():
+        mean = torch.stack([net.log_prob(x) for net in nets]).mean(0)
+        assert torch.allclose(ensemble.score(x), mean)
 
 
 def check_conditional(model, drawn, given, slack=0.0):
@@ -244,8 +271,13 @@ def test_data_outside_of_the_support_are_refused():
         (lambda: zoo.TransformerAR(4, 10, num_heads=4), "a multiple of num_heads"),
         (lambda: zoo.PixelCNN(16), r"expected \(height, width\)"),
         (lambda: zoo.PixelCNN((4, 4), kernel_size=4), "an odd number"),
+        (lambda: zoo.OrderEnsemble("ICA", [{}]), "expected one or more of DeepNADE"),
+        (lambda: zoo.OrderEnsemble("FVSBN", [{"num_features": n} for n in (3, 4)]), "one shape"),
+        (lambda: zoo.OrderEnsemble.of([zoo.FVSBN(3), zoo.NADE(3, 2)]), "nets of one class"),
         (lambda: zoo.FVSBN(4).sample(2, torch.ones(3)), "expected"),
         (lambda: zoo.FVSBN(4).sample(2, torch.full((4,), 0.5)), "NaN where free"),
+        (lambda: zoo.FVSBN(4).sample(2, torch.ones(4), num_sweeps=-1), "expected 0 or more"),
+        (lambda: zoo.RNADE(4, 2, 3).sample(2, torch.ones(4), num_sweeps=1), "0 of real"),
     ],
 )
 def test_bad_arguments_say_what_was_expected(make, message):

@@ -19,6 +19,10 @@ CONTRACT = {
     "RecurrentAR": (lambda: zoo.RecurrentAR((4, 3), 6, block=3), digits),
     "TransformerAR": (lambda: zoo.TransformerAR((4, 3), 8, num_heads=2, num_layers=1), digits),
     "PixelCNN": (lambda: zoo.PixelCNN((4, 3), 4, 2), digits),
+    "OrderEnsemble": (
+        lambda: zoo.OrderEnsemble("MADE", [{"num_features": (4, 3), "hidden": (5,)}] * 2),
+        digits,
+    ),
     "RNADE": (lambda: zoo.RNADE(3, 2, 6), lambda: torch.randn(50, 1) + torch.randn(50, 3)),
 }
 

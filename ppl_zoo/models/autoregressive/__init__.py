@@ -1,6 +1,7 @@
 """Autoregressive models: p(x) = prod_i p(x_i | x_<i), every probability exact."""
 
 from ppl_zoo.models.autoregressive.deep_nade import DeepNADE
+from ppl_zoo.models.autoregressive.ensemble import OrderEnsemble
 from ppl_zoo.models.autoregressive.fvsbn import FVSBN
 from ppl_zoo.models.autoregressive.made import MADE
 from ppl_zoo.models.autoregressive.nade import NADE
@@ -15,6 +16,7 @@ __all__ = [
     "NADE",
     "RNADE",
     "DeepNADE",
+    "OrderEnsemble",
     "PixelCNN",
     "RecurrentAR",
     "TransformerAR",

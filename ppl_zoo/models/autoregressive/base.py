@@ -15,6 +15,7 @@ from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import DataError
 from ppl_zoo.model import Array, Model
 from ppl_zoo.models.autoregressive.chain_rule import ChainRule
+from ppl_zoo.models.autoregressive.gibbs import gibbs
 from ppl_zoo.models.autoregressive.order import make_orders, read_shape
 from ppl_zoo.models.autoregressive.outputs import Output
 from ppl_zoo.models.autoregressive.walking import Walk, draw
@@ -87,15 +88,21 @@ class AutoregressiveModel(Model):
 
     def conditionals(self, x: Tensor, member: Any = 0) -> Tensor:
         """Parameters of all p(x_i | x_<i), ``(n, D, num_parameters)``, from ``x (n, D)``."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no conditionals; write all p(x_i | x_<i) in one pass"
+        )
 
     def walk(self, num_rows: int, member: int = 0) -> Walk:
         """Start at the first variable, with nothing observed."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no walk; write one that draws variable by variable"
+        )
 
     def hidden(self, x: Tensor) -> Tensor:
         """Activations of the last hidden layer that has seen all it can see, ``(n, H)``."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no hidden; write its last hidden layer, for encode"
+        )
 
     def start(self, marginal: Tensor) -> None:
         """Make the conditionals independent ones of these parameters ``(D, num_parameters)``."""
@@ -198,7 +205,12 @@ class AutoregressiveModel(Model):
 
     @torch.no_grad()
     def sample(
-        self, num_samples: int, given: Array | None = None, *, num_particles: int = 100
+        self,
+        num_samples: int,
+        given: Array | None = None,
+        *,
+        num_particles: int = 100,
+        num_sweeps: int = 0,
     ) -> Tensor:
         """Draw rows, all anew or with some variables held.
 
@@ -213,6 +225,10 @@ class AutoregressiveModel(Model):
             held and resampled on the way, one is chosen; exact in the limit of many particles.
         num_particles
             Walks a row, where the order does not make it exact.
+        num_sweeps
+            Where it is not, Gibbs sweeps over the free variables, of a discrete model, after the
+            resampling: exact in the limit of many sweeps, too. A sweep takes a pass for each
+            free variable and each of its values.
 
         Returns
         -------
@@ -222,8 +238,13 @@ class AutoregressiveModel(Model):
         Raises
         ------
         DataError
-            If ``given`` has another shape or impossible values.
+            If ``given`` has another shape or impossible values, or if ``num_sweeps`` is negative
+            or asked of a model of real data.
         """
+        if num_sweeps < 0 or (num_sweeps and self.output.num_values is None):
+            raise DataError(
+                f"num_sweeps: got {num_sweeps}, expected 0 or more, and 0 of real variables"
+            )
         held = None if given is None else self._held(given, num_samples)
         if held is None:
             member = torch.randint(self.num_members, (num_samples,), device=self.device)
@@ -235,11 +256,14 @@ class AutoregressiveModel(Model):
             for mine, drawn in parts:
                 x[mine] = drawn
             return x.reshape(num_samples, *self.event_shape)
-        exact = self.num_members == 1 and bool(self._leading(~held.isnan()).all())
+        exact = bool(self._leading(~held.isnan()).all())
         particles = 1 if exact else num_particles
         size = max(1, 2 * CHUNK // particles)
         parts = [self._given(part, particles) for part in held.split(size)]
-        return torch.cat(parts).reshape(num_samples, *self.event_shape)
+        x = torch.cat(parts)
+        if num_sweeps and not exact:
+            x = gibbs(self, x, held.isnan(), num_sweeps)
+        return x.reshape(num_samples, *self.event_shape)
 
     def _given(self, held: Tensor, particles: int) -> Tensor:
         """Draw each row of ``held (n, D)`` anew where it is NaN, with every member, and choose."""

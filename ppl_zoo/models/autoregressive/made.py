@@ -122,6 +122,20 @@ class MADE(AutoregressiveModel):
         hidden = [_row(table, member) for table in tables]
         return [inputs, *hidden], own.repeat_interleave(self.output.num_parameters)
 
+    @torch.no_grad()
+    def prune(self) -> None:
+        """Set weights to 0 that are masked in all members: they play no part."""
+        weights = [*(layer.weight for layer in self.layers), self.last]
+        weights += [] if self.direct is None else [self.direct]
+        shown = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+        for member in range(self.num_members):
+            seen, outputs = self._all_degrees(member)
+            masks = [see(own, before) for before, own in zip(seen, seen[1:], strict=False)]
+            masks += [see(outputs, before, strict=True) for before in (seen[-1], seen[0])]
+            shown = [a | b for a, b in zip(shown, masks, strict=False)]  # the last: direct
+        for weight, mask in zip(weights, shown, strict=True):
+            weight.masked_fill_(~mask, 0.0)
+
     # ---- scoring ----------------------------------------------------------------------------
 
     def score(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ def see(outputs: Tensor, inputs: Tensor, strict: bool = False) -> Tensor:
 
 def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply ``x @ (weight * mask).T + bias``."""
-    return F.linear(x, weight.masked_fill(~mask, 0.0), bias)
+    return F.linear(x, torch.where(mask, weight, 0.0), bias)  # much faster than masked_fill
 
 
 class ShiftedConv2d(nn.Conv2d):

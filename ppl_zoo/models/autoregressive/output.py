@@ -26,7 +26,7 @@ class Output:
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Log probability of ``x (..., D)`` under ``parameters (..., D, num_parameters)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no log_prob; write one")
 
     def prepare(self, noise: Tensor) -> Tensor:
         """Do what can be done to uniform noise ``(..., num_noise, n)`` before the draws."""
@@ -34,11 +34,11 @@ class Output:
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
         """Draw ``(n,)`` from ``parameters (n, num_parameters)`` and prepared noise."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no draw; write one")
 
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected value."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no mean; write one")
 
     def features(self, x: Tensor) -> Tensor:
         """Show the net ``x (...)`` as ``(..., num_inputs)``."""
@@ -46,11 +46,11 @@ class Output:
 
     def marginal(self, x: Tensor) -> Tensor:
         """Parameters ``(D, num_parameters)`` of independent variables ``x (n, D)``: a start."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no marginal; write one")
 
     def bad(self, x: Tensor) -> Tensor:
         """Tell which values are outside of the support."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no bad; write one")
 
     @property
     def support(self) -> str:
