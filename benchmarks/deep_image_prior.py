@@ -5,13 +5,15 @@
 Parts: "f16", the crop [180:308, 180:308] of the image in `images/dip`, noise of 25 grey levels,
 clipped, five seeds; "stopping", the default rule on six other images, whose truth shows what the
 best point would have been; "speed", a step beside the same net written as modules, in turn;
-"tasks", other operators; "density", pixel sd against the error; and, for a GPU, "gpu-f16",
-"gpu-set5" and "gpu-barbara" at the size and with the net of the paper (`--quick` shrinks them).
+"tasks", other operators; "density", pixel sd against the error ("density-normal" and
+"density-langevin" alone); and, for a GPU, "gpu-f16", "gpu-set5" and "gpu-barbara" at the size and
+with the net of the paper (`--quick` shrinks them).
 Times are CPU seconds of one thread. Each part is written as soon as it is there.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -41,6 +43,12 @@ OTHERS = (
     ("dip/barbara.png", 300, 300),
     ("set12/02.png", 80, 80),
     ("set12/04.png", 80, 80),
+)
+#: crops for the sd of pixels; none of them set a constant
+DENSITY = (
+    ("set5/baby_GT.bmp", 200, 200),
+    ("set5/head_GT.bmp", 100, 100),
+    ("bsd68_12/test021.png", 150, 200),
 )
 
 
@@ -215,6 +223,9 @@ def speed(quick: bool) -> None:
         found[name] = ms | {
             "ratio": round(ms["plain modules"] / ms["ours"], 2),
             "ratio of medians": round(middle["plain modules"] / middle["ours"], 2),
+            "programs that ran beside, for each core": round(
+                max(0.0, os.getloadavg()[0] - 1) / (os.cpu_count() or 1), 1
+            ),
         }
         keep({"speed, ms a step at 128 x 128": found})
 
@@ -229,6 +240,7 @@ def tasks(quick: bool) -> None:
     cases = {
         "inpaint 50 %": (Mask(seen), 0.0),
         "super-resolution x2, means": (Downsample(2), 1 / 255),
+        "super-resolution x4, means": (Downsample(4), 1 / 255),
         "super-resolution x2, lanczos": (Lanczos(2), 1 / 255),
         "deblur 5 x 5": (Blur(kernel), 0.01),
     }
@@ -253,25 +265,38 @@ def tasks(quick: bool) -> None:
         keep({"tasks": found})
 
 
-def density(quick: bool) -> None:
-    """Pixel sd against the error, for densities of weights and for runs."""
-    x = picture("set5/butterfly_GT.bmp")[80:144, 80:144]
-    y, found = add_noise(x), {}
-    for method in ("dip-langevin", "dip-normal"):
-        began = time.process_time()
-        steps = {"steps": 20} if quick else {}
-        done = zoo.restore(y, None, SIGMA, method=method, num_draws=32, progress=False, **steps)
-        error = (done.image - x).abs()
-        found[method] = {
-            "psnr": round(psnr(done.image, x), 2),
-            "rms sd over rms error": round(
-                float(done.sd.square().mean().sqrt() / error.square().mean().sqrt()), 3
-            ),
-            "90 % intervals cover": round(float((error < 1.645 * done.sd).float().mean()), 3),
-            "rank correlation of sd and error": round(rank_correlation(done.sd, error), 3),
-            "CPU seconds": round(time.process_time() - began, 1),
-        }
-        keep({"density, 64 x 64": found})
+def density(quick: bool, methods: tuple[str, ...] = ("dip-normal", "dip-langevin")) -> None:
+    """Pixel sd against the error, on images that set no constant."""
+    for method in methods:
+        rows, squares = {}, []
+        for name, row, column in DENSITY[: 1 if quick else None]:
+            x = picture(name)[row : row + 64, column : column + 64]
+            began = time.process_time()
+            steps = {"steps": 20} if quick else {}
+            y = add_noise(x)
+            done = zoo.restore(
+                y, None, SIGMA, method=method, num_draws=32, progress=False, **steps
+            )
+            image, sd = (t.reshape(x.shape) for t in (done.image, done.sd))
+            error = (image - x).abs()
+            squares.append((sd.square().mean(), error.square().mean()))
+            rows[name] = {
+                "psnr": round(psnr(image, x), 2),
+                "rms sd over rms error": round(float((squares[-1][0] / squares[-1][1]).sqrt()), 3),
+                "90 % intervals cover": round(float((error < 1.645 * sd).float().mean()), 3),
+                "rank correlation of sd and error": round(rank_correlation(sd, error), 3),
+                "CPU seconds": round(time.process_time() - began, 1),
+            }
+            total = torch.tensor(squares).sum(0)
+            cover = np.mean([r["90 % intervals cover"] for r in rows.values()])
+            found = {
+                "pooled rms sd over rms error": round(float((total[0] / total[1]).sqrt()), 3),
+                "90 % intervals cover": round(float(cover), 3),
+                "images": rows,
+            }
+            key = "density, 64 x 64"
+            before = json.loads(RESULTS.read_text()).get(key, {}) if RESULTS.exists() else {}
+            keep({key: before | {method: found}})
 
 
 def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -326,6 +351,8 @@ PARTS = {
     "speed": speed,
     "tasks": tasks,
     "density": density,
+    "density-normal": functools.partial(density, methods=("dip-normal",)),
+    "density-langevin": functools.partial(density, methods=("dip-langevin",)),
     "gpu-f16": gpu_f16,
     "gpu-set5": gpu_set5,
     "gpu-barbara": gpu_barbara,
@@ -335,7 +362,7 @@ PARTS = {
 def main() -> None:
     """Run the parts asked for; those for a GPU only where they are named."""
     names = [a for a in sys.argv[1:] if a in PARTS]
-    for name in names or [n for n in PARTS if not n.startswith("gpu")]:
+    for name in names or [n for n in PARTS if not n.startswith(("gpu", "density-"))]:
         PARTS[name]("--quick" in sys.argv)
 
 

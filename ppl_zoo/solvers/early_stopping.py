@@ -46,8 +46,8 @@ class EarlyStopping:
     rule
         Which step to keep, by data and outputs alone. "variance": the lowest variance of the
         last outputs around their mean (ES-WMV). "held-out": the lowest loss on data that the fit
-        does not see. "discrepancy": where the residuals have come down to the noise. "none": the
-        last.
+        does not see. "discrepancy": where the residuals have come down to the noise,
+        or nearest to it. "none": the last.
     learning_rate
         Of Adam.
     average

@@ -92,7 +92,7 @@ class Run(Chain):
             error = (self.average - self.truth).square().mean()
             self.psnr.append(float(-10.0 * error.log10()))
         score = math.nan
-        if step % self.rule.every == 0:
+        if step % self.rule.every == 0 or self.count == options.steps:
             view = View(self.model, data, self.shown)
             score = self.rule.score(output, self.average, view)
             if self.rule.keeps(step, score):

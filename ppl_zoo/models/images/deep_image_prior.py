@@ -65,8 +65,7 @@ class DeepImagePrior(Model):
     prior_scale
         Of the weights, in units of those that keep variance; None for a flat prior, the paper's.
     temperature
-        The log likelihood is divided by it; below 1, with many more weights than pixels, a mean
-        field keeps to the data.
+        The log likelihood is divided by it; below 1 densities are narrower, and fit noise sooner.
     precision
         "full", or "low" for 3 x 3 convolutions in bfloat16; "auto" for low where the processor
         has instructions for it and the model is of float32.
@@ -212,7 +211,7 @@ class DeepImagePrior(Model):
         """
         z = self.z
         if self._jitter:
-            z = z + self.input_noise * torch.randn_like(z)
+            z = torch.add(z, torch.randn_like(z), alpha=self.input_noise)
         height, width = self.shape[1:]
         top, left = (z.shape[-2] - height) // 2, (z.shape[-1] - width) // 2
         # many draws of a point are one, spread out without copies
@@ -221,7 +220,8 @@ class DeepImagePrior(Model):
         draws = theta.reshape(-1, theta.shape[-1])[: 1 if shared else None]
         low = self.precision == "low" or (self.precision == "auto" and _gains_by_bfloat16(z))
         run = self._run or self.net
-        images = torch.stack([run(z, each, low) for each in draws])
+        images = [run(z, each, low)[None] for each in draws]
+        images = torch.cat(images) if len(images) > 1 else images[0]
         images = images[..., top : top + height, left : left + width]
         images = images.expand(math.prod(theta.shape[:-1]), *images.shape[1:])
         return images.reshape(*theta.shape[:-2], *images.shape[1:])

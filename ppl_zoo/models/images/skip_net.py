@@ -190,17 +190,15 @@ class SkipNet:
             ``(n, num_outputs, height, width)`` in (0, 1).
         """
         # one split has one backward: slices would each make a gradient of full length
-        kinds = {False: theta.split(self.sizes)}
-        kinds[True] = theta.bfloat16().split(self.sizes) if low else kinds[False]
         w, pixels = {}, z.shape[-2] * z.shape[-1]
-        for index, (name, shape) in enumerate(self.shapes.items()):
-            wide = len(shape) == 4 and shape[1] > 1
-            # small images lose by it: there is less to multiply than to convert
-            piece = kinds[wide and pixels >= SMALL * 4 ** int(name[-1])][index]
+        for (name, shape), piece in zip(self.shapes.items(), theta.split(self.sizes), strict=True):
+            if low and len(shape) == 4 and shape[1] > 1 and pixels >= SMALL * 4 ** int(name[-1]):
+                # small images lose by it: there is less to multiply than to convert
+                piece = piece.bfloat16()
             w[name] = piece.view(shape).permute(0, 3, 1, 2) if len(shape) == 4 else piece
         z = z.contiguous(memory_format=torch.channels_last)
         x = self._level(0, z, w)
-        return _mix(x, w["out"], w["out.shift"]).sigmoid()
+        return _mix_into_planes(x, w["out"], w["out.shift"]).sigmoid()
 
     def _level(self, level: int, x: Tensor, w: dict[str, Tensor]) -> Tensor:
         parts = [self._layer(f"skip{level}", x, w)] if self.skip[level] else []
@@ -237,14 +235,21 @@ def _normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return functional.batch_norm(x, None, None, gain, shift, training=True)
 
 
-def _mix(x: Tensor, weight: Tensor, shift: Tensor | None = None) -> Tensor:
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve 1 x 1, as a product of matrices: with channels last it needs no copies."""
-    out = functional.linear(x.permute(0, 2, 3, 1), weight[..., 0, 0], shift)
+    out = functional.linear(x.permute(0, 2, 3, 1), weight[..., 0, 0])
     return out.permute(0, 3, 1, 2)
 
 
+def _mix_into_planes(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+    """Convolve 1 x 1 into few channels, one plane each: a wide product is twice as fast."""
+    n, _, height, width = x.shape
+    matrix, base = weight[..., 0, 0].expand(n, -1, -1), shift[:, None].expand(n, -1, 1)
+    return torch.baddbmm(base, matrix, x.flatten(2)).unflatten(2, (height, width))
+
+
 class _Double(torch.autograd.Function):
-    """Bilinear doubling, its backward as a convolution: several times faster on a CPU."""
+    """Bilinear doubling with a faster backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -253,9 +258,18 @@ class _Double(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Gather from each pixel's 4 x 4 neighbours, those beyond the border from it."""
-        taps = grad.new_tensor((0.25, 0.75, 0.75, 0.25))
-        channels = grad.shape[1]
-        kernel = (taps[:, None] * taps).expand(channels, 1, 4, 4)
-        wide = functional.pad(grad, (1,) * 4, mode="replicate")
-        return functional.conv2d(wide, kernel, stride=2, groups=channels)
+        """Gather along rows, then along columns."""
+        return _gather(_gather(grad, 2), 3)
+
+
+def _gather(x: Tensor, dim: int) -> Tensor:
+    """Halve a side: 3/4 of each pair, 1/4 of the pixels beside it; those beyond the border."""
+    count = x.shape[dim] // 2
+    pairs = x.unflatten(dim, (count, 2))
+    first, second = pairs.select(dim + 1, 0), pairs.select(dim + 1, 1)
+    out = (first + second).mul_(0.75)
+    out.narrow(dim, 1, count - 1).add_(second.narrow(dim, 0, count - 1), alpha=0.25)
+    out.narrow(dim, 0, count - 1).add_(first.narrow(dim, 1, count - 1), alpha=0.25)
+    out.select(dim, 0).add_(first.select(dim, 0), alpha=0.25)
+    out.select(dim, -1).add_(second.select(dim, -1), alpha=0.25)
+    return out
