@@ -2,7 +2,7 @@
 
 The figures of Zoran & Weiss (2012), Natural images, Gaussian mixtures and dead leaves, from
 embedded patches: log likelihood against K beside simpler priors; eigenvectors of the leading
-components and their common spectrum (the same shape at many contrasts); textures and edges
+components and their spectra (some of one shape at several contrasts); textures and edges
 further on; samples of each prior; and a mixture trained on mini dead leaves. Run:
 
     python examples/patch_priors.py             # minutes; writes patch_priors.png
@@ -19,32 +19,14 @@ import matplotlib.pyplot as plt
 
 import ppl_zoo as zoo
 from ppl_zoo.imaging import cosine_basis
+from ppl_zoo.models.images import start_patch_mixture
 
 BASIS = cosine_basis(8)[1:]  # orthonormal coordinates of a patch without its mean
-GREY_LEVEL = 1.0 / 12.0 / 256.0**2  # variance of the noise that makes grey levels continuous
 
 
 def mixture(components, x, steps):
     """Zero-mean Gaussians, from bins of equal norm divided by likeness to a few patches."""
-    anchors = components // 10 if components >= 20 and components % 10 == 0 else 1
-    covariances = []
-    for part in x[x.norm(dim=1).argsort()].chunk(components // anchors):
-        chosen = part[torch.randperm(len(part))[:anchors]]
-        label = (part @ (chosen / chosen.norm(dim=1, keepdim=True)).T).abs().argmax(1)
-        for own in (part[label == anchor] for anchor in range(anchors)):
-            whole = part.T @ part / len(part) + GREY_LEVEL * torch.eye(63)
-            covariances.append((own.T @ own + 64 * whole) / (len(own) + 64))
-    prior = zoo.GaussianMixture(
-        components,
-        63,
-        mean_prior=[0.0] * 63,
-        mean_strength=1e9,  # holds the means at zero
-        covariance_prior=[GREY_LEVEL] * 63,
-        covariance_strength=20.0,
-    )
-    weights = torch.full((components,), 1.0 / components)
-    prior.set_parameters(weights, torch.zeros(components, 63), torch.stack(covariances))
-    return fitted(prior, x, steps, initialize=False)
+    return fitted(start_patch_mixture(x, components), x, steps, initialize=False)
 
 
 def fitted(prior, x, steps, **options):
@@ -53,16 +35,17 @@ def fitted(prior, x, steps, **options):
     return prior
 
 
-def tiles(patches, columns):
-    """Patches ``(n, 64)`` side by side, each over its own range, with a white border."""
+def tiles(patches, columns, scale=None):
+    """Patches ``(n, 64)`` side by side with a white border, each over its own range by default."""
     patches = patches.reshape(-1, 8, 8)
-    scale = patches.flatten(1).abs().amax(1).clamp_min(1e-6).view(-1, 1, 1)
+    if scale is None:
+        scale = patches.flatten(1).abs().amax(1).clamp_min(1e-6).view(-1, 1, 1)
     padded = torch.nn.functional.pad(patches / scale, (0, 1, 0, 1), value=1.0)
     return padded.view(-1, columns, 9, 9).transpose(1, 2).reshape(-1, 9 * columns)
 
 
-def show(axis, patches, columns, title):
-    axis.imshow(tiles(patches, columns).numpy(), cmap="gray", vmin=-1, vmax=1)
+def show(axis, patches, columns, title, scale=None):
+    axis.imshow(tiles(patches, columns, scale).numpy(), cmap="gray", vmin=-1, vmax=1)
     axis.set_title(title, fontsize=9)
     axis.axis("off")
 
@@ -73,7 +56,7 @@ def eigenvectors(prior, which, count=6):
     return (vectors[..., :count].mT.float() @ BASIS).flatten(0, 1)
 
 
-def likelihoods(axis, priors, mixtures, x):
+def likelihoods(axis, priors, mixtures, shipped, x):
     score = {name: float(prior.log_prob(x).detach().mean()) for name, prior in priors.items()}
     curve = {k: float(prior.log_prob(x).mean()) for k, prior in mixtures.items()}
     for index, (name, value) in enumerate(score.items()):
@@ -81,8 +64,14 @@ def likelihoods(axis, priors, mixtures, x):
         print(f"{name:24} {value:8.2f} nats a patch")
     for k, value in curve.items():
         print(f"mixture of {k:3} Gaussians  {value:8.2f}")
+    best = float(shipped.log_prob(x).mean())
+    print(f"mixture of 200, shipped  {best:8.2f}")
     axis.semilogx(list(curve), list(curve.values()), "o-")
-    axis.legend(fontsize=6)
+    axis.semilogx([200], [best], "k*", label="200, of Berkeley photographs")
+    ticks = [*curve, 200]
+    axis.set_xticks(ticks, [str(k) for k in ticks], fontsize=7)
+    axis.minorticks_off()
+    axis.legend(fontsize=6, loc="lower right")
     axis.set_title("log likelihood of other patches against K, nats", fontsize=9)
 
 
@@ -102,7 +91,14 @@ def spread(prior, first, count=6):
 
 def leaves_like(patches, steps, rows):
     """Draw mini dead leaves that have edges and contrasts as often as photographs."""
-    leaves = zoo.MiniDeadLeaves(size=8, level_sd=0.2, noise_sd=0.003, grid=(8, 6))
+    leaves = zoo.MiniDeadLeaves(
+        size=8,
+        contrasts=(0.0015, 0.004, 0.012, 0.035, 0.1),
+        level_sd=0.2,
+        noise_sd=0.0012,  # hardly more than grey levels make
+        texture_length=4.0,
+        grid=(8, 6),
+    )
     fitted(leaves, patches[:: len(patches) // 100], steps)
     weights = [round(w, 2) for w in leaves.weights.tolist()]
     print(f"dead leaves: {leaves.edge_probability:.2f} with an edge, contrasts {weights}\n")
@@ -130,21 +126,24 @@ def main(rows=20_000, components=(1, 2, 5, 10, 20, 50), steps=30, out=".", data=
         "scale mixture": fitted(zoo.GaussianScaleMixture(8, 63, zero_mean=True), train, steps),
     }
     leaves = leaves_like(zoo.data.load("photo-patches").train, 5, rows)
-    learnt = mixture(max(components), leaves @ BASIS.T, steps)
+    # leaves are simpler than photographs: with more components their mixture fits little else
+    learnt = mixture(min(20, max(components)), leaves @ BASIS.T, steps)
     shipped = zoo.load("gmm200-patches")  # of the Berkeley photographs
 
     figure, axes = plt.subplots(3, 4, figsize=(15, 11))
-    likelihoods(axes[0, 0], priors | {"mixture of leaves": learnt}, mixtures, test)
+    likelihoods(axes[0, 0], priors | {"mixture of leaves": learnt}, mixtures, shipped, test)
     spectra(axes[0, 1], shipped)
     show(axes[0, 2], eigenvectors(shipped, torch.arange(6)), 6, "leading components, a row each")
     few = spread(shipped, 20)
     show(axes[0, 3], eigenvectors(shipped, few), 6, "further on: textures and edges")
-    show(axes[1, 0], test[:64] @ BASIS, 8, "photographs")
+    # one grey scale for all draws, that of photographs: their contrasts are part of what is drawn
+    scale = 1.5 * float(test.square().sum(1).div(64).sqrt().quantile(0.9))
+    show(axes[1, 0], test[:64] @ BASIS, 8, "photographs", scale)
     drawn = priors | {"mixture of 200": shipped}
     for axis, (name, prior) in zip(axes.flat[5:10], drawn.items(), strict=True):
-        show(axis, prior.sample(64).detach() @ BASIS, 8, f"draws: {name}")
+        show(axis, prior.sample(64).detach() @ BASIS, 8, f"draws: {name}", scale)
     centred = leaves - leaves.mean(1, keepdim=True)
-    show(axes[2, 2], centred[:64], 8, "draws: mini dead leaves")
+    show(axes[2, 2], centred[:64], 8, "draws: mini dead leaves", scale)
     few = spread(learnt, min(4, learnt.num_components - 1))
     show(axes[2, 3], eigenvectors(learnt, few), 6, "components of a mixture of leaves")
     figure.tight_layout()

@@ -11,12 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppl_zoo.errors import DataError
-from ppl_zoo.imaging.operators import Blur, Downsample, Identity, Mask
+from ppl_zoo.imaging.operators import Identity
 from ppl_zoo.imaging.patches import PatchGrid
 from ppl_zoo.model import Model
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 from ppl_zoo.models.images.split_gibbs import SplitChains
+from ppl_zoo.models.images.spread import width
 from ppl_zoo.models.images.tilings import draw_tilings, survey
 from ppl_zoo.restoration_mode import Splitting, make_schedule
 from ppl_zoo.solvers.drawn import PosteriorDraws
@@ -32,9 +33,6 @@ __all__ = ["SplitGibbs", "Tiling"]
 
 #: standard deviations between image and copy: wide ones first, to move; as many sweeps of each
 RHOS = (0.1, 0.07, 0.05, 0.035, 0.025, 0.018)
-#: spread of the posterior around the mode, in units of that of the chains; estimated on training
-#: images by `benchmarks/epll.py --parts tempering`
-TEMPERING = {Blur: 1.15, Mask: 0.83, Downsample: 0.76, Identity: 0.83}
 #: pixels of all chains in memory at once
 CHAINED = 2**24
 
@@ -88,8 +86,9 @@ class SplitGibbs:
 
     Every draw is the end of a chain of its own, which starts at the posterior mode, under a
     tiling of its own. Draws are put around the mode, for tilings agree on it better than on
-    their means, and their spread is tempered by a number that stands for what averaging over
-    tilings gains; there is one for each kind of operator, from training images.
+    their means, and their spread is tempered pixel by pixel, by what averaging over tilings
+    gains: a law for each kind of operator, from training images, see
+    :mod:`ppl_zoo.models.images.spread`.
 
     Parameters
     ----------
@@ -100,8 +99,8 @@ class SplitGibbs:
     sweeps
         Of each chain at each distance of image and copy, of which there are six.
     tempering
-        Spread of the posterior in units of that of the chains; None for the number from
-        training images.
+        Spread of the posterior in units of that of the chains, one number for all pixels; None
+        for the law from training images.
     """
 
     num_draws: int = 64
@@ -125,7 +124,6 @@ class SplitGibbs:
         (channels, noise), mixture = rows.all(), model.mixture.to(rows.device)
         schedule, operator = make_schedule(self.quality, self.stride), model.operator
         mode = Splitting(channels, noise, operator, mixture, schedule, progress).mode()
-        factor = TEMPERING[type(operator)] if self.tempering is None else self.tempering
         # an image of one patch has no other tiling: there, nothing is tempered
         share = 1.0 / PatchGrid(tuple(mode.shape[-2:]), mixture.size).count(mode)
         draws, means, sds = [], [], []
@@ -136,6 +134,9 @@ class SplitGibbs:
                 found = self._ends(y, sd, model, mixture, mode[channel], num_draws, bar)
                 centre = found.mean(0)
                 mean = share * centre + (1.0 - share) * mode[channel]
+                factor: Any = self.tempering
+                if factor is None:
+                    factor = width(found.std(0), operator)
                 found = mean + (share + (1.0 - share) * factor) * (found - centre)
                 draws.append(found)
                 means.append(mean)

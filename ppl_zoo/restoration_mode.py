@@ -21,9 +21,9 @@ __all__ = ["LEAST_NOISE", "QUALITIES", "Splitting", "make_schedule"]
 #: options of ``Schedule``
 QUALITIES: dict[str, dict[str, Any]] = {
     "exact": {"stride": 1, "block": None, "shift": False, "scales": 1},
-    "best": {"stride": 3, "scales": 3},
+    "best": {"stride": 3, "scales": 3, "block": 28, "doubt": 4.0, "tolerance": 0.1},
     "fast": {"stride": 4, "scales": 2},
-    "fastest": {"stride": 6, "scales": 2, "doubt": 0.0, "betas": (1.0, 4.0, 8.0, 16.0, 32.0)},
+    "fastest": {"stride": 7, "scales": 2, "doubt": 0.0, "betas": (1.0, 4.0, 8.0, 16.0, 32.0)},
 }
 #: precisions of the ties while missing pixels are found, and how often each
 FILLING = ((40.0, 1), (160.0, 2), (640.0, 3), (2560.0, 5), (10240.0, 6))
@@ -54,7 +54,7 @@ class Splitting:
         if not isinstance(self.operator, Identity):
             # what ties patches and image is not noise that halving an image would average out:
             # another scale lost .02 dB on training images
-            schedule = replace(schedule, scales=1)
+            schedule = replace(schedule, scales=1, tolerance=None)
         grids = schedule.count(self.shape, self.mixture.size)
         with self.bar(grids * sum(map(len, sides))) as update:
             for data, sd, variances in zip(self.channels, self.noise, sides, strict=True):

@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 
 import ppl_zoo as zoo
 from ppl_zoo.imaging.patches import cosine_basis, extract_patches
+from ppl_zoo.models.images import start_patch_mixture
 
 SIZE = 8
-LEVEL_VARIANCE = 1.0 / 12.0 / 256.0**2  # of the noise that makes grey levels continuous
 
 
 def grey(path: Path) -> torch.Tensor:
@@ -50,27 +50,6 @@ def draw_patches(folder: Path, count: int, seed: int) -> torch.Tensor:
         parts.append((noisy - noisy.mean(-1, keepdim=True)) @ basis.T)
     patches = torch.cat(parts)
     return patches[torch.randperm(len(patches), generator=random)]
-
-
-def start(x: torch.Tensor, num_components: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights and covariances of bins of equal norm, each divided by random patches."""
-    random = torch.Generator().manual_seed(seed)
-    anchors_per_bin = 10 if num_components >= 50 else 4
-    num_bins = num_components // anchors_per_bin
-    sizes, covariances = [], []
-    for part in x[x.norm(dim=-1).argsort()].chunk(num_bins):
-        anchors = part[torch.randperm(len(part), generator=random)[:anchors_per_bin]]
-        unit = anchors / anchors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        label = (part @ unit.T).abs().argmax(-1)
-        whole = (part.T @ part / len(part)).double()
-        for anchor in range(anchors_per_bin):
-            own = part[label == anchor].double()
-            # some rows of the whole bin keep the covariance of a small part valid
-            covariances.append((own.T @ own + 64 * whole) / (len(own) + 64))
-            sizes.append(len(own))
-    weights = torch.tensor(sizes, dtype=torch.float64)
-    covariance = torch.stack(covariances) + LEVEL_VARIANCE * torch.eye(x.shape[1])
-    return weights / weights.sum(), covariance
 
 
 def restart(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,19 +87,11 @@ def main() -> None:
     stages = [tuple(map(int, stage.split("x"))) for stage in given.stages.split(",")]
     folder = Path(os.environ["PPL_ZOO_DATA"]) / "images" / "bsds300_train_jpg"
     x = draw_patches(folder, max(count for count, _ in stages), given.seed)
-    mixture = zoo.GaussianMixture(
-        given.components,
-        SIZE**2 - 1,
-        mean_prior=[0.0] * (SIZE**2 - 1),
-        mean_strength=1e9,  # holds the means at zero
-        covariance_prior=[LEVEL_VARIANCE] * (SIZE**2 - 1),
-        covariance_strength=20.0,
-    )
-    if given.start is None:
-        weights, covariances = start(x[: stages[0][0]], given.components, given.seed)
-    else:
+    # the division that EM starts from, or a mixture in its place
+    mixture = start_patch_mixture(x[: stages[0][0]], given.components, seed=given.seed)
+    if given.start is not None:
         weights, covariances = restart(given.start)
-    mixture.set_parameters(weights, torch.zeros(given.components, SIZE**2 - 1), covariances)
+        mixture.set_parameters(weights, torch.zeros(given.components, SIZE**2 - 1), covariances)
     history, began = [], time.process_time()
     for count, steps in stages:
         for _ in range(0, steps, 8):

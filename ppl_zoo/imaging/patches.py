@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -49,18 +49,20 @@ class _Side:
     stride: int
     offset: int
 
-    @property
+    @functools.cached_property
     def starts(self) -> list[int]:
         last = self.length - self.size
         return sorted({0, *range(self.offset, last + 1, self.stride), last})
 
-    def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Yield runs of evenly spaced starts: index of the first, first start, how many."""
-        starts, first = self.starts, 0
-        for index in range(1, len(starts) + 1):
-            if index == len(starts) or starts[index] - starts[index - 1] != self.stride:
-                yield first, starts[first], index - first
-                first = index
+    @functools.cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Runs of evenly spaced starts: index of the first, first start, how many."""
+        starts, found = self.starts, [0]
+        for index in range(1, len(starts)):
+            if starts[index] - starts[index - 1] != self.stride:
+                found.append(index)
+        ends = [*found[1:], len(starts)]
+        return [(i, starts[i], end - i) for i, end in zip(found, ends, strict=True)]
 
     def count(self) -> Tensor:
         steps, starts = torch.zeros(self.length + 1), torch.tensor(self.starts)
@@ -139,7 +141,7 @@ class PatchGrid:
         lines = torch.tensor(starts, device=image.device)[:, None] + inside
         strips = image[lines]  # (rows of patches, size, width)
         out = image.new_empty(len(starts), self.num_columns, size, size)
-        for index, start, count in self.across.runs():
+        for index, start, count in self.across.runs:
             part = strips[..., start : start + (count - 1) * self.stride + size]
             windows = part.unfold(2, size, self.stride)
             out[:, index : index + count] = windows.transpose(1, 2)
@@ -164,7 +166,7 @@ class PatchGrid:
         starts = self.down.starts[rows]
         patches = patches.reshape(len(starts), self.num_columns, size, size)
         strips = patches.new_zeros(len(starts), size, width)
-        for index, start, count in self.across.runs():
+        for index, start, count in self.across.runs:
             part = patches[:, index : index + count].transpose(1, 2)
             for j in range(size):
                 end = start + j + (count - 1) * self.stride + 1
@@ -179,7 +181,7 @@ class PatchGrid:
         starts = self.down.starts[rows]
         values = values.reshape(len(starts), self.num_columns)
         strips = values.new_zeros(len(starts), self.shape[1])
-        for index, start, count in self.across.runs():
+        for index, start, count in self.across.runs:
             for j in range(start, start + self.size):
                 end = j + (count - 1) * self.stride + 1
                 strips[:, j : end : self.stride] += values[:, index : index + count]
@@ -188,7 +190,7 @@ class PatchGrid:
     def _add_strips(self, strips: Tensor, rows: slice, out: Tensor) -> Tensor:
         """Add strips ``(rows of patches, size, width)`` where their rows begin."""
         first = range(len(self.down.starts))[rows].start
-        for index, start, count in self.down.runs():
+        for index, start, count in self.down.runs:
             low, high = max(index, first), min(index + count, first + len(strips))
             begin = start + (low - index) * self.stride
             for i in range(self.size if high > low else 0):

@@ -28,16 +28,21 @@ def grouped(
     for which place of ``component`` each is, and the rows in that order.
     """
     sorted_component, order = component.sort()
-    counts = sorted_component.int().bincount(minlength=len(matrices)).tolist()
+    counts = sorted_component.int().bincount(minlength=len(matrices))
     chosen = rows.index_select(0, order if source is None else source[order])
-    out, start = torch.empty_like(chosen), 0
-    for k, count in enumerate(counts):
-        if count:
-            part = slice(start, start + count)
-            torch.mm(chosen[part], matrices[k], out=out[part])
-            if bias is not None:
-                out[part] += bias[k]
-            start += count
+    # one call for all groups where there is one: for float32 on a CPU, aligned to 16 bytes
+    if chosen.device.type == "cpu" and chosen.dtype == torch.float32 and chosen.shape[1] % 4 == 0:
+        ends = counts.cumsum(0).int()
+        out = torch.nn.functional.grouped_mm(chosen, matrices, offs=ends)
+    else:
+        out, sizes = torch.empty_like(chosen), counts.tolist()
+        for part, matrix, result in zip(
+            chosen.split(sizes), matrices, out.split(sizes), strict=True
+        ):
+            if len(part):
+                torch.mm(part, matrix, out=result)
+    if bias is not None:
+        out += bias[sorted_component.int()]
     return out, order, chosen
 
 

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import DataError
-from ppl_zoo.imaging.operators import Blur, Downsample, Identity, LinearOperator, Mask
+from ppl_zoo.imaging.lanczos import Lanczos
+from ppl_zoo.imaging.operators import Mask
 from ppl_zoo.imaging.patches import cosine_basis
 from ppl_zoo.model import Model
 from ppl_zoo.models.images.patch_mixture import PatchMixture
+from ppl_zoo.models.images.spoiling import make_operator, operator_arguments
 
 __all__ = ["EPLL"]
 
@@ -93,9 +95,6 @@ class EPLL(Model):
         strength: float | None = None,
     ) -> None:
         super().__init__()
-        given = [value for value in (kernel, mask, factor) if value is not None]
-        if len(given) > 1:
-            raise DataError("EPLL: got several of kernel, mask and factor, expected one at most")
         weights, means, covariances = (
             torch.as_tensor(t).detach().double() for t in (weights, means, covariances)
         )
@@ -121,13 +120,7 @@ class EPLL(Model):
         self.register_buffer("columns", columns)
         self.register_buffer("centre", torch.tensor(0.5))
         self.register_buffer("width", torch.tensor(10.0))
-        self.operator: LinearOperator = Identity()
-        if kernel is not None:
-            self.operator = Blur(kernel, boundary)
-        elif mask is not None:
-            self.operator = Mask(mask)
-        elif factor is not None:
-            self.operator = Downsample(factor)
+        self.operator = make_operator(kernel, boundary, mask, factor, None)
 
     @classmethod
     def of(cls, prior: Any, operator: Any = None, **options: Any) -> EPLL:
@@ -139,18 +132,12 @@ class EPLL(Model):
             If the prior is none of patches, or the operator none of ``zoo.imaging``.
         """
         mixture = PatchMixture.of(prior)
-        known = {
-            Identity: lambda a: {},
-            Blur: lambda a: {"kernel": a.kernel, "boundary": a.boundary},
-            Mask: lambda a: {"mask": a.mask},
-            Downsample: lambda a: {"factor": a.factor},
-        }
-        operator = Identity() if operator is None else operator
-        if type(operator) not in known:
-            names = ", ".join(t.__name__ for t in known)
-            raise DataError(f"operator: got a {type(operator).__name__}, expected one of {names}")
+        if isinstance(operator, Lanczos):
+            raise DataError(
+                "operator: got a Lanczos, expected one of Identity, Blur, Mask, Downsample"
+            )
         parts = mixture.weights, mixture.means, mixture.covariances
-        return cls(*parts, **known[type(operator)](operator), **options)
+        return cls(*parts, **operator_arguments(operator), **options)
 
     def model(self, y: Tensor, noise: Tensor) -> None:
         """Tell the story; ``y (n, height, width)``, ``noise (n,)``."""

@@ -8,9 +8,9 @@ that restoration asks have closed answers: which component a noisy patch y belon
 and what the patch was, ``m_k + S_k (S_k + v I)^-1 (y - m_k)``. The score is linear in the
 products y_i y_j, so that one matrix product scores many patches under all components. In the
 cosine basis few coefficients correlate much: with ``block=16`` the products among the 16
-coefficients of largest variance are kept, and squares elsewhere (183 features instead of 2016);
-this is the exact score of the mixture whose covariances are a block and a diagonal. Where the
-two best are close, their exact scores decide.
+coefficients of largest variance are kept, and squares elsewhere (183 features instead of 2016;
+441 with ``block=28``); this is the exact score of the mixture whose covariances are a block and
+a diagonal. Where the two best are close, their exact scores decide.
 """
 
 from __future__ import annotations
@@ -161,6 +161,13 @@ class NoisyMixture:
         best = [torch.cat(column) for column in zip(*parts, strict=True)]
         numbers = [(t.view(self.number.dtype) & self.last_bits).short() for t in best]
         return (*numbers, best[1] - best[0]) if two else (numbers[0],)
+
+    def lost(self, patches: Float[Tensor, "n d"], exact: NoisyMixture) -> float:
+        """Nats a patch by which the better of two leaders lies below the best component."""
+        scores = exact.scores(patches)
+        leaders = self._leaders(patches, True)[:2]
+        kept = torch.stack([scores.gather(0, k.long()[None])[0] for k in leaders]).amax(0)
+        return float((scores.amax(0) - kept).mean())
 
     def estimate(self, patches: Float[Tensor, "n d"], component: Tensor) -> Tensor:
         """Estimate patches by the filter of the given components, ``(n, d)``."""

@@ -14,8 +14,8 @@ from ppl_zoo.models.images.noisy_mixture import NoisyMixture
 
 __all__ = ["PatchMixture"]
 
-#: noise levels whose constants are kept; restoration passes through seven at most
-KEPT = 16
+#: noise levels whose constants are kept, some 10 MB each; restoration passes through ten
+KEPT = 24
 
 
 class PatchMixture:

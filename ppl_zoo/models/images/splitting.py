@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,11 @@ __all__ = ["Schedule", "average_restored", "average_scales", "split"]
 
 #: patches in memory at once, on a CPU
 BAND = 2**15
+#: patches of an image by which a block is judged
+PROBED = 1024
+#: variance of noise of 15 grey levels, to which a tolerance refers; what a block loses falls as
+#: the noise grows, about by this power of the variance
+PROBED_VARIANCE, FALL = (15.0 / 255.0) ** 2, 0.75
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Schedule:
         Coefficients whose products choose the component; None for all (exact).
     doubt
         Where the two best components differ by less, in nats, exact scores decide.
+    tolerance
+        What the choice by a block may lose, in nats a patch, on a sample of the patches, at noise
+        of 15 grey levels; in an image where it loses more, such as one full of fine stripes, all
+        products are kept. None not to look.
     shift
         Whether the places of the patches move from level to level, so that over the levels many
         more patches are seen than in one.
@@ -56,6 +65,7 @@ class Schedule:
     stride: int = 3
     block: int | None = 16
     doubt: float = 3.0
+    tolerance: float | None = None
     shift: bool = True
     scales: int = 3
 
@@ -184,6 +194,19 @@ def _halve(image: Tensor, place: tuple[int, int]) -> Tensor:
     return (lines[:, ::2] + lines[:, 1::2]).mul_(0.25)
 
 
+def _settle(schedule: Schedule, image: Tensor, prior: PatchMixture, variance: float) -> Schedule:
+    """Keep all products of coefficients for an image on which a block loses much."""
+    block, tolerance = schedule.block, schedule.tolerance
+    if block is None or tolerance is None or block >= prior.means.shape[1]:
+        return schedule
+    grid = PatchGrid(tuple(image.shape), prior.size, prior.size)
+    patches = grid.extract(image, slice(None, None, max(1, grid.num_rows // 32)))
+    patches = patches[:: max(1, len(patches) // PROBED)]
+    noisy, exact = (prior.under_noise(variance, b, image.dtype) for b in (block, None))
+    tolerance *= (PROBED_VARIANCE / variance) ** FALL
+    return replace(schedule, block=None) if noisy.lost(patches, exact) > tolerance else schedule
+
+
 def split(
     start: Tensor,
     prior: PatchMixture,
@@ -210,7 +233,7 @@ def split(
     progress
         See :func:`average_restored`.
     """
-    image = start
+    image, schedule = start, _settle(schedule, start, prior, variances[0])
     for level, variance in enumerate(variances):
         average, _ = average_scales(image, prior, variance, schedule, level, progress)
         image = data_step(average, 1.0 / variance)
