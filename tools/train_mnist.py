@@ -60,7 +60,10 @@ RECIPES = {
         lambda: zoo.PixelCNN((28, 28), 16, 5), 0.88, 20, 2e-3, 0.0, "adam", look=2, window=0.1
     ),
     "transformer": Recipe(
-        lambda: zoo.TransformerAR((28, 28), 32, num_layers=2), 1, 50, 3e-3, 0.0, "adam"
+        lambda: zoo.TransformerAR((28, 28), 32, num_layers=2),
+        *(0.8, 20, 3e-3, 0.0, "adam"),
+        look=2,
+        window=0.1,
     ),
 }
 
