@@ -22,6 +22,8 @@ PRETRAINED: dict[str, str] = {
     "gmm200-patches": "200 Gaussians over 8x8 patches of photographs, cosine coefficients",
     "gmm20-patches": "20 Gaussians over 8x8 patches of photographs, cosine coefficients",
     "vae-mnist": "VAE 784-200-200-50 of MNIST in black and white, dynamic binarization",
+    "vae-mnist-fixed": "the same net, fixed binarization",
+    "iwae-mnist": "the same net by the importance-weighted bound of 50 draws, dynamic binarization",
     "fvsbn-mnist": "FVSBN of MNIST in black and white, fixed binarization",
     "nade-mnist": "NADE of MNIST in black and white, fixed binarization",
     "pixelcnn-mnist": "PixelCNN of MNIST in black and white, fixed binarization",

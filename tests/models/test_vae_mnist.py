@@ -48,6 +48,19 @@ def test_its_density_is_that_of_the_card(vae, x):
     assert vae.log_prob(1 - x, 100).mean() < -1000
 
 
+def test_the_importance_weighted_net_trades_its_bound_for_its_density(vae, x):
+    torch.manual_seed(0)
+    iwae = zoo.load("iwae-mnist", device="cpu")
+    assert iwae.elbo(x, 100).mean() < vae.elbo(x, 100).mean() - 1.0
+    assert iwae.log_prob(x, 1000).mean() > vae.log_prob(x, 1000).mean()
+
+
+def test_the_net_of_the_fixed_binarization_is_there(x):
+    torch.manual_seed(0)
+    fixed = zoo.load("vae-mnist-fixed", device="cpu")
+    assert fixed.log_prob(x, 1000).mean().item() == pytest.approx(-88.5, abs=0.5)
+
+
 def test_it_codes_and_draws_digits(vae, x):
     assert (vae.reconstruct(x).round() == x).float().mean() > 0.96
     assert zoo.evaluation.latent_use(vae, x).active.sum() > 15
