@@ -48,7 +48,7 @@ class Centred(Mean):
         self.middle.copy_(rows.all()[0].mean())
 
     def model(self, x):
-        mu = pyro.sample("mu", dist.Normal(self.middle, 10.0))
+        mu = pyro.sample("mu", dist.Normal(self.middle, 0.1))
         with self.observations("observations", x):
             pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
 
