@@ -73,6 +73,7 @@ class BayesianGaussianMixture(Model):
     --------
     >>> import torch
     >>> import ppl_zoo as zoo
+    >>> _ = torch.manual_seed(0)
     >>> x = torch.cat([torch.randn(300, 2), torch.randn(100, 2) + 8.0])
     >>> mixture = zoo.BayesianGaussianMixture(num_components=6, num_features=2)
     >>> fit = zoo.fit(mixture, x, progress=False)
