@@ -21,6 +21,7 @@ NETS = {
     "NADE": "nade-mnist",
     "two MADE": "made-mnist",
     "PixelCNN": "pixelcnn-mnist",
+    "TransformerAR": "transformer-mnist",
 }
 
 

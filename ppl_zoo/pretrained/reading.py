@@ -27,6 +27,7 @@ PRETRAINED: dict[str, str] = {
     "fvsbn-mnist": "FVSBN of MNIST in black and white, fixed binarization",
     "nade-mnist": "NADE of MNIST in black and white, fixed binarization",
     "pixelcnn-mnist": "PixelCNN of MNIST in black and white, fixed binarization",
+    "transformer-mnist": "TransformerAR of MNIST in black and white, fixed binarization",
     "made-mnist": "two MADE, in two orders, of MNIST in black and white, fixed binarization",
 }
 
