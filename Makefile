@@ -41,7 +41,7 @@ test: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal
 
 slow: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

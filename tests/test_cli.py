@@ -216,9 +216,14 @@ def test_ctrl_c_before_there_is_a_fit(call, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("card", zoo.ZOO, ids=lambda card: card.name)
 def test_reproduce(call, card):
-    code, out, _ = call(f"reproduce {card.name} --json")
+    code, out, err = call(f"reproduce {card.name} --json")
+    if not card.figures:
+        assert code == 2 and "no published numbers" in err
+        return
     figures = json.loads(out)["figures"]
-    assert code == 0 and all(f["agrees"] for f in figures)
+    # a figure without a recipe has a command of its own, which takes longer
+    run = [f for f, told in zip(figures, card.figures, strict=True) if told.recipe is not None]
+    assert code == 0 and all(f["agrees"] for f in run)
 
 
 def test_reproduce_says_when_a_number_is_missed(call, monkeypatch):
