@@ -23,7 +23,7 @@ PRETRAINED: dict[str, str] = {
     "gmm20-patches": "20 Gaussians over 8x8 patches of photographs, cosine coefficients",
     "vae-mnist": "VAE 784-200-200-50 of MNIST in black and white, dynamic binarization",
     "vae-mnist-fixed": "the same net, fixed binarization",
-    "iwae-mnist": "the same net by the importance-weighted bound of 50 draws, dynamic binarization",
+    "iwae-mnist": "the same net by the bound of 50 weighted draws, dynamic binarization",
     "fvsbn-mnist": "FVSBN of MNIST in black and white, fixed binarization",
     "nade-mnist": "NADE of MNIST in black and white, fixed binarization",
     "pixelcnn-mnist": "PixelCNN of MNIST in black and white, fixed binarization",
