@@ -4,10 +4,11 @@
 
 Parts: "f16", the crop [180:308, 180:308] of the image in `images/dip`, noise of 25 grey levels,
 clipped, five seeds; "stopping", the default rule on six other images, whose truth shows what the
-best point would have been; "speed", a step beside the same net written as modules, in turn;
-"tasks", other operators; "density", pixel sd against the error ("density-normal" and
-"density-langevin" alone); and, for a GPU, "gpu-f16", "gpu-set5" and "gpu-barbara" at the size and
-with the net of the paper (`--quick` shrinks them).
+best point of the same three runs would have been; "speed", a step beside the same net written as
+modules, in turn; "run", one run that stops by itself beside the usual code's; "tasks", other
+operators; "density", pixel sd against the error ("density-normal" and "density-langevin" alone);
+and, for a GPU, "gpu-f16", "gpu-set5" and "gpu-barbara" at the size and with the net of the paper
+(`--quick` shrinks them).
 Times are CPU seconds of one thread. Each part is written as soon as it is there.
 """
 
@@ -28,7 +29,9 @@ from torch import nn
 
 import ppl_zoo as zoo
 from ppl_zoo.imaging import Blur, Downsample, Lanczos, Mask, psnr, read_image
+from ppl_zoo.models.images.deep_image_prior import _BFLOAT16
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
+from ppl_zoo.restoration_dip import RUNS
 from ppl_zoo.solvers.early_stopping_run import Run, View
 from ppl_zoo.solvers.solution import chain_seed
 from ppl_zoo.solvers.stopping_rules import WindowedVariance
@@ -37,12 +40,12 @@ RESULTS = Path(__file__).parent / "results" / "deep_image_prior.json"
 SIGMA = 25 / 255
 #: files, and the corner of a crop of 64 x 64; no constant was chosen on them
 OTHERS = (
-    ("set5/butterfly_GT.bmp", 80, 80),
-    ("set5/bird_GT.bmp", 60, 60),
-    ("set5/woman_GT.bmp", 30, 60),
-    ("dip/barbara.png", 300, 300),
-    ("set12/02.png", 80, 80),
-    ("set12/04.png", 80, 80),
+    ("set12/05.png", 80, 80),
+    ("set12/09.png", 80, 80),
+    ("set12/12.png", 80, 80),
+    ("bsd68_12/test009.png", 80, 80),
+    ("bsd68_12/test033.png", 80, 80),
+    ("bsd68_12/test057.png", 80, 80),
 )
 #: crops for the sd of pixels; none of them set a constant
 DENSITY = (
@@ -108,47 +111,57 @@ def f16(quick: bool) -> None:
         )
 
 
-def curves(
-    x: torch.Tensor, y: torch.Tensor, steps: int, rule: str, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Run beyond every stop; PSNR of the average, excess, variance and held-out loss by step."""
-    truth, data = x.movedim(-1, 0)[None], y.movedim(-1, 0)[None]
-    model = zoo.DeepImagePrior(data.shape[1:], prior_scale=None, clipped=True)
-    rows = model.as_rows((data, torch.full((1,), SIGMA)))
-    options = zoo.EarlyStopping(steps, rule=rule, margin=1.0, patience=steps, truth=truth)
-    run = Run(0, model, options=options, truth=truth)
-    run.begin(rows, seed)
-    window, out = WindowedVariance(steps), {"variance": [], "excess": []}
-    view = View(model, rows.all(), run.shown)
-    while run.stopped is None:
-        run.step(rows.all(), chain_seed(seed, 0, run.count))
-        out["variance"].append(window.score(run.output, run.average, view))
-        out["excess"].append(view.excess(run.average) if run.count % 10 == 1 else np.nan)
-        if run.count > 600 and run.psnr[-1] < max(run.psnr) - 0.4:
+def curves(x: torch.Tensor, y: torch.Tensor, steps: int) -> dict[str, np.ndarray]:
+    """Run side by side, beyond every stop, what ``restore`` averages.
+
+    PSNR of the averaged image, and by run excess and variance; every tenth step.
+    """
+    truth, data = x.movedim(-1, 0)[None], y.movedim(-1, 0)[None].contiguous()
+    noise, runs, windows = torch.full((1,), SIGMA), [], []
+    for index in range(RUNS["fast"]):
+        model = zoo.DeepImagePrior(data.shape[1:], prior_scale=None, clipped=True)
+        rows = model.as_rows((data, noise))
+        runs.append(Run(index, model, options=zoo.EarlyStopping(steps, margin=1.0)))
+        runs[-1].begin(rows, 0)
+        windows.append(WindowedVariance(steps))
+    out: dict[str, list] = {"step": [], "psnr": [], "excess": [], "variance": [], "images": []}
+    for step in range(steps):
+        variance = []
+        for run, window in zip(runs, windows, strict=True):
+            run.step(rows.all(), chain_seed(0, run.index, run.count))
+            variance.append(window.score(run.output, run.average, None))
+        if step % 10:
+            continue
+        images = torch.stack([run.average for run in runs])
+        view = View(model, rows.all(), None)
+        out["step"].append(step)
+        out["images"].append(images)
+        out["excess"].append([view.excess(image) for image in images])
+        out["variance"].append(variance)
+        out["psnr"].append(psnr(images.mean(0), truth))
+        if step > 400 and out["psnr"][-1] < max(out["psnr"]) - 0.4:
             break
-    return {k: np.array(v) for k, v in (out | {"psnr": run.psnr, "scores": run.scores}).items()}
+    pictures = torch.stack(out.pop("images"))
+    return {k: np.array(v) for k, v in out.items()} | {"images": pictures, "truth": truth}
 
 
 def stopping(quick: bool) -> None:
-    """Where rules stop, against the best point of the same run."""
+    """Where rules stop, against the best point of the same runs."""
     found: dict = {}
     for name, row, column in OTHERS[: 1 if quick else None]:
         x = picture(name)[row : row + 64, column : column + 64]
-        steps = 120 if quick else 2000
-        c = curves(x, add_noise(x), steps, "discrepancy")
-        best = float(c["psnr"].max())
-        reached = np.flatnonzero(c["excess"] <= -zoo.EarlyStopping().margin)
-        stop = int(reached[0]) if len(reached) else len(c["psnr"]) - 1
-        least = int(np.nanargmin(c["variance"]))
-        found[name] = {
-            "best psnr": round(best, 3),
-            "at step": int(c["psnr"].argmax()),
-            "default stops at": stop,
-            "default less best": round(float(c["psnr"][stop]) - best, 3),
-            "excess at best": round(float(c["excess"][10 * (int(c["psnr"].argmax()) // 10)]), 3),
-            "windowed variance is least at": least,
-            "there less best": round(float(c["psnr"][least]) - best, 3),
-        }
+        c = curves(x, add_noise(x), 120 if quick else 900)
+        best, top = float(c["psnr"].max()), int(c["psnr"].argmax())
+        reached = c["excess"] <= -zoo.EarlyStopping().margin
+        stops = np.where(reached.any(0), reached.argmax(0), len(reached) - 1)
+        least = np.argmin(np.nan_to_num(c["variance"], nan=np.inf), 0)
+        rows = {"default": stops, "windowed variance": least}
+        found[name] = {"best psnr": round(best, 3), "at step": int(c["step"][top])}
+        found[name]["excess at best"] = round(float(c["excess"][top].mean()), 3)
+        for rule, places in rows.items():
+            kept = torch.stack([c["images"][p, i] for i, p in enumerate(places)]).mean(0)
+            found[name][f"{rule} stops at"] = c["step"][places].tolist()
+            found[name][f"{rule} less best"] = round(psnr(kept, c["truth"]) - best, 3)
         keep({"stopping": found})
 
 
@@ -185,44 +198,62 @@ class Level(nn.Module):
         return self.tail(deep if self.skip is None else torch.cat([self.skip(x), deep], 1))
 
 
+class Usual:
+    """The same net of plain modules, Adam, and the average of its images."""
+
+    def __init__(self, net: SkipNet, z: torch.Tensor, y: torch.Tensor) -> None:
+        self.net = nn.Sequential(
+            Level(net, 0, net.num_inputs), nn.Conv2d(net._handed(0), len(y[0]), 1), nn.Sigmoid()
+        )
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
+        self.z, self.y, self.average = z, y, None
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        image = self.net(self.z + torch.randn_like(self.z) / 30)
+        (image - self.y).square().mean().backward()
+        self.optimizer.step()
+        image = image.detach()
+        first = self.average is None
+        self.average = image.clone() if first else 0.99 * self.average + 0.01 * image
+
+
+def begin(y: torch.Tensor, net: str = "fast", **options: object) -> tuple[Run, tuple, Usual]:
+    """One run of ours and the usual code, on one image ``(1, channels, height, width)``."""
+    model = zoo.DeepImagePrior(y.shape[1:], net=net, prior_scale=None, clipped=True)
+    data = (y, torch.full((1,), SIGMA))
+    run = Run(0, model, options=zoo.EarlyStopping(10**4, **options))
+    run.begin(model.as_rows(data), 0)
+    torch.manual_seed(0)
+    return run, data, Usual(model.net, model.z, y)
+
+
 def speed(quick: bool) -> None:
-    """CPU milliseconds of a step, with the noise on the input and Adam, in turn."""
+    """CPU milliseconds of a step, with the noise on the input and the average, in turn."""
     found: dict = {}
     for name in ("fast",) if quick else ("fast", "paper"):
-        net, side = SkipNet(**PRESETS[name]), 128
-        y = torch.rand(1, 3, side, side)
-        model = zoo.DeepImagePrior((3, side, side), net=name, prior_scale=None)
-        data = (y, torch.full((1,), SIGMA))
-        rows = model.as_rows(data)
-        run = Run(0, model, options=zoo.EarlyStopping(10**6, rule="none"))
-        run.begin(rows, 0)
-        plain = nn.Sequential(
-            Level(net, 0, net.num_inputs), nn.Conv2d(net._handed(0), 3, 1), nn.Sigmoid()
-        )
-        optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
-
-        def ours(run: Run = run, data: tuple = data) -> None:
-            run.step(data, 0)
-
-        def theirs(plain=plain, optimizer=optimizer, y=y, z=model.z, out=[None]) -> None:  # noqa: B006
-            optimizer.zero_grad()
-            image = plain(z + torch.randn_like(z) / 30)
-            (image - y).square().mean().backward()
-            optimizer.step()
-            image = image.detach()
-            out[0] = image.clone() if out[0] is None else 0.99 * out[0] + 0.01 * image
-
-        took: dict[str, list[float]] = {"ours": [], "plain modules": []}
+        y = torch.rand(1, 3, 128, 128)
+        adam, data, usual = begin(y, name, rule="none", optimizer="adam")
+        muon, _, _ = begin(y, name, rule="none")
+        steps = {
+            "ours, Adam": functools.partial(adam.step, data, 0),
+            "ours, Muon": functools.partial(muon.step, data, 0),
+            "plain modules, Adam": usual.step,
+        }
+        took: dict[str, list[float]] = {key: [] for key in steps}
         for _ in range(4 if quick or name == "paper" else 40):
-            for key, step in (("ours", ours), ("plain modules", theirs)):
+            for key, step in steps.items():
                 began = time.process_time()
                 step()
                 took[key].append(time.process_time() - began)
-        ms = {k: round(1e3 * min(v[1:]), 1) for k, v in took.items()}
+        least = {k: round(1e3 * min(v[1:]), 1) for k, v in took.items()}
         middle = {k: float(np.median(v[1:])) for k, v in took.items()}
-        found[name] = ms | {
-            "ratio": round(ms["plain modules"] / ms["ours"], 2),
-            "ratio of medians": round(middle["plain modules"] / middle["ours"], 2),
+        found[name] = least | {
+            "plain over ours, both Adam": round(
+                least["plain modules, Adam"] / least["ours, Adam"], 2
+            ),
+            "of medians": round(middle["plain modules, Adam"] / middle["ours, Adam"], 2),
+            "bfloat16": any(getattr(torch.cpu, probe, bool)() for probe in _BFLOAT16),
             "programs that ran beside, for each core": round(
                 max(0.0, os.getloadavg()[0] - 1) / (os.cpu_count() or 1), 1
             ),
@@ -230,31 +261,68 @@ def speed(quick: bool) -> None:
         keep({"speed, ms a step at 128 x 128": found})
 
 
+def whole_run(quick: bool) -> None:
+    """One run on the F16 crop to the default stop, beside the usual code to its best point."""
+    x = picture("dip/F16_GT.png")[180:308, 180:308]
+    y, truth = (t.movedim(-1, 0)[None].contiguous() for t in (add_noise(x), x))
+    run, data, usual = begin(y)
+    began = time.process_time()
+    while run.stopped is None and not (quick and run.count > 10):
+        run.step(data, chain_seed(0, 0, run.count))
+    ours = time.process_time() - began
+    reached, psnrs, began = None, [], time.process_time()
+    while len(psnrs) < (10 if quick else 2000):
+        usual.step()
+        psnrs.append(psnr(usual.average, truth))
+        if reached is None and psnrs[-1] >= psnr(run.kept, truth):
+            reached = time.process_time() - began
+    best = int(np.argmax(psnrs))
+    took = time.process_time() - began
+    keep(
+        {
+            "one run, F16 crop": {
+                "ours": {
+                    "steps": run.count,
+                    "CPU seconds": round(ours, 1),
+                    "psnr where it stops": round(psnr(run.kept, truth), 2),
+                },
+                "plain modules, Adam": {
+                    "best psnr": round(psnrs[best], 2),
+                    "at step": best,
+                    "CPU seconds to there": round(took * (best + 1) / len(psnrs), 1),
+                    "CPU seconds to our psnr": reached and round(reached, 1),
+                },
+            }
+        }
+    )
+
+
 def tasks(quick: bool) -> None:
     """Other operators, beside EPLL and what one would start from."""
-    x = picture("set5/butterfly_GT.bmp")[80:144, 80:144]
+    side = 64 if quick else 128
+    x = picture("set5/butterfly_GT.bmp")[80 : 80 + side, 80 : 80 + side]
     random, found = torch.Generator().manual_seed(0), {}
     channels = x.movedim(-1, 0)
     seen = torch.rand(x.shape[:2], generator=random) > 0.5
-    kernel = torch.ones(5, 5)
     cases = {
         "inpaint 50 %": (Mask(seen), 0.0),
         "super-resolution x2, means": (Downsample(2), 1 / 255),
         "super-resolution x4, means": (Downsample(4), 1 / 255),
         "super-resolution x2, lanczos": (Lanczos(2), 1 / 255),
-        "deblur 5 x 5": (Blur(kernel), 0.01),
+        "deblur 5 x 5": (Blur(torch.ones(5, 5)), 0.01),
     }
     for name, (operator, sigma) in list(cases.items())[: 1 if quick else None]:
         y = operator(channels)
         y = (y + sigma * torch.randn(y.shape, generator=random)).movedim(0, -1)
-        options = {"method": "dip", "steps": 20 if quick else 800, "progress": False}
-        options["method"] = zoo.EarlyStopping(options.pop("steps"), rule="held-out", patience=200)
+        steps = {"steps": 20 if quick else 500}
         began = time.process_time()
-        done = zoo.restore(y, operator, sigma, **options)
+        done = zoo.restore(y, operator, sigma, method="dip", progress=False, **steps)
         took = time.process_time() - began
         start = operator.first_guess(y.movedim(-1, 0)).movedim(0, -1)
+        images = done.fit.solution.state_tensors["images"][:, 0]
         found[name] = {
             "dip": round(psnr(done.image, x), 2),
+            "each run": [round(psnr(i.movedim(0, -1), x), 2) for i in images],
             "start": round(psnr(start.clamp(0, 1), x), 2),
             "steps": list(done.fit.solution.steps),
             "CPU seconds": round(took, 1),
@@ -262,7 +330,7 @@ def tasks(quick: bool) -> None:
         if name != "super-resolution x2, lanczos":
             restored = zoo.restore(y, operator, sigma, progress=False).image
             found[name]["epll"] = round(psnr(restored, x), 2)
-        keep({"tasks": found})
+        keep({f"tasks, {side} x {side}": found})
 
 
 def density(quick: bool, methods: tuple[str, ...] = ("dip-normal", "dip-langevin")) -> None:
@@ -349,6 +417,7 @@ PARTS = {
     "f16": f16,
     "stopping": stopping,
     "speed": speed,
+    "run": whole_run,
     "tasks": tasks,
     "density": density,
     "density-normal": functools.partial(density, methods=("dip-normal",)),

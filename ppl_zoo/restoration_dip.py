@@ -20,7 +20,7 @@ __all__ = ["DIP_METHODS", "restore_by_net"]
 
 DIP_METHODS = ("dip", "dip-langevin", "dip-normal")
 #: runs of the small net whose images are averaged; the big one takes one
-RUNS = {"fast": 2, "paper": 1}
+RUNS = {"fast": 3, "paper": 1}
 #: steps of the two that draw weights, and most steps of the run that they begin from: the weights'
 #: prior keeps it from ever fitting the noise
 LANGEVIN, NORMAL, BEGIN = 600, 600, 600

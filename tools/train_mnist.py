@@ -8,7 +8,8 @@
 
 Binarization is the fixed one that papers report on. Every two minutes the run directory is
 written; the same command goes on from there, also with more ``--passes``. With ``--join`` a
-finished run and others of the same class make an `OrderEnsemble`. At the end it prints,
+finished run and others of the same class make an `OrderEnsemble`. With ``--start NAME`` a new run
+begins from the weights of a net that ships with the package, or of a run. At the end it prints,
 and writes beside the run as ``RUN.json``, the mean log likelihoods over all rows of valid and
 test. With ``--ship`` the weights go, in half precision, to
 ``ppl_zoo/pretrained/NAME-mnist.safetensors``; a new name needs a line in ``PRETRAINED`` of
@@ -48,6 +49,7 @@ class Recipe:
     decay: float = 0.0
     optimizer: str = "sgd"  # on the mean loss of a row, with momentum; or "adam"
     look: int = 1  # passes between two looks at the validation rows
+    patience: int = 3  # looks without a gain after which it stops
     window: float = 1.0  # passes that the average of the parameters reaches back
 
 
@@ -57,7 +59,7 @@ RECIPES = {
     "made-rows": Recipe(lambda: zoo.MADE((28, 28), (1000,)), 30, 125, 0.03, 5.0),
     "nade": Recipe(lambda: zoo.NADE((28, 28), 500, "random"), 23, 125, 0.05),
     "pixelcnn": Recipe(
-        lambda: zoo.PixelCNN((28, 28), 16, 5), 0.88, 20, 2e-3, 0.0, "adam", look=2, window=0.1
+        lambda: zoo.PixelCNN((28, 28), 16, 5), 10, 25, 3e-3, 0.0, "adam", window=0.3
     ),
     "transformer": Recipe(
         lambda: zoo.TransformerAR((28, 28), 32, num_layers=2),
@@ -96,6 +98,11 @@ def write_weights(model: zoo.Model, name: str, record: dict) -> None:
     save_file(pack(model.state_dict()), SHIPPED / f"{name}.safetensors", metadata=told)
 
 
+def gains_by_bfloat16(device: str) -> bool:
+    """Whether mixed precision pays: on a GPU, and on a processor with instructions for it."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 def score(model: zoo.Model, data: zoo.data.Dataset) -> dict[str, float]:
     """Mean log likelihoods of an image, in nats."""
     return {s: float(model.log_prob(getattr(data, s)).double().mean()) for s in ("valid", "test")}
@@ -117,6 +124,8 @@ def main(
     batch: int | None = None,
     rate: float | None = None,
     decay: float | None = None,
+    patience: int | None = None,
+    start: str | None = None,
     device: str = "cpu",
     threads: int = 1,
     ship: bool = False,
@@ -132,7 +141,7 @@ def main(
         if ship:
             write_weights(model, f"{name}-mnist", record)
         return
-    asked = {"passes": passes, "batch": batch, "rate": rate, "decay": decay}
+    asked = {"passes": passes, "batch": batch, "rate": rate, "decay": decay, "patience": patience}
     given = {key: value for key, value in asked.items() if value is not None}
     recipe = dataclasses.replace(RECIPES[name], **given)
     each = ROWS // recipe.batch  # steps of a pass
@@ -141,17 +150,18 @@ def main(
         optimizer=partial(make_optimizer, recipe=recipe),
         batch_size=recipe.batch,
         schedule=partial(cosine, steps=round(recipe.passes * each)),
-        patience=3,
+        patience=recipe.patience,
         validate_every=recipe.look * each,
         average=1.0 - 1.0 / (recipe.window * each),
-        precision="bfloat16",
+        initialize=start is None,
+        precision="bfloat16" if gains_by_bfloat16(device) else None,
         compile=False,
     )
     torch.manual_seed(0)
     started = time.process_time()
     resume = run if (Path(run) / "fit.json").exists() else None
     fit = zoo.fit(
-        recipe.make(),
+        recipe.make() if start is None else zoo.load(start),
         data,
         solver,
         device=device,
@@ -169,7 +179,8 @@ def main(
         "optimizer": recipe.optimizer,
         "rate": recipe.rate,
         "decay": recipe.decay,
-        "precision": "bfloat16",
+        "precision": solver.precision or "float32",
+        "start": start,
         "seed": 0,
         "steps": fit.solution.steps[0],
         "stopped": fit.stopped,
@@ -194,6 +205,8 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, help="rows of a step")
     parser.add_argument("--rate", type=float, help="learning rate")
     parser.add_argument("--decay", type=float, help="precision of the weights' normal prior")
+    parser.add_argument("--patience", type=int, help="looks without a gain before it stops")
+    parser.add_argument("--start", help="name of a pretrained net, or a run, to begin from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ship", action="store_true", help="write the weights to the package")

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ppl_zoo.data.rows import Rows
 from ppl_zoo.errors import DataError
 from ppl_zoo.model import Model
 from ppl_zoo.solvers.climb import climb, pad_history
 from ppl_zoo.solvers.early_stopping_run import Run
+from ppl_zoo.solvers.muon import MuonVector
 from ppl_zoo.solvers.solution import (
     Solution,
     chain_seed,
@@ -29,6 +31,9 @@ from ppl_zoo.solvers.stopping_rules import (
 )
 
 __all__ = ["EarlyStopping"]
+
+#: learning rate and decay of the average that go with an optimizer
+OPTIMIZERS = {"muon": (0.05, 0.98), "adam": (0.01, 0.99)}
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,13 @@ class EarlyStopping:
         last outputs around their mean (ES-WMV). "held-out": the lowest loss on data that the fit
         does not see. "discrepancy": where the residuals have come down to the noise,
         or nearest to it. "none": the last.
+    optimizer
+        "muon" (:class:`ppl_zoo.solvers.muon.MuonVector`), which arrives in a quarter of the steps,
+        or "adam", the paper's.
     learning_rate
-        Of Adam.
+        None for .05 with Muon, .01 with Adam.
     average
-        Decay of the moving average of the image.
+        Decay of the moving average of the image; None for .98 with Muon, .99 with Adam.
     window, patience, held_out, margin
         Of the rules: outputs that the variance is of, steps to wait for a better one, share of
         the data held out, and how much of the noise's variance is fitted where "discrepancy"
@@ -71,12 +79,13 @@ class EarlyStopping:
 
     steps: int = 3000
     rule: str = "discrepancy"
-    learning_rate: float = 0.01
-    average: float = 0.99
+    optimizer: str = "muon"
+    learning_rate: float | None = None
+    average: float | None = None
     window: int = 100
     patience: int = 300
     held_out: float = 0.05
-    margin: float = 0.01
+    margin: float = 0.05
     runs: int = 1
     fall: float = 5.0
     compile: bool = False
@@ -89,15 +98,37 @@ class EarlyStopping:
         for name in ("steps", "window", "patience", "runs"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name}: got {getattr(self, name)}, expected 1 or more")
-        for name in ("average", "held_out"):
-            if not 0 < getattr(self, name) < 1:
-                raise DataError(f"{name}: got {getattr(self, name)}, expected between 0 and 1")
-        if not self.learning_rate > 0:
-            raise DataError(f"learning_rate: got {self.learning_rate}, expected more than 0")
+        if self.optimizer not in OPTIMIZERS:
+            raise DataError(
+                f"optimizer: got {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}"
+            )
+        for name, value in {"average": self.decay, "held_out": self.held_out}.items():
+            if not 0 < value < 1:
+                raise DataError(f"{name}: got {value}, expected between 0 and 1")
+        if not self.rate > 0:
+            raise DataError(f"learning_rate: got {self.rate}, expected more than 0")
+
+    @property
+    def rate(self) -> float:
+        """Learning rate."""
+        own = OPTIMIZERS[self.optimizer][0]
+        return own if self.learning_rate is None else self.learning_rate
+
+    @property
+    def decay(self) -> float:
+        """Decay of the moving average."""
+        return OPTIMIZERS[self.optimizer][1] if self.average is None else self.average
 
     def to_save(self) -> EarlyStopping:
         """Return the options that a saved fit keeps."""
         return replace(self, truth=None)
+
+    def make_optimizer(self, model: Model, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """Make the optimizer of one run."""
+        if self.optimizer == "muon":
+            return MuonVector(parameters, model.weight_shapes, self.rate)
+        fused = {p.device.type for p in parameters} <= {"cpu", "cuda"}
+        return torch.optim.Adam(parameters, lr=self.rate, fused=fused)
 
     def make_rule(self) -> Rule:
         """Make a stopping rule that has seen nothing yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,10 +51,7 @@ class Run(Chain):
             self.shown = torch.rand(data[0].shape, device="cpu") >= self.rule.held_out
             self.shown = self.shown.to(rows.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        kinds = {p.device.type for p in self.parameters}
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=options.learning_rate, fused=kinds <= {"cpu", "cuda"}
-        )
+        self.optimizer = options.make_optimizer(self.model, self.parameters)
         # glibc takes the largest block freed so far as what to keep: after this one it no longer
         # hands back and asks anew for the memory of every step, a tenth of its time
         torch.empty(KEPT_BYTES, dtype=torch.uint8, device="cpu")
@@ -80,13 +78,13 @@ class Run(Chain):
         if not math.isfinite(value):
             raise ConvergenceError(
                 f"EarlyStopping: the log likelihood is {value} at step {step}; take a lower "
-                f"learning_rate, now {options.learning_rate}"
+                f"learning_rate, now {options.rate}"
             )
         self.objective.append(value)
         self.output = output
         # the first output is of a net that knows nothing; it fades as fast as the others
         self.average = (
-            output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.average)
+            output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.decay)
         )
         if self.truth is not None:
             error = (self.average - self.truth).square().mean()
@@ -133,10 +131,9 @@ class Run(Chain):
 
     def mark(self) -> None:
         """Note where the fit is, to come back to."""
-        state = self.optimizer.state_dict()["state"]
         self.marked = (
             [p.detach().clone() for p in self.parameters],
-            {i: {k: v.clone() for k, v in s.items()} for i, s in state.items()},
+            deepcopy(self.optimizer.state_dict()),
             None if self.average is None else self.average.clone(),
         )
 
@@ -146,9 +143,7 @@ class Run(Chain):
         parameters, state, average = self.marked
         for parameter, value in zip(self.parameters, parameters, strict=True):
             parameter.copy_(value)
-        record = self.optimizer.state_dict()
-        record["state"] = {i: {k: v.clone() for k, v in s.items()} for i, s in state.items()}
-        self.optimizer.load_state_dict(record)
+        self.optimizer.load_state_dict(deepcopy(state))
         self.average = None if average is None else average.clone()
 
 

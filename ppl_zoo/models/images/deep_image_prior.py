@@ -154,6 +154,11 @@ class DeepImagePrior(Model):
         """Make the model of an operator of ``zoo.imaging``."""
         return cls(shape, **operator_arguments(operator), **options)
 
+    @property
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the pieces of theta: ``(d, n)`` of 3 x 3 convolutions, ``(k,)`` of others."""
+        return self.net.optimizer_shapes
+
     @torch.no_grad()
     def re_init(self) -> None:
         """Start anew: draw the noise z and the weights to start from."""

@@ -143,6 +143,15 @@ class SkipNet:
         return tuple(math.prod(shape) for shape in self.shapes.values())
 
     @property
+    def optimizer_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the pieces of the vector as matrices, where they are 3 x 3 convolutions."""
+        wide = [len(shape) == 4 and shape[1] > 1 for shape in self.shapes.values()]
+        return [
+            (shape[0], size // shape[0]) if matrix else (size,)
+            for shape, size, matrix in zip(self.shapes.values(), self.sizes, wide, strict=True)
+        ]
+
+    @property
     def num_weights(self) -> int:
         """Length of the vector of weights."""
         return sum(self.sizes)
