@@ -190,6 +190,9 @@ def test_resume_from_a_run_directory(tmp_path):
     longer = zoo.fit(Mean(), line(5), zoo.SVI(steps=30), progress=False, resume=tmp_path / "run")
     whole = zoo.fit(Mean(), line(5), zoo.SVI(steps=30), progress=False)
     assert np.array_equal(longer.history["objective"], whole.history["objective"])
+    solver = zoo.SVI(steps=10)  # as many as there are
+    same = zoo.fit(Mean(), line(5), solver, progress=False, resume=tmp_path / "run")
+    assert same.solution.steps == (10,) and same.stopped == "max_steps"
     with pytest.raises(zoo.DataError, match="got a fit of Groups"):
         fit = zoo.fit(Groups(), line(5), zoo.SVI(steps=3), progress=False)
         zoo.fit(Mean(), line(5), resume=fit, progress=False)

@@ -27,10 +27,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
+from ppl_zoo.pretrained import PRETRAINED
 from ppl_zoo.pretrained.packing import pack
 
 SHIPPED = Path(__file__).parent.parent / "ppl_zoo" / "pretrained"
@@ -103,6 +105,21 @@ def gains_by_bfloat16(device: str) -> bool:
     return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
+def earlier(run: str, start: str | None) -> tuple[int, dict | None]:
+    """CPU seconds of this run so far, and the record of the net that it began from."""
+    written = Path(f"{run}.json")
+    spent = json.loads(written.read_text())["cpu_seconds"] if written.exists() else 0
+    if start is None:
+        return spent, None
+    if start not in PRETRAINED:
+        return spent, json.loads(Path(f"{start}.json").read_text())
+    kept = Path(f"{run}.start.json")  # the weights may be replaced by this run's
+    if not kept.exists():
+        with safe_open(SHIPPED / f"{start}.safetensors", "pt") as file:
+            kept.write_text(file.metadata()["training"])
+    return spent, json.loads(kept.read_text())
+
+
 def score(model: zoo.Model, data: zoo.data.Dataset) -> dict[str, float]:
     """Mean log likelihoods of an image, in nats."""
     return {s: float(model.log_prob(getattr(data, s)).double().mean()) for s in ("valid", "test")}
@@ -157,11 +174,13 @@ def main(
         precision="bfloat16" if gains_by_bfloat16(device) else None,
         compile=False,
     )
+    spent, begun_from = earlier(run, start)
+    model = recipe.make() if start is None else zoo.load(start)
     torch.manual_seed(0)
     started = time.process_time()
     resume = run if (Path(run) / "fit.json").exists() else None
     fit = zoo.fit(
-        recipe.make() if start is None else zoo.load(start),
+        model if isinstance(model, zoo.Model) else model.model,
         data,
         solver,
         device=device,
@@ -180,14 +199,15 @@ def main(
         "rate": recipe.rate,
         "decay": recipe.decay,
         "precision": solver.precision or "float32",
-        "start": start,
         "seed": 0,
         "steps": fit.solution.steps[0],
         "stopped": fit.stopped,
         "seconds": round(fit.seconds),
-        "cpu_seconds": round(time.process_time() - started),
+        "cpu_seconds": spent + round(time.process_time() - started),
         **score(model, data),
     }
+    if begun_from is not None:
+        record["begun from"] = begun_from
     Path(f"{run}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record), flush=True)
     if ship:

@@ -81,6 +81,9 @@ def climb(
         mininterval=0.2,
         dynamic_ncols=True,
     )
+    for chain in chains:  # a fit resumed at its last step has none to take
+        if chain.stopped is None and len(chain.objective) >= max_steps:
+            chain.stopped = "max_steps"
     saved = time.monotonic()
     with bar, _deferred_interrupt() as interrupted:
         try:
