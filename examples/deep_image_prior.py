@@ -32,7 +32,7 @@ def main(
     photo: str | None = None,
     *,
     size: int = 64,
-    steps: int = 1500,
+    steps: int = 600,
     net: object = "fast",
     out: str = ".",
 ) -> None:
@@ -56,7 +56,7 @@ def main(
         stop = at[np.argmin(score[at])]
         if rule == "discrepancy":
             score = score - 1.0
-            low = score[at] <= -zoo.EarlyStopping().margin
+            low = score[at] <= -zoo.EarlyStopping().make_rule(noisy.numel()).margin
             stop = at[np.argmax(low)] if low.any() else at[-1]
         print(f"{rule}: {curve[stop]:.2f} dB at step {stop}, the best {curve.max():.2f} dB")
         axis.plot(curve, color="tab:blue")

@@ -42,10 +42,11 @@ class Run(Chain):
 
     def begin(self, rows: Rows, seed: int) -> None:
         """Start anew."""
-        options, data = self.options, rows.all()
+        self.options = options = self.options.settle(self.model)
+        data = rows.all()
         set_seed(chain_seed(seed, self.index), rows.device)
         self.model.initialize(rows)
-        self.rule = options.make_rule()
+        self.rule = options.make_rule(self.model.num_seen(data[0]))
         self.shown = None
         if self.rule.held_out:
             self.shown = torch.rand(data[0].shape, device="cpu") >= self.rule.held_out
@@ -78,13 +79,13 @@ class Run(Chain):
         if not math.isfinite(value):
             raise ConvergenceError(
                 f"EarlyStopping: the log likelihood is {value} at step {step}; take a lower "
-                f"learning_rate, now {options.rate}"
+                f"learning_rate, now {options.learning_rate}"
             )
         self.objective.append(value)
         self.output = output
         # the first output is of a net that knows nothing; it fades as fast as the others
         self.average = (
-            output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.decay)
+            output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.average)
         )
         if self.truth is not None:
             error = (self.average - self.truth).square().mean()

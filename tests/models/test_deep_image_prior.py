@@ -197,6 +197,9 @@ def test_the_discrepancy_of_the_truth_is_none_and_that_of_the_noise_is_one():
         assert view.excess(1.3 * x) == pytest.approx(0.0, abs=0.04)
         assert view.excess(1.3 * x + 0.5 * SD) == pytest.approx(0.25, abs=0.08)
         assert view.excess(y) < -0.8
+    margins = [zoo.EarlyStopping().make_rule(n).margin for n in (64**2, 3 * 64**2, 3 * 128**2)]
+    assert margins == pytest.approx([0.109, 0.063, 0.032], abs=1e-3)
+    assert zoo.EarlyStopping(margin=0.2).make_rule(9).margin == 0.2
     rule = Discrepancy(1, margin=0.1)
     assert rule.keeps(3, 0.05) and not rule.stops(3)
     assert not rule.keeps(4, 0.2) and rule.best_step == 3  # it has jumped away

@@ -87,8 +87,12 @@ def test_a_net_arrives_in_half_of_adams_steps():
     assert steps["muon"] < 0.5 * steps["adam"]
 
 
-def test_an_optimizer_that_is_not_there_is_refused():
-    with pytest.raises(DataError, match="optimizer: got 'sgd', expected one of muon, adam"):
+def test_the_optimizer_is_chosen_by_the_net():
+    with pytest.raises(DataError, match="optimizer: got 'sgd', expected one of auto, muon, adam"):
         zoo.EarlyStopping(optimizer="sgd")
-    assert zoo.EarlyStopping(optimizer="adam").rate == 0.01
-    assert zoo.EarlyStopping(learning_rate=0.1).rate == 0.1
+    narrow, wide = (zoo.DeepImagePrior((1, 8, 8), net=net) for net in ("fast", "paper"))
+    options = zoo.EarlyStopping(average=0.9)
+    assert [options.settle(m).optimizer for m in (narrow, wide)] == ["muon", "adam"]
+    assert [options.settle(m).learning_rate for m in (narrow, wide)] == [0.05, 0.01]
+    assert options.settle(wide).average == 0.9
+    assert zoo.EarlyStopping(optimizer="adam", learning_rate=0.1).settle(narrow).average == 0.99

@@ -24,6 +24,8 @@ from ppl_zoo.tracing import trace_program
 
 __all__ = ["DeepImagePrior"]
 
+#: channels of the finest level of nets that Muon suits
+NARROW = 32
 #: what tells of instructions for bfloat16
 _BFLOAT16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
@@ -158,6 +160,15 @@ class DeepImagePrior(Model):
     def weight_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the pieces of theta: ``(d, n)`` of 3 x 3 convolutions, ``(k,)`` of others."""
         return self.net.optimizer_shapes
+
+    @property
+    def suited_optimizer(self) -> str:
+        """Which of ``zoo.EarlyStopping``'s takes this net to the image well before the noise.
+
+        With the paper's net, 128 channels wide at the finest level, Muon's best image of a crop
+        is 1.8 dB below Adam's, with 64 it is still well below; with 16 it is Adam's.
+        """
+        return "muon" if self.net.up[0] <= NARROW else "adam"
 
     @torch.no_grad()
     def re_init(self) -> None:
