@@ -38,6 +38,14 @@ def training(path):
         return json.loads(file.metadata()["training"])
 
 
+def cpu_seconds(trained):
+    """Of all members of an ensemble, and of the net that a training began from."""
+    if "members" in trained:
+        return sum(cpu_seconds(net) for net in trained["members"])
+    before = trained.get("begun from")
+    return trained["cpu_seconds"] + (cpu_seconds(before) if before else 0)
+
+
 def main(only=""):
     torch.set_num_threads(1)
     data = zoo.data.load("mnist-binarized", binarization="fixed")
@@ -64,7 +72,7 @@ def main(only=""):
             "training": trained,
         }
         row = rows[name]
-        spent = sum(net["cpu_seconds"] for net in trained.get("members", [trained]))
+        spent = cpu_seconds(trained)
         print(
             f"{name:12} {published or float('nan'):10.2f} {row['test']:8.2f} {row['valid']:7.2f}"
             f" {goal or float('nan'):6.1f} {row['orders']:8} {spent:7}",
