@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ppl_zoo.errors import DataError
+from ppl_zoo.models.images import skip_net
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet, _Double
 
 SMALL = {"num_inputs": 3, "down": (6, 8), "up": (5, 7), "skip": (2, 0)}
@@ -156,3 +157,15 @@ def test_low_precision_is_close():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(DataError, match=message):
         SkipNet(**options)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+def test_wide_convolutions_have_the_same_gradients(monkeypatch, padding):
+    net = SkipNet(num_inputs=3, down=(6, 8), up=(6, 8), skip=(2, 0), padding=padding)
+    z, gradients = torch.rand(2, 3, 16, 12, dtype=torch.float64), []
+    theta = net.start(torch.Generator().manual_seed(0)).double().requires_grad_()
+    for wide in (96, 1):
+        monkeypatch.setattr(skip_net, "WIDE", wide)
+        (gradient,) = torch.autograd.grad(net(z, theta).square().sum(), theta)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients)
