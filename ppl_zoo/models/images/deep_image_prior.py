@@ -166,7 +166,7 @@ class DeepImagePrior(Model):
         """Which of ``zoo.EarlyStopping``'s takes this net to the image well before the noise.
 
         With the paper's net, 128 channels wide at the finest level, Muon's best image of a crop
-        is 1.8 dB below Adam's, with 64 it is still well below; with 16 it is Adam's.
+        is 1.8 dB below Adam's; with 16 channels it is within .2 dB, after a quarter of the steps.
         """
         return "muon" if self.net.up[0] <= NARROW else "adam"
 

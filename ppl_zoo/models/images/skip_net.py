@@ -269,12 +269,11 @@ class _WideConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Each gradient in the layout that is fast."""
         x, weight = ctx.saved_tensors
-        back, planes = torch.ops.aten.convolution_backward, [grad, x, weight]
-        dx, dw = None, None
+        back, dx, dw = torch.ops.aten.convolution_backward, None, None
         if ctx.needs_input_grad[0]:
             dx = back(grad, x, weight, None, *ctx.options, [True, False, False])[0]
         if ctx.needs_input_grad[1]:
-            planes = [t.contiguous() for t in planes]
+            planes = (t.contiguous() for t in (grad, x, weight))
             dw = back(*planes, None, *ctx.options, [False, True, False])[1]
         return dx, dw, None, None
 
