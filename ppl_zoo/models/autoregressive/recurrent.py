@@ -103,11 +103,17 @@ class RecurrentAR(AutoregressiveModel):
         features = self.output.features(x if self.natural else x[:, self.orders[0]])
         return features.unflatten(1, (-1, self.block)).flatten(2)
 
+    def _states(self, blocks: Tensor) -> Tensor:
+        """States after each block, ``(n, D / block, H)``."""
+        # in mixed precision too: many processors have no cell in a lower one
+        with torch.autocast("cpu", enabled=False):
+            return self.cell(blocks)[0]
+
     def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
         """Parameters of all conditionals, ``(n, D, P)``."""
         blocks = self._blocks(x)
         before = torch.cat([torch.zeros_like(blocks[:, :1]), blocks[:, :-1]], 1)
-        h, _ = self.cell(before)
+        h = self._states(before)
         out = self.head(h) + masked_linear(blocks, self.within, self.mask)
         out = out.unflatten(-1, (self.block, -1)).flatten(1, 2)
         if not self.natural:
@@ -121,7 +127,7 @@ class RecurrentAR(AutoregressiveModel):
 
     def hidden(self, x: Tensor) -> Tensor:
         """State after all variables, ``(n, H)``."""
-        return self.cell(self._blocks(x))[0][:, -1]
+        return self._states(self._blocks(x))[:, -1]
 
     def walk(self, num_rows: int, member: int = 0) -> _Walk:
         """Start with a block of zeros."""
