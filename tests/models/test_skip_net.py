@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from ppl_zoo.errors import DataError
-from ppl_zoo.models.images import skip_net
-from ppl_zoo.models.images.skip_net import PRESETS, SkipNet, _Double
+from ppl_zoo.models.images import skip_layers
+from ppl_zoo.models.images.skip_layers import Double
+from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
 
 SMALL = {"num_inputs": 3, "down": (6, 8), "up": (5, 7), "skip": (2, 0)}
 KINDS = {
@@ -132,7 +133,7 @@ def test_the_small_net_has_twenty_times_less_to_compute():
 
 def test_doubling_has_the_right_gradient():
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(_Double.apply, (x,))
+    assert torch.autograd.gradcheck(Double.apply, (x,))
 
 
 def test_low_precision_is_close():
@@ -165,7 +166,7 @@ def test_wide_convolutions_have_the_same_gradients(monkeypatch, padding):
     z, gradients = torch.rand(2, 3, 16, 12, dtype=torch.float64), []
     theta = net.start(torch.Generator().manual_seed(0)).double().requires_grad_()
     for wide in (96, 1):
-        monkeypatch.setattr(skip_net, "WIDE", wide)
+        monkeypatch.setattr(skip_layers, "WIDE", wide)
         (gradient,) = torch.autograd.grad(net(z, theta).square().sum(), theta)
         gradients.append(gradient)
     torch.testing.assert_close(*gradients)

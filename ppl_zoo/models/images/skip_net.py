@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ppl_zoo.errors import DataError
+from ppl_zoo.models.images.skip_layers import (
+    Double,
+    convolve,
+    mix,
+    mix_into_planes,
+    normalise,
+)
 
 __all__ = ["PRESETS", "SkipNet"]
 
 SLOPE = 0.2
-#: input channels from which the gradient of the weights has a way of its own
-WIDE = 96
 #: pixels of a level below which bfloat16 does not pay
 SMALL = 1024
 
@@ -209,7 +213,7 @@ class SkipNet:
             w[name] = piece.view(shape).permute(0, 3, 1, 2) if len(shape) == 4 else piece
         z = z.contiguous(memory_format=torch.channels_last)
         x = self._level(0, z, w)
-        return _mix_into_planes(x, w["out"], w["out.shift"]).sigmoid()
+        return mix_into_planes(x, w["out"], w["out.shift"]).sigmoid()
 
     def _level(self, level: int, x: Tensor, w: dict[str, Tensor]) -> Tensor:
         parts = [self._layer(f"skip{level}", x, w)] if self.skip[level] else []
@@ -218,12 +222,12 @@ class SkipNet:
         if level + 1 < len(self.down):
             deep = self._level(level + 1, deep, w)
         if self.upsampling == "bilinear":
-            parts.append(_Double.apply(deep))
+            parts.append(Double.apply(deep))
         else:
             parts.append(functional.interpolate(deep, scale_factor=2, mode="nearest"))
         joined = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         if self.join_norm:
-            joined = _normalise(joined, w[f"join{level}.gain"], w[f"join{level}.shift"])
+            joined = normalise(joined, w[f"join{level}.gain"], w[f"join{level}.shift"])
         out = self._layer(f"up{level}", joined, w)
         return self._layer(f"mix{level}", out, w) if self.mixing else out
 
@@ -231,88 +235,11 @@ class SkipNet:
         """Convolve, normalise, cut."""
         weight, kind = w[name], x.dtype
         if weight.shape[-1] == 1:
-            x = _mix(x, weight)
+            x = mix(x, weight)
         elif self.padding == "reflect":
             wide = functional.pad(x, (1,) * 4, mode="reflect").to(weight.dtype)
-            x = _convolve(wide, weight, stride, 0).to(kind)
+            x = convolve(wide, weight, stride, 0).to(kind)
         else:
-            x = _convolve(x.to(weight.dtype), weight, stride, 1).to(kind)
-        x = _normalise(x, w[f"{name}.gain"], w[f"{name}.shift"])
+            x = convolve(x.to(weight.dtype), weight, stride, 1).to(kind)
+        x = normalise(x, w[f"{name}.gain"], w[f"{name}.shift"])
         return functional.leaky_relu(x, SLOPE, inplace=True)
-
-
-def _normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """Bring each channel to mean 0 and variance 1 over the images given, then scale."""
-    return functional.batch_norm(x, None, None, gain, shift, training=True)
-
-
-def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    if weight.device.type == "cpu" and weight.dtype != torch.bfloat16 and weight.shape[1] >= WIDE:
-        return _WideConvolution.apply(x, weight, stride, padding)
-    return functional.conv2d(x, weight, None, stride, padding)
-
-
-class _WideConvolution(torch.autograd.Function):
-    """Convolution whose weights' gradient takes images plane by plane.
-
-    With many channels, channels last take a CPU twice as long for that gradient, and for no other.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        """Convolve."""
-        ctx.save_for_backward(x, weight)
-        ctx.options = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1)
-        return functional.conv2d(x, weight, None, stride, padding)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Each gradient in the layout that is fast."""
-        x, weight = ctx.saved_tensors
-        back, dx, dw = torch.ops.aten.convolution_backward, None, None
-        if ctx.needs_input_grad[0]:
-            dx = back(grad, x, weight, None, *ctx.options, [True, False, False])[0]
-        if ctx.needs_input_grad[1]:
-            planes = (t.contiguous() for t in (grad, x, weight))
-            dw = back(*planes, None, *ctx.options, [False, True, False])[1]
-        return dx, dw, None, None
-
-
-def _mix(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve 1 x 1, as a product of matrices: with channels last it needs no copies."""
-    out = functional.linear(x.permute(0, 2, 3, 1), weight[..., 0, 0])
-    return out.permute(0, 3, 1, 2)
-
-
-def _mix_into_planes(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-    """Convolve 1 x 1 into few channels, one plane each: a wide product is twice as fast."""
-    n, _, height, width = x.shape
-    matrix, base = weight[..., 0, 0].expand(n, -1, -1), shift[:, None].expand(n, -1, 1)
-    return torch.baddbmm(base, matrix, x.flatten(2)).unflatten(2, (height, width))
-
-
-class _Double(torch.autograd.Function):
-    """Bilinear doubling with a faster backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Interpolate."""
-        return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Gather along rows, then along columns."""
-        return _gather(_gather(grad, 2), 3)
-
-
-def _gather(x: Tensor, dim: int) -> Tensor:
-    """Halve a side: 3/4 of each pair, 1/4 of the pixels beside it; those beyond the border."""
-    count = x.shape[dim] // 2
-    pairs = x.unflatten(dim, (count, 2))
-    first, second = pairs.select(dim + 1, 0), pairs.select(dim + 1, 1)
-    out = (first + second).mul_(0.75)
-    out.narrow(dim, 1, count - 1).add_(second.narrow(dim, 0, count - 1), alpha=0.25)
-    out.narrow(dim, 0, count - 1).add_(first.narrow(dim, 1, count - 1), alpha=0.25)
-    out.select(dim, 0).add_(first.select(dim, 0), alpha=0.25)
-    out.select(dim, -1).add_(second.select(dim, -1), alpha=0.25)
-    return out
