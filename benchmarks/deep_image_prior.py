@@ -29,7 +29,7 @@ from torch import nn
 
 import ppl_zoo as zoo
 from ppl_zoo.imaging import Blur, Downsample, Lanczos, Mask, psnr, read_image
-from ppl_zoo.models.images.deep_image_prior import _BFLOAT16
+from ppl_zoo.models.images.low_precision import gains_by_bfloat16
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
 from ppl_zoo.restoration_dip import RUNS
 from ppl_zoo.solvers.early_stopping_run import Run, View
@@ -253,7 +253,7 @@ def speed(quick: bool) -> None:
                 least["plain modules, Adam"] / least["ours, Adam"], 2
             ),
             "of medians": round(middle["plain modules, Adam"] / middle["ours, Adam"], 2),
-            "bfloat16": any(getattr(torch.cpu, probe, bool)() for probe in _BFLOAT16),
+            "bfloat16": gains_by_bfloat16(),
             "programs that ran beside, for each core": round(
                 max(0.0, os.getloadavg()[0] - 1) / (os.cpu_count() or 1), 1
             ),

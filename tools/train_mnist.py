@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
+from ppl_zoo.models.images.low_precision import gains_by_bfloat16
 from ppl_zoo.pretrained import PRETRAINED
 from ppl_zoo.pretrained.packing import pack
 
@@ -100,9 +101,10 @@ def write_weights(model: zoo.Model, name: str, record: dict) -> None:
     save_file(pack(model.state_dict()), SHIPPED / f"{name}.safetensors", metadata=told)
 
 
-def gains_by_bfloat16(device: str) -> bool:
-    """Whether mixed precision pays: on a GPU, and on a processor with instructions for it."""
-    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+def trained(name: str) -> zoo.Model:
+    """Load a net that ships with the package, or that of a run."""
+    # the solver of a run has functions, which no file can hold
+    return zoo.load(name) if name in PRETRAINED else zoo.load(name, solver=zoo.SVI()).model
 
 
 def earlier(run: str, start: str | None) -> tuple[int, dict | None]:
@@ -127,8 +129,7 @@ def score(model: zoo.Model, data: zoo.data.Dataset) -> dict[str, float]:
 
 def join(runs: list[str], data: zoo.data.Dataset) -> tuple[zoo.Model, dict]:
     """Make an ensemble of the nets of finished runs, and score it."""
-    fits = [zoo.load(run, solver=zoo.SVI()) for run in runs]
-    model = zoo.OrderEnsemble.of([fit.model for fit in fits])
+    model = zoo.OrderEnsemble.of([trained(run) for run in runs])
     records = [json.loads(Path(f"{run}.json").read_text()) for run in runs]
     return model, {"members": records, "orders": model.num_members, **score(model, data)}
 
@@ -171,16 +172,16 @@ def main(
         validate_every=recipe.look * each,
         average=1.0 - 1.0 / (recipe.window * each),
         initialize=start is None,
-        precision="bfloat16" if gains_by_bfloat16(device) else None,
+        precision="bfloat16" if device != "cpu" or gains_by_bfloat16() else None,
         compile=False,
     )
     spent, begun_from = earlier(run, start)
-    model = recipe.make() if start is None else zoo.load(start)
+    model = recipe.make() if start is None else trained(start)
     torch.manual_seed(0)
     started = time.process_time()
     resume = run if (Path(run) / "fit.json").exists() else None
     fit = zoo.fit(
-        model if isinstance(model, zoo.Model) else model.model,
+        model,
         data,
         solver,
         device=device,

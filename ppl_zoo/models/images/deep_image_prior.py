@@ -18,6 +18,7 @@ from ppl_zoo.errors import DataError
 from ppl_zoo.imaging.operators import LinearOperator, Mask
 from ppl_zoo.model import Model
 from ppl_zoo.models.images.clipped_normal import ClippedNormal
+from ppl_zoo.models.images.low_precision import gains_by_bfloat16
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
 from ppl_zoo.models.images.spoiling import make_operator, operator_arguments
 from ppl_zoo.tracing import trace_program
@@ -26,8 +27,6 @@ __all__ = ["DeepImagePrior"]
 
 #: channels of the finest level of nets that Muon suits
 NARROW = 32
-#: what tells of instructions for bfloat16
-_BFLOAT16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 class DeepImagePrior(Model):
@@ -234,7 +233,9 @@ class DeepImagePrior(Model):
         spread = zip(theta.shape[:-1], theta.stride()[:-1], strict=True)
         shared = all(count == 1 or stride == 0 for count, stride in spread)
         draws = theta.reshape(-1, theta.shape[-1])[: 1 if shared else None]
-        low = self.precision == "low" or (self.precision == "auto" and _gains_by_bfloat16(z))
+        low = self.precision == "low" or (
+            self.precision == "auto" and gains_by_bfloat16(z.device, z.dtype)
+        )
         run = self._run or self.net
         images = [run(z, each, low)[None] for each in draws]
         images = torch.cat(images) if len(images) > 1 else images[0]
@@ -298,10 +299,3 @@ class DeepImagePrior(Model):
         super().check_data(rows)
         if not bool((rows.all()[1] > 0).all()):
             raise DataError("noise: got 0 or less, expected a positive sd for each image")
-
-
-def _gains_by_bfloat16(like: Tensor) -> bool:
-    """Whether this processor multiplies bfloat16 faster than the numbers at hand."""
-    if like.device.type != "cpu" or like.dtype != torch.float32:
-        return False
-    return any(getattr(torch.cpu, name, bool)() for name in _BFLOAT16)
