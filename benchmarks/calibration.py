@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 import ppl_zoo as zoo
-from ppl_zoo.fitting import fit_many
-from ppl_zoo.tracing import simulate
+from ppl_zoo.core.tracing import simulate
+from ppl_zoo.fitting.run import fit_many
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
 SOLVERS = {

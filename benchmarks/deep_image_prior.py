@@ -28,13 +28,13 @@ import torch
 from torch import nn
 
 import ppl_zoo as zoo
+from ppl_zoo.core.precision import gains_by_bfloat16
+from ppl_zoo.core.solution import chain_seed
 from ppl_zoo.imaging import Blur, Downsample, Lanczos, Mask, psnr, read_image
-from ppl_zoo.models.images.low_precision import gains_by_bfloat16
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
-from ppl_zoo.restoration_dip import RUNS
-from ppl_zoo.solvers.early_stopping_run import Run, View
-from ppl_zoo.solvers.solution import chain_seed
-from ppl_zoo.solvers.stopping_rules import WindowedVariance
+from ppl_zoo.restoration.dip import RUNS
+from ppl_zoo.solvers.early_stopping.rules import WindowedVariance
+from ppl_zoo.solvers.early_stopping.solver import Run, View
 
 RESULTS = Path(__file__).parent / "results" / "deep_image_prior.json"
 SIGMA = 25 / 255

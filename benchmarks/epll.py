@@ -32,9 +32,9 @@ import torch
 import ppl_zoo as zoo
 from ppl_zoo.imaging import Blur, Downsample, Identity, Mask, PatchGrid, psnr, read_image
 from ppl_zoo.models.images.patch_mixture import PatchMixture
-from ppl_zoo.models.images.splitting import Schedule, split
-from ppl_zoo.models.images.spread import fit_law, local_spread
-from ppl_zoo.restoration import QUALITIES
+from ppl_zoo.restoration.half_quadratic import Schedule, split
+from ppl_zoo.restoration.restoration import QUALITIES
+from ppl_zoo.restoration.split_gibbs import fit_law, local_spread
 
 RESULTS = Path(__file__).parent / "results" / "epll.json"
 CROP = 192

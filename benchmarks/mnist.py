@@ -21,7 +21,7 @@ from safetensors import safe_open
 import ppl_zoo as zoo
 
 RESULTS = Path(__file__).parent / "results" / "mnist.json"
-WEIGHTS = Path(zoo.__file__).parent / "pretrained"
+WEIGHTS = Path(zoo.__file__).parent / "models" / "pretrained"
 
 #: test negative log likelihood in nats an image, where from, and what is asked of ours
 PUBLISHED = {

@@ -4,22 +4,24 @@ from typing import Any
 
 import pyro
 
+from ppl_zoo import data, evaluation, imaging, models, testing
+from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
+from ppl_zoo.core.model import Model
+from ppl_zoo.evaluation.divergence import kl
+from ppl_zoo.evaluation.evidence import evidence
+from ppl_zoo.fitting.calibration import calibrate
+from ppl_zoo.fitting.run import Fit, fit
+from ppl_zoo.fitting.saving import load
+from ppl_zoo.models import *
+from ppl_zoo.models import __all__ as _models
+from ppl_zoo.restoration.restoration import Restoration, SplitGibbs, Tiling, restore
+from ppl_zoo.solvers import CAVI, EM, NUTS, SGLD, SVI, EarlyStopping, LocalELBO
+
+__all__ = []
+
 # parameters live in their modules, not in Pyro's global store: the solvers, and everything that
 # reads a trace here, rest on it. It is read at run time, so it has to stay on.
 pyro.settings.set(module_local_params=True)
-
-from ppl_zoo import data, evaluation, imaging, models, testing
-from ppl_zoo.calibration import calibrate
-from ppl_zoo.divergences import kl
-from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
-from ppl_zoo.evidence import evidence
-from ppl_zoo.fitting import Fit, fit
-from ppl_zoo.model import Model
-from ppl_zoo.models import *
-from ppl_zoo.models import __all__ as _models
-from ppl_zoo.restoration import Restoration, SplitGibbs, Tiling, restore
-from ppl_zoo.saving import load
-from ppl_zoo.solvers import CAVI, EM, NUTS, SGLD, SVI, EarlyStopping, LocalELBO
 
 __version__ = "0.1.0"
 
@@ -59,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Build the catalogue when it is first asked for."""
     if name == "ZOO":
-        from ppl_zoo.catalogue import ZOO
+        from ppl_zoo.models.catalogue import ZOO
 
         return ZOO
     raise AttributeError(f"module 'ppl_zoo' has no attribute {name!r}")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ARGUMENTS = {
-    "arriving": {"num_rows": 60, "steps": 50},
+    "fixed_draws": {"num_rows": 60, "steps": 50},
     "autoregressive_samples": {"steps": 5, "draws": 2},
     "mnist_nets": {"draws": 3, "halves": 1},
     "inpainting": {"steps": 5, "draws": 2, "digits": 1},

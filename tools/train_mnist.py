@@ -12,8 +12,8 @@ finished run and others of the same class make an `OrderEnsemble`. With ``--star
 begins from the weights of a net that ships with the package, or of a run. At the end it prints,
 and writes beside the run as ``RUN.json``, the mean log likelihoods over all rows of valid and
 test. With ``--ship`` the weights go, in half precision, to
-``ppl_zoo/pretrained/NAME-mnist.safetensors``; a new name needs a line in ``PRETRAINED`` of
-``ppl_zoo/pretrained/reading.py``. ``benchmarks/mnist.py`` scores what is shipped.
+``ppl_zoo/models/pretrained/NAME-mnist.safetensors``; a new name needs a line in ``PRETRAINED`` of
+``ppl_zoo/models/pretrained/weights.py``. ``benchmarks/mnist.py`` scores what is shipped.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
-from ppl_zoo.models.images.low_precision import gains_by_bfloat16
-from ppl_zoo.pretrained import PRETRAINED
-from ppl_zoo.pretrained.packing import pack
+from ppl_zoo.core.precision import gains_by_bfloat16
+from ppl_zoo.models.pretrained import PRETRAINED
+from ppl_zoo.models.pretrained.weights import pack
 
-SHIPPED = Path(__file__).parent.parent / "ppl_zoo" / "pretrained"
+SHIPPED = Path(__file__).parent.parent / "ppl_zoo" / "models" / "pretrained"
 
 ROWS = 50_000  # of train
 

@@ -9,8 +9,8 @@ each step, or held as papers with a fixed binarization have them. Every two minu
 directory is written; the same command goes on from there. At the end the weights, rounded to half
 precision, are scored with 5,000 importance samples for each row of the test split; that is
 written beside the run as ``RUN.json``. With ``--ship NAME`` they go to
-``ppl_zoo/pretrained/NAME.safetensors``; a new name needs a line in ``PRETRAINED`` of
-``ppl_zoo/pretrained/reading.py``.
+``ppl_zoo/models/pretrained/NAME.safetensors``; a new name needs a line in ``PRETRAINED`` of
+``ppl_zoo/models/pretrained/weights.py``.
 """
 
 import argparse

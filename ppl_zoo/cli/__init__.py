@@ -10,9 +10,9 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
-from ppl_zoo.cli.arguments import EXAMPLES
+from ppl_zoo.cli.commands import EXAMPLES
 from ppl_zoo.cli.terminal import note
-from ppl_zoo.errors import ConvergenceError, DataError, QueryError, RunError
+from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 
 __all__ = ["main"]
 

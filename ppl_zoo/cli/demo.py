@@ -9,18 +9,30 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppl_zoo.card import Card, Recipe
-from ppl_zoo.catalogue import ZOO
-from ppl_zoo.cli.demo_outcome import COLUMNS, WORDS, Outcome
-from ppl_zoo.cli.demo_photograph import restored_photograph
-from ppl_zoo.cli.demo_report import NEXT, section, write_page
-from ppl_zoo.cli.inspection import inspect_fit
-from ppl_zoo.cli.terminal import note, quiet, table_text, write_about
-from ppl_zoo.diagnostics.report import number, picture
-from ppl_zoo.errors import DataError
-from ppl_zoo.recipes import held_out, run
+import torch
 
-__all__ = ["choose", "run_demo"]
+from ppl_zoo import imaging
+from ppl_zoo.cli.inspect import inspect_fit
+from ppl_zoo.cli.recipes import held_out, run
+from ppl_zoo.cli.report import (
+    COLUMNS,
+    NEXT,
+    WORDS,
+    Outcome,
+    Section,
+    number,
+    picture,
+    section,
+    write_page,
+)
+from ppl_zoo.cli.restore import picture_of
+from ppl_zoo.cli.terminal import note, quiet, table_text, write_about
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.models.card import Card, Recipe
+from ppl_zoo.models.catalogue import ZOO
+from ppl_zoo.restoration.restoration import restore
+
+__all__ = ["choose", "restored_photograph", "run_demo"]
 
 
 def choose(only: str | None = None, cards: Sequence[Card] = ZOO) -> list[tuple[Card, Recipe]]:
@@ -115,7 +127,7 @@ def run_demo(
 
 
 def _run_one(outcome: Outcome, out: Path, device: str) -> None:
-    from ppl_zoo.diagnostics import generation
+    from ppl_zoo.diagnostics import arviz_compat
 
     card, recipe = outcome.card, outcome.recipe
     fit, dataset = run(card, recipe, device=device)
@@ -137,7 +149,7 @@ def _run_one(outcome: Outcome, out: Path, device: str) -> None:
     for failure in seen.failures:
         note(f"    not shown: {failure}")
     with quiet():
-        generation.to_netcdf(seen.idata, out / f"{outcome.name}.nc")
+        arviz_compat.to_netcdf(seen.idata, out / f"{outcome.name}.nc")
         pictures = tuple(picture(figure, text) for _, text, figure in seen.figures)
     outcome.section = section(outcome, fit, pictures, seen)
     if seen.failures:
@@ -156,3 +168,43 @@ def _print(outcomes: Sequence[Outcome], report: Path, seconds: float, failed: in
     width = max(len(command) for command, _ in NEXT)
     for command, what in NEXT:
         print(f"  {command:<{width}}  # {what}")
+
+
+# ---- The photograph that the demo restores: how well, and how sure of it.
+
+
+def restored_photograph(device: str) -> Section:
+    """Denoise the photograph that comes with the package."""
+    note("Photograph: noise of 25 grey levels taken off by EPLL")
+    clean, sigma = imaging.example_photograph(), 25.0 / 255.0
+    noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    started = time.perf_counter()
+    done = restore(noisy, None, sigma, method="posterior", device=device, progress=False)
+    seconds = time.perf_counter() - started
+    before, after = (imaging.psnr(image.cpu(), clean) for image in (noisy, done.image))
+    error = float((done.image.cpu() - clean).square().mean().sqrt())
+    note(f"    {before:.2f} -> {after:.2f} dB, {seconds:.1f} s")
+    return Section(
+        anchor="photograph",
+        title="A photograph restored, with the uncertainty of each pixel",
+        text="Noise of 25 grey levels, taken off with a mixture of 200 Gaussians over 8x8 patches "
+        "(EPLL). The sd is posterior: the tilings of the image into patches, each exact, put "
+        "together.",
+        queries={},
+        facts=(
+            ("noisy", f"{before:.2f} dB"),
+            ("restored", f"{after:.2f} dB"),
+            ("posterior sd", f"{255.0 * float(done.sd.square().mean().sqrt()):.2f} grey levels"),
+            ("actual error", f"{255.0 * error:.2f} grey levels"),
+            ("time", f"{seconds:.1f} s"),
+        ),
+        pictures=(picture(picture_of(noisy, done), "Input, result, and posterior sd."),),
+        references=(
+            (
+                "Zoran & Weiss (2011). From learning models of natural image patches to whole "
+                "image restoration.",
+                "https://doi.org/10.1109/ICCV.2011.6126278",
+            ),
+        ),
+        commands=("ppl-zoo restore photo.png --sigma 25",),
+    )

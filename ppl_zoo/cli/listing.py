@@ -7,9 +7,9 @@ import inspect
 from typing import Any
 
 from ppl_zoo import data as datasets
-from ppl_zoo.card import Card
-from ppl_zoo.catalogue import ZOO, find
 from ppl_zoo.cli.terminal import digits, print_json, table_text
+from ppl_zoo.models.card import Card
+from ppl_zoo.models.catalogue import ZOO, find
 
 __all__ = ["list_models", "show"]
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ppl_zoo.card import Recipe
+from ppl_zoo.models.card import Recipe
 
 __all__ = ["digits", "note", "print_json", "quiet", "read_about", "table_text", "write_about"]
 

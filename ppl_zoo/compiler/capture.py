@@ -25,8 +25,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
 
-from ppl_zoo.compiler.recording import Answers, Refuses, refuse_kept_state
-from ppl_zoo.compiler.user_lines import line_of_operation, line_of_user
+from ppl_zoo.compiler.guards import AnswerGuards, RejectConstants, refuse_kept_state
+from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
 
 __all__ = ["CaptureError", "Captured", "capture"]
 
@@ -113,8 +113,8 @@ def capture(
                     if where is module
                 }
                 stack.enter_context(_reparametrize_module(module, own))
-            stack.enter_context(Answers())
-            stack.enter_context(Refuses(modules, inputs))
+            stack.enter_context(AnswerGuards())
+            stack.enter_context(RejectConstants(modules, inputs))
             with torch.enable_grad():
                 loss = objective(*inputs[len(parameters) :])
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)

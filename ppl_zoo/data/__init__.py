@@ -8,8 +8,8 @@ torch.Size([272, 2])
 'minutes'
 """
 
-from ppl_zoo.data.catalogue import available, load
 from ppl_zoo.data.dataset import DataCard, Dataset
 from ppl_zoo.data.files import from_path
+from ppl_zoo.data.registry import available, load
 
 __all__ = ["DataCard", "Dataset", "available", "from_path", "load"]

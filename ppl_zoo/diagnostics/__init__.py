@@ -5,19 +5,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+__all__ = []
+
 _HOMES = {
     "to_arviz": "arviz",
-    "from_netcdf": "generation",
-    "get_group": "generation",
-    "group_names": "generation",
-    "max_rhat": "generation",
-    "rhat": "generation",
-    "summary": "generation",
-    "to_netcdf": "generation",
-    "plot_fit": "plots",
-    "plot_history": "plots",
-    "plot_posterior": "plots",
-    "plot_samples": "plots",
+    "from_netcdf": "arviz_compat",
+    "get_group": "arviz_compat",
+    "group_names": "arviz_compat",
+    "max_rhat": "arviz_compat",
+    "rhat": "arviz_compat",
+    "summary": "arviz_compat",
+    "to_netcdf": "arviz_compat",
+    "plot_fit": "plots.fit",
+    "plot_history": "plots.fit",
+    "plot_posterior": "plots.fit",
+    "plot_samples": "plots.fit",
 }
 
 __all__ = sorted(_HOMES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.diagnostics.arrays import as_array, plain, rankable, stack
+from ppl_zoo.diagnostics.arviz_compat import bundle
 from ppl_zoo.diagnostics.dims import Names, Variable
-from ppl_zoo.diagnostics.draws import Reader
-from ppl_zoo.diagnostics.fit_group import about, fit_group
-from ppl_zoo.diagnostics.generation import bundle
-from ppl_zoo.diagnostics.records import ChainRecord
-from ppl_zoo.tracing import trace_program
+from ppl_zoo.diagnostics.reader import ChainRecord, Reader
 
-__all__ = ["to_arviz"]
+__all__ = ["about", "fit_group", "inputs", "observed_value", "parameters", "to_arviz"]
 
 #: ArviZ 1.x refuses a log likelihood that is the same in every draw
 JITTER = 1e-6
@@ -221,3 +222,95 @@ def _same(array: Tensor, value: Any) -> bool:
     return array.data_ptr() == value.data_ptr() or torch.equal(
         torch.nan_to_num(array.double()), torch.nan_to_num(value.double())
     )
+
+
+# ---- The group ``fit`` of a fit in ArviZ: how it went, and what was learned.
+
+#: parameters with more numbers stay in the run's weights
+MAX_PARAMETER = 100_000
+
+
+def fit_group(fit: Any, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """How the fit went, and what was learned."""
+    nats = {"units": "nats"}
+    solution = fit.solution
+    variables: dict[str, Variable] = {
+        name: (("chain", "step"), np.asarray(trace), nats if name == "objective" else {})
+        for name, trace in solution.history.items()
+    }
+    variables["final_objective"] = (("chain",), np.asarray(solution.objective, float), nats)
+    variables["steps"] = (("chain",), np.asarray(solution.steps), {})
+    variables["khat"] = (
+        ("chain",),
+        np.array([r.khat for r in records]),
+        {"long_name": "Pareto k-hat of the importance weights; NaN where there are none"},
+    )
+    variables["seconds"] = ((), np.asarray(fit.seconds), {"units": "s"})
+    learned: list[dict[str, Tensor]] = []
+    for chain in range(len(solution.stopped)):
+        with fit.chain(chain):
+            learned.append({k: v.clone() for k, v in parameters(fit.model).items()})
+    for name in learned[0]:
+        key = f"{name}_parameter" if names.variable(name) in variables else name
+        dims = names.of_array(name, learned[0][name].ndim)
+        values = np.stack([as_array(p[name]) for p in learned])
+        variables[key] = (("chain", *dims), plain(values), {"learned": 1})
+    return names.dataset(variables, attrs={**about(fit), "best_chain": int(solution.best)})
+
+
+def parameters(model: Model) -> dict[str, Tensor]:
+    """Learned parameters on their own scale.
+
+    The properties of the model's class that are tensors (``weights``, ``means``) are what its
+    author shows of them; without any, all parameters by name, under their constraints.
+    """
+    shown = {}
+    for cls in type(model).__mro__:
+        if cls is Model:
+            break
+        for name, value in vars(cls).items():
+            if isinstance(value, property) and name not in shown:
+                found = getattr(model, name)
+                if isinstance(found, Tensor):
+                    shown[name] = found.detach()
+    if not shown:
+        for name, raw in model.named_parameters():
+            *path, last = name.removesuffix("_unconstrained").split(".")
+            owner: Any = model.get_submodule(".".join(path))
+            value = getattr(owner, last, raw)
+            shown[".".join([*path, last])] = (raw if value is None else value).detach()
+    return {k: v for k, v in shown.items() if v.numel() <= MAX_PARAMETER}
+
+
+def about(fit: Any) -> dict[str, Any]:
+    """Describe the fit in strings and numbers that netCDF can hold."""
+    packages = ("ppl-zoo", "torch", "pyro-ppl", "numpy", "arviz")
+    versions = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
+    return {
+        "model": type(fit.model).__name__,
+        "solver": type(fit.solver).__name__,
+        "stopped": ", ".join(fit.solution.stopped),
+        "seed": int(fit.seed),
+        "device": str(fit.model.device),
+        "dtype": str(fit.model.dtype).removeprefix("torch."),
+        "versions": ", ".join(versions),
+        "inference_library": "ppl_zoo",
+        "inference_library_version": version("ppl-zoo"),
+    }
+
+
+# ---- Arguments of a row: which a model observes, and which are its inputs.
+
+
+def inputs(reader: Reader, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Arguments of rows that the model does not observe."""
+    names = Names([], {})
+    _, constant = data_groups(reader, names)
+    arguments = dict(zip(reader.model.argument_names, data, strict=False))
+    return {k: v for k, v in arguments.items() if names.variable(k) in constant.data_vars}
+
+
+def observed_value(reader: Reader, data: tuple[Tensor, ...], name: str) -> Tensor:
+    """Return what a site of the model observes."""
+    with reader.fit._seeded(0), reader.model.defaults():
+        return torch.as_tensor(trace_program(reader.model, data).nodes[name]["value"]).detach()

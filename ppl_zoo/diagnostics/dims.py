@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ppl_zoo.tracing import Site
+from ppl_zoo.core.tracing import Site
 
 __all__ = ["Names", "even", "has_plate"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ppl_zoo.diagnostics.checking import LIMITS
+from ppl_zoo.diagnostics.check import LIMITS
 from ppl_zoo.diagnostics.khat import khat
-from ppl_zoo.diagnostics.style import COLOURS, SMALL, figure, tidy, title_of
+from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, figure, tidy, title_of
 
 __all__ = ["RowCheck", "check_rows"]
 
@@ -64,7 +64,7 @@ class RowCheck:
 
     def plot(self) -> Figure:
         """Draw 90 % intervals of the latents, those of guide and reference side by side."""
-        from ppl_zoo.diagnostics.generation import get_group
+        from ppl_zoo.diagnostics.arviz_compat import get_group
 
         sources = [("guide", get_group(self.guide, "posterior"))]
         if self.reference is not None:

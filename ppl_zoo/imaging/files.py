@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 
 __all__ = ["example_photograph", "read_image", "write_image"]
 

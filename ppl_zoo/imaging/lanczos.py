@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging.operators import LinearOperator
 
 __all__ = ["Lanczos"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging.patches import PatchGrid, cosine_basis
 
 __all__ = ["estimate_noise"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging.blur import Blur
 from ppl_zoo.imaging.linear_operator import LinearOperator
 

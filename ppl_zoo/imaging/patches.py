@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 
 __all__ = ["PatchGrid", "average_patches", "cosine_basis", "extract_patches", "sum_patches"]
 

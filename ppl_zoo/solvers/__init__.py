@@ -6,13 +6,13 @@ density for theta; SVI climbs L by stochastic gradients.
 NUTS draws from the posterior itself and is the referee.
 """
 
+from ppl_zoo.core.solution import Solution
 from ppl_zoo.solvers.cavi import CAVI
-from ppl_zoo.solvers.early_stopping import EarlyStopping
+from ppl_zoo.solvers.early_stopping.solver import EarlyStopping
+from ppl_zoo.solvers.elbos import LocalELBO
 from ppl_zoo.solvers.em import EM
-from ppl_zoo.solvers.local_elbo import LocalELBO
-from ppl_zoo.solvers.nuts import NUTS
+from ppl_zoo.solvers.nuts.nuts import NUTS
 from ppl_zoo.solvers.sgld import SGLD
-from ppl_zoo.solvers.solution import Solution
-from ppl_zoo.solvers.svi import SVI
+from ppl_zoo.solvers.svi.svi import SVI
 
 __all__ = ["CAVI", "EM", "NUTS", "SGLD", "SVI", "EarlyStopping", "LocalELBO", "Solution"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Model
-from ppl_zoo.solvers.climb import Chain
-from ppl_zoo.solvers.coordinate import CoordinateAscent, Statistics
-from ppl_zoo.solvers.solution import chain_seed
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import chain_seed
+from ppl_zoo.solvers.coordinate_ascent import CoordinateAscent, Statistics
+from ppl_zoo.solvers.loop import Chain
 
 __all__ = ["CAVI"]
 

@@ -5,21 +5,244 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro import infer, poutine
 from pyro.infer.enum import get_importance_trace
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.stateless import _reparametrize_module
 
-from ppl_zoo.errors import ConvergenceError
+from ppl_zoo.compiler import CaptureError
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.tracing.kl import kl_by_dimension
+from ppl_zoo.core.tracing.sites import is_sample
 from ppl_zoo.solvers.guides import Pair
-from ppl_zoo.solvers.local_elbo import LocalELBO
 
-__all__ = ["ELBOS", "ImportanceELBO", "estimate_and_differentiate", "make_elbo"]
+__all__ = [
+    "ELBOS",
+    "ImportanceELBO",
+    "LocalELBO",
+    "detached",
+    "estimate_and_differentiate",
+    "make_elbo",
+]
+
+
+# ---- Bounds for models whose latents all belong to single rows: IWAE, beta, free bits.
+
+
+class LocalELBO(infer.ELBO):
+    """A lower bound row by row, its draws side by side.
+
+    For each row, with K = ``num_particles`` draws of a reparametrised guide, either the ELBO::
+
+        mean_k log p(x | z_k) - beta KL(q(z | x) || p(z))
+
+    with the KL in closed form where there is one (of several layers of latents: where it may be
+    taken), or the importance-weighted bound (IWAE)::
+
+        log mean_k p(x, z_k) / q(z_k | x)
+
+    Parameters
+    ----------
+    num_particles
+        K.
+    bound
+        "elbo" or "iwae".
+    gradient
+        "standard"; "sticking-the-landing" (Roeder et al. 2017, for the ELBO with beta=1, KL not
+        in closed form) or "doubly-reparametrised" (Tucker et al. 2019, for the IWAE): both leave
+        the score of the guide out, whose mean is 0.
+    beta
+        Weight of the KL; a number, or called with the step for annealing (such a fit runs
+        interpreted). At other values than 1 the objective is no bound on log p(x).
+    free_bits
+        KL that each latent dimension has free, nats a row, averaged over the batch.
+    augment
+        Called with the first array of each batch, returns what the step sees in its place:
+        ``torch.bernoulli`` makes grey pixels black and white anew in every step (dynamic
+        binarization).
+
+    References
+    ----------
+    Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders,
+    https://arxiv.org/abs/1509.00519. Roeder, Wu & Duvenaud 2017, Sticking the landing,
+    https://arxiv.org/abs/1703.09194. Tucker et al. 2019, Doubly reparameterized gradient
+    estimators, https://arxiv.org/abs/1810.04152. Higgins et al. 2017, beta-VAE. Kingma et al.
+    2016, Improved variational inference with inverse autoregressive flow (free bits),
+    https://arxiv.org/abs/1606.04934.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        bound: str = "elbo",
+        gradient: str = "standard",
+        beta: float | Callable[[int], float] = 1.0,
+        free_bits: float = 0.0,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        gradients = {
+            "elbo": ("standard", "sticking-the-landing"),
+            "iwae": ("standard", "doubly-reparametrised"),
+        }
+        if bound not in gradients:
+            raise ValueError(f"bound: got {bound!r}, expected 'elbo' or 'iwae'")
+        if gradient not in gradients[bound]:
+            raise ValueError(
+                f"gradient: got {gradient!r}, expected one of {gradients[bound]} for {bound!r}"
+            )
+        plain = beta == 1.0 and free_bits == 0.0
+        if not plain and (bound == "iwae" or gradient != "standard"):
+            raise ValueError(
+                "beta and free_bits: weigh a KL, so they go with bound='elbo' and "
+                "gradient='standard'"
+            )
+        self.bound, self.gradient, self.beta, self.free_bits = bound, gradient, beta, free_bits
+        self.augment = augment
+        self.step = 0  # told by the chain before each interpreted step
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was made with."""
+        names = ("num_particles", "bound", "gradient", "beta", "free_bits", "augment")
+        return {n: getattr(self, n) for n in (*names, "max_plate_nesting")}
+
+    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
+        """Run guide and model once, all draws side by side."""
+        draws = pyro.plate("_particle", self.num_particles, dim=-1 - self.max_plate_nesting)
+        guide_trace = poutine.trace(draws(guide)).get_trace(*args, **kwargs)
+        replayed = poutine.replay(draws(model), trace=guide_trace)
+        return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the negative bound, whose gradient is the estimator's."""
+        if callable(self.beta) and get_proxy_mode() is not None:
+            raise CaptureError("beta changes from step to step, and a graph would keep one value")
+        if self.augment is not None:
+            args = (self.augment(args[0]), *args[1:])
+        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
+        terms = _Terms(model_trace, guide_trace)
+        if self.bound == "elbo" and self.gradient == "standard":
+            value = terms.reconstruction().mean(0).sum()
+            beta = self.beta(self.step) if callable(self.beta) else self.beta
+            for kl in terms.kls():
+                each = kl.mean(0)  # (rows, latents)
+                if self.free_bits:
+                    held = each.mean(0).clamp_min(self.free_bits)
+                    value = value - beta * len(each) * held.sum()
+                else:
+                    value = value - beta * each.sum()
+            return -terms.scale * value
+        log_weight = terms.log_weight(detach=self.gradient != "standard")
+        if self.bound == "elbo":
+            return -terms.scale * log_weight.mean(0).sum()
+        value = (log_weight.logsumexp(0) - math.log(self.num_particles)).sum()
+        if self.gradient == "standard":
+            return -terms.scale * value
+        share = log_weight.detach().softmax(0)
+        for node in _latents(guide_trace):
+            if node["value"].requires_grad:
+                node["value"].register_hook(_weigh(share))
+        surrogate = (share * log_weight).sum()
+        return -terms.scale * (surrogate - surrogate.detach() + value.detach())
+
+
+def _weigh(share: Tensor) -> Callable[[Tensor], Tensor]:
+    """Multiply the gradients that reach the draws by their share of the weight, once more."""
+
+    def hook(gradient: Tensor) -> Tensor:
+        extra = gradient.ndim - share.ndim
+        return gradient * share.reshape(*share.shape, *(1,) * extra)
+
+    return hook
+
+
+class _Terms:
+    """Log densities of one run of many draws, ``(particles, rows)``."""
+
+    def __init__(self, model: Trace, guide: Trace) -> None:
+        self.model, self.guide = model, guide
+        self.latents = [node["name"] for node in _latents(guide)]
+        sites = [node for node in model.nodes.values() if is_sample(node)]
+        frames = [{f for f in n["cond_indep_stack"] if f.vectorized} for n in sites]
+        shared = {f for f in set.intersection(*frames) if f.name != "_particle"}
+        if len(shared) != 1:
+            raise DataError(
+                "LocalELBO: expected every latent and observed site inside the one plate over "
+                f"the data, got common plates {sorted(f.name for f in shared)}"
+            )
+        (self.rows,) = shared
+        self.scale = float(sites[0]["scale"])
+
+    def by_row(self, node: dict, fn: Any) -> Tensor:
+        """Log density of a site, ``(particles, rows)``."""
+        log_prob = fn.log_prob(node["value"])
+        if node["mask"] is not None:
+            log_prob = torch.where(torch.as_tensor(node["mask"]), log_prob, 0.0)
+        nesting = max(-f.dim for f in node["cond_indep_stack"] if f.vectorized)
+        log_prob = log_prob.reshape((1,) * (nesting - log_prob.ndim) + log_prob.shape)
+        inner = [d for d in range(-nesting + 1, 0) if d != self.rows.dim]
+        return log_prob.sum(inner) if inner else log_prob
+
+    def reconstruction(self) -> Tensor:
+        """Sum the observed sites."""
+        nodes = [n for n in self.model.nodes.values() if is_sample(n) and n["is_observed"]]
+        return sum(self.by_row(n, n["fn"]) for n in nodes)
+
+    def kls(self) -> list[Tensor]:
+        """KL of each latent site, ``(particles, rows, dimensions)``; estimated if not closed."""
+        out = []
+        for name in self.latents:
+            p, q = self.model.nodes[name], self.guide.nodes[name]
+            kl = kl_by_dimension(self.model, self.guide, name)
+            if kl is None or q["fn"].event_dim != 1:
+                kl = (self.by_row(q, q["fn"]) - self.by_row(p, p["fn"]))[..., None]
+            out.append(kl.reshape(-1, *kl.shape[-2:]))
+        return out
+
+    def log_weight(self, detach: bool) -> Tensor:
+        """Log p(x, z) - log q(z | x); with ``detach`` the guide's parameters are constants."""
+        nodes = [n for n in self.model.nodes.values() if is_sample(n)]
+        total = sum(self.by_row(n, n["fn"]) for n in nodes)
+        if detach and len(self.latents) > 1:
+            raise ValueError("the estimators that leave the score out take one latent site")
+        for name in self.latents:
+            node = self.guide.nodes[name]
+            fn = detached(node["fn"]) if detach else node["fn"]
+            total = total - self.by_row(node, fn)
+        return total
+
+
+def detached(fn: Any) -> Any:
+    """Return the same distribution with constant parameters.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be made again from its parameters.
+    """
+    if isinstance(fn, torch.distributions.Independent):
+        return dist.Independent(detached(fn.base_dist), fn.reinterpreted_batch_ndims)
+    if not isinstance(fn, (dist.Normal, dist.MultivariateNormal, dist.LogNormal, dist.Laplace)):
+        raise ValueError(f"{type(fn).__name__}: cannot leave the score of this guide out")
+    if isinstance(fn, dist.MultivariateNormal):
+        return dist.MultivariateNormal(fn.loc.detach(), scale_tril=fn.scale_tril.detach())
+    return type(fn)(fn.loc.detach(), fn.scale.detach())
+
+
+def _latents(trace: Trace) -> list[dict]:
+    return [n for n in trace.nodes.values() if is_sample(n) and not n["is_observed"]]
 
 
 class ImportanceELBO(infer.ELBO):

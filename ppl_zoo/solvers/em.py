@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ppl_zoo.solvers.coordinate import CoordinateAscent
+from ppl_zoo.solvers.coordinate_ascent import CoordinateAscent
 
 __all__ = ["EM"]
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import ConvergenceError, DataError
-from ppl_zoo.model import Model
-from ppl_zoo.solvers.climb import Chain, climb, pad_history
-from ppl_zoo.solvers.drawn import PosteriorDraws
-from ppl_zoo.solvers.solution import Solution, chain_seed, read_parameters, set_seed
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.posterior import PosteriorDraws
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import Solution, chain_seed, read_parameters, set_seed
+from ppl_zoo.core.tracing import trace_program
+from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
 from ppl_zoo.solvers.unconstrained import Unconstrained
-from ppl_zoo.tracing import trace_program
 
 __all__ = ["SGLD"]
 
@@ -101,7 +101,7 @@ class SGLD:
             raise DataError("resume: SGLD cannot go on; start a new one with init=fit")
         problem = Unconstrained(model, rows)
         local = [
-            n for n in problem.places if model.sites(*problem.data)[n].is_local(model.rows_plate)
+            n for n in problem.places if model.sites(*problem.data)[n].is_local(model.data_plate)
         ]
         if self.batch_size is not None and local:
             raise DataError(
@@ -110,10 +110,12 @@ class SGLD:
         chains = []
         for index in range(self.num_chains):
             set_seed(chain_seed(seed, index), rows.device)
-            chains.append(Walk(index, model, problem=problem, options=self, rows=rows, seed=seed))
+            chains.append(
+                SGLDChain(index, model, problem=problem, options=self, rows=rows, seed=seed)
+            )
             chains[-1].z = self._start(problem, rows, index)
 
-        def advance(active: Sequence[Walk]) -> int:
+        def advance(active: Sequence[SGLDChain]) -> int:
             for chain in active:
                 chain.step()
             return 1
@@ -121,7 +123,7 @@ class SGLD:
         def solution() -> Solution:
             return _solution(problem, chains)
 
-        climb(
+        run_chains(
             chains,
             advance,
             solution,
@@ -150,7 +152,7 @@ class SGLD:
 
 
 @dataclass
-class Walk(Chain):
+class SGLDChain(Chain):
     """One chain."""
 
     problem: Unconstrained | None = None
@@ -208,7 +210,7 @@ class Walk(Chain):
             self.draws.append({k: v.clone() for k, v in found.items()})
 
 
-def _solution(problem: Unconstrained, chains: Sequence[Walk]) -> Solution:
+def _solution(problem: Unconstrained, chains: Sequence[SGLDChain]) -> Solution:
     """Make the plain record."""
     count = min(len(c.draws) for c in chains)
     draws = {

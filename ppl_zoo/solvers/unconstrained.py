@@ -20,10 +20,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Model
-from ppl_zoo.tracing import describe, trace_program, with_summed_out
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.tracing import describe, trace_program, with_summed_out
 
 __all__ = ["Unconstrained"]
 

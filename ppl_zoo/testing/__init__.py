@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ppl_zoo.errors import DataError, QueryError
-from ppl_zoo.model import Model
+from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.model import Model
 from ppl_zoo.testing.clauses import CLAUSES, Case, ContractError
 
 __all__ = ["CLAUSES", "ContractError", "check_model"]

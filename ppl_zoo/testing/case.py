@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_zoo.fitting import default_solver, fit
-from ppl_zoo.model import Model
+from ppl_zoo.core.model import Model
+from ppl_zoo.fitting.run import default_solver, fit
 
 __all__ = ["Case", "ContractError", "close", "demand", "shortened"]
 

@@ -2,24 +2,308 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable
+from typing import Any
 
-from ppl_zoo.testing import fit_clauses, program_clauses, query_clauses
-from ppl_zoo.testing.case import Case, ContractError
+import pyro
+import torch
+from torch import Tensor, nn
 
-__all__ = ["CLAUSES", "Case", "ContractError"]
+from ppl_zoo.core import tracing
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import ANSWERS, Model, no_latents
+from ppl_zoo.fitting.run import default_solver, fit
+from ppl_zoo.fitting.saving import load
+from ppl_zoo.testing.case import Case, ContractError, close, demand, shortened
+
+__all__ = [
+    "CLAUSES",
+    "Case",
+    "ContractError",
+    "additive",
+    "draws_broadcast",
+    "dtypes",
+    "encode",
+    "log_prob",
+    "minibatch_scale",
+    "names",
+    "parameters_in_init",
+    "refuses",
+    "repeatable",
+    "round_trip",
+    "sample",
+]
+
+
+# ---- Clauses about fits of a model: repeatable, saved whole, additive, and none of bad data.
+
+
+def repeatable(case: Case) -> None:
+    """Two fits with one seed are the same, and leave nothing behind."""
+    state, store = torch.random.get_rng_state(), set(pyro.get_param_store().keys())
+    one, two = case.fitted(), case.fitted()
+    demand(
+        bool(torch.equal(state, torch.random.get_rng_state())),
+        "fitting changed the caller's random state",
+    )
+    demand(
+        set(pyro.get_param_store().keys()) == store,
+        "fitting left parameters in Pyro's global store; use PyroParam or nn.Parameter",
+    )
+    for name, value in one.solution.parameters.items():
+        demand(
+            bool(torch.equal(value, two.solution.parameters[name])),
+            f"two fits with one seed differ in {name}",
+        )
+
+
+def round_trip(case: Case) -> None:
+    """Save a fit and load it: it is the same."""
+    done = case.fitted()
+    with tempfile.TemporaryDirectory() as folder:
+        done.save(f"{folder}/run")
+        again = load(f"{folder}/run", model=type(done.model), device="cpu")
+    for (name, a), (_, b) in zip(
+        sorted(done.model.state_dict().items()),
+        sorted(again.model.state_dict().items()),
+        strict=True,
+    ):
+        demand(bool(torch.equal(a, b)), f"{name} changed on the way to disk and back")
+    if isinstance(done.guide, nn.Module):
+        same = all(
+            torch.equal(a, b)
+            for a, b in zip(
+                done.guide.state_dict().values(), again.guide.state_dict().values(), strict=True
+            )
+        )
+        demand(same, "the guide changed on the way to disk and back")
+
+
+def additive(case: Case) -> None:
+    """Add up the statistics of chunks: they are those of all rows."""
+    model = case.model()
+    if not hasattr(model, "expected_statistics"):
+        return
+    rows = case.rows(model)
+    with torch.random.fork_rng(), torch.no_grad(), model.defaults():
+        torch.manual_seed(0)
+        model.initialize(rows)
+        whole = model.expected_statistics(*rows.all())
+        total: dict[str, Any] = {}
+        for batch in rows.chunks(max(1, len(rows) // 3)):
+            for name, value in model.expected_statistics(*batch).items():
+                total[name] = total.get(name, 0) + value
+    for name, value in whole.items():
+        demand(
+            close(torch.as_tensor(value), torch.as_tensor(total[name])),
+            f"statistic {name!r} is not additive over chunks of the data",
+        )
+
+
+def refuses(case: Case) -> None:
+    """Infinite values and empty data are refused with a ``DataError``."""
+    model = case.model()
+    data = case.rows(model).all()
+    broken = data[0].clone()
+    if not broken.is_floating_point():
+        return
+    broken.view(-1)[0] = math.inf
+    empty = tuple(t[:0] for t in data)
+    for what, given in (("an infinite value", (broken, *data[1:])), ("no rows", empty)):
+        solver = case.solver or shortened(default_solver(model))
+        try:
+            fit(case.model(), given, solver, device="cpu", progress=False)
+        except DataError:
+            continue
+        raise ContractError(f"data with {what} were fitted, expected a DataError")
+
+
+# ---- Clauses about a model's program: its parameters, names, plates, types and draws.
+
+
+def parameters_in_init(case: Case) -> None:
+    """All parameters are there after ``__init__``, and ``fresh()`` has the same."""
+    model = case.model()
+    demand(isinstance(model, Model), f"got a {type(model).__name__}, expected a zoo.Model")
+    before = {k: v.shape for k, v in model.state_dict().items()}
+    tracing.trace_program(model, case.rows(model).all())
+    if model.guide is not None:
+        tracing.trace_program(model.guide, case.rows(model).all())
+    after = {k: v.shape for k, v in model.state_dict().items()}
+    demand(before == after, f"running it made or changed parameters: {before} -> {after}")
+    other = model.fresh()
+    shapes = {k: v.shape for k, v in other.state_dict().items()}
+    demand(shapes == after, f"fresh() has other parameters: {shapes}, expected {after}")
+    other.load_state_dict(model.state_dict())
+
+
+def names(case: Case) -> None:
+    """Sites and plates have lower-case names, no name twice, and one plate is over the data."""
+    model = case.model()
+    rows = case.rows(model)
+    sites = model.sites(*rows.all())
+    plates = {name for s in sites.values() for name, _, _ in s.plates}
+    plate = model.find_data_plate(rows)
+    demand(
+        plate in plates,
+        "no plate over the data: open it with self.observations(name, x)",
+    )
+    sizes = {n: size for s in sites.values() for n, _, size in s.plates}
+    demand(
+        sizes[plate] == len(rows),
+        f"plate {plate!r} has {sizes[plate]} rows, data have {len(rows)}",
+    )
+    for name in {*sites, *plates}:
+        demand(
+            name.isidentifier() and name == name.lower(),
+            f"site or plate {name!r} is not a lower-case identifier",
+        )
+    demand(not plates & set(sites), f"{plates & set(sites)} name both a site and a plate")
+
+
+def minibatch_scale(case: Case) -> None:
+    """Half the rows count twice where they stand for all."""
+    model = case.model()
+    rows = case.rows(model)
+    half = rows.head(max(1, len(rows) // 2))
+    plate = model.find_data_plate(rows)
+    with model.scaled_to(2 * half[0].shape[0]):
+        trace = tracing.trace_program(model, half)
+    for name, site in tracing.describe(trace).items():
+        if site.kind == "observed" and site.is_local(plate):
+            scale = torch.as_tensor(trace.nodes[name]["scale"])
+            unscaled = torch.as_tensor(1.0)
+            demand(
+                bool((scale / unscaled).max() > 1.0),
+                f"site {name!r} of a minibatch of half the rows has scale 1, expected 2: "
+                "open the plate with self.observations",
+            )
+
+
+def dtypes(case: Case) -> None:
+    """Run a model in float64: every value is float64."""
+    model = case.model().double()
+    data = case.rows(model).all()
+    with model.defaults():
+        trace = tracing.trace_program(model, data)
+    for name, node in trace.nodes.items():
+        value = node.get("value")
+        if node["type"] == "sample" and isinstance(value, Tensor) and value.is_floating_point():
+            demand(
+                value.dtype == torch.float64,
+                f"site {name!r} is {value.dtype} in a model.double(): "
+                "keep constants as buffers, with no dtype or device of their own",
+            )
+
+
+def draws_broadcast(case: Case) -> None:
+    """Several draws of the latents run through the program at once."""
+    done = case.fitted()
+    model, data = done.model, done.data()
+    guide = no_latents if done.guide is None else done.guide
+    with model.defaults():
+        together = tracing.broadcasts(model, guide, data, model.data_plate)
+    demand(
+        together,
+        "draws do not broadcast: write sums as (x * b).sum(-1), never x @ b or b[0], so that "
+        "latents may have dimensions on the left",
+    )
+
+
+# ---- Clauses about a model's queries: each answers as the model says it does.
+
+
+def log_prob(case: Case) -> None:
+    """``log_prob`` is finite, row by row, and the bound itself where it is said to be exact."""
+    done = case.fitted()
+    how = done.model.queries["log_prob"]
+    demand(how in ANSWERS, f"queries['log_prob'] is {how!r}, expected one of {ANSWERS}")
+    if how == "none":
+        return
+    data = done.data()
+    value = done.model.log_prob(*data)
+    rows = data[0].shape[0]
+    demand(
+        tuple(value.shape) == (rows,), f"log_prob has shape {tuple(value.shape)}, not ({rows},)"
+    )
+    demand(bool(value.isfinite().all()), "log_prob of the data it was fitted to is not finite")
+    if how != "exact":
+        return
+    part = done.model.log_prob(*done.rows[: max(1, rows // 2)])
+    demand(
+        close(part, value[: len(part)]),
+        "log_prob of a row depends on the other rows of the call",
+    )
+    with done.model.defaults():
+        guide = done.guide or no_latents
+        draws = tracing.draw(done.model, guide, data, 2, done.model.data_plate)
+    demand(draws.log_joint_rows is not None, "queries say log_prob is exact, but no row has one")
+    bound = draws.log_joint_rows - (0 if draws.log_guide_rows is None else draws.log_guide_rows)
+    demand(
+        all(close(b, value) for b in bound),
+        "queries say log_prob is exact, but the one-sample ELBO of the pair differs from it by "
+        f"{(bound - value).abs().max().item():.3g} nats",
+    )
+
+
+def sample(case: Case) -> None:
+    """``sample`` draws what the story draws."""
+    done = case.fitted()
+    model, data = done.model, done.data()
+    if model.queries["sample"] == "none":
+        return
+    inputs = model.input_names(*data)
+    given = {k: v for k, v in zip(model.argument_names, data, strict=False) if k in inputs}
+    count = 400
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        drawn = model.sample(count, given=given) if given else model.sample(count)
+    for value in drawn.values() if isinstance(drawn, dict) else [drawn]:
+        demand(len(value) == count, f"sample({count}) gave {len(value)} draws")
+        demand(bool(value.isfinite().all()), "sample is not finite")
+    if given or isinstance(drawn, dict) or model.queries["log_prob"] != "exact":
+        return
+    demand(
+        drawn.shape[1:] == data[0].shape[1:],
+        f"sample has rows of shape {tuple(drawn.shape[1:])}, data {tuple(data[0].shape[1:])}",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        story = Model.sample(model, count)
+    ours, told = (model.log_prob(v).detach().double() for v in (drawn, story))
+    error = math.sqrt(float(ours.var() + told.var()) / count) + 1e-6
+    demand(
+        abs(float(ours.mean() - told.mean())) < 5 * error,
+        f"sample() and model() draw from different distributions: mean log density "
+        f"{ours.mean():.4g} against {told.mean():.4g} (standard error {error:.2g})",
+    )
+
+
+def encode(case: Case) -> None:
+    """``encode`` gives one finite row for each row of the data."""
+    done = case.fitted()
+    if done.model.queries["encode"] == "none":
+        return
+    code = done.model.encode(*done.data())
+    for value in code.values() if isinstance(code, dict) else [code]:
+        rows = len(done.rows)
+        demand(len(value) == rows, f"encode gave {len(value)} rows, expected {rows}")
+        demand(bool(value.isfinite().all()), "encode is not finite")
+
 
 CLAUSES: dict[str, Callable[[Case], None]] = {
-    "parameters are made in __init__": program_clauses.parameters_in_init,
-    "sites and plates have names of their own": program_clauses.names,
-    "a minibatch is scaled": program_clauses.minibatch_scale,
-    "float64 stays float64": program_clauses.dtypes,
-    "draws broadcast": program_clauses.draws_broadcast,
-    "log_prob": query_clauses.log_prob,
-    "sample": query_clauses.sample,
-    "encode": query_clauses.encode,
-    "one seed, one result": fit_clauses.repeatable,
-    "a fit survives the disk": fit_clauses.round_trip,
-    "statistics add up": fit_clauses.additive,
-    "bad data are refused": fit_clauses.refuses,
+    "parameters are made in __init__": parameters_in_init,
+    "sites and plates have names of their own": names,
+    "a minibatch is scaled": minibatch_scale,
+    "float64 stays float64": dtypes,
+    "draws broadcast": draws_broadcast,
+    "log_prob": log_prob,
+    "sample": sample,
+    "encode": encode,
+    "one seed, one result": repeatable,
+    "a fit survives the disk": round_trip,
+    "statistics add up": additive,
+    "bad data are refused": refuses,
 }

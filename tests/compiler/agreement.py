@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ppl_zoo.compiler import capture
-from ppl_zoo.compiler.xla import lower, to_jax
-from ppl_zoo.compiler.xla_random import RANDOM
-from ppl_zoo.data.rows import Rows
+from ppl_zoo.compiler.xla.lowering import lower, to_jax
+from ppl_zoo.compiler.xla.ops.random import RANDOM
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.elbos import differentiable_loss, make_elbo
 from ppl_zoo.solvers.guides import make_pair
 

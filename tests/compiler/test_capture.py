@@ -16,8 +16,8 @@ from torch import nn
 
 import ppl_zoo as zoo
 from ppl_zoo.compiler import CaptureError, capture
-from ppl_zoo.compiler.xla import lower
-from ppl_zoo.data.rows import Rows
+from ppl_zoo.compiler.xla.lowering import lower
+from ppl_zoo.core.rows import Rows
 
 GUIDES = [None, "multivariate-normal", "low-rank", "delta"]
 
@@ -131,7 +131,7 @@ def line_of(cls):
 @pytest.mark.parametrize("model", [Branches, Items, Shapes, Reads, Remembers])
 @pytest.mark.parametrize("mode", ["auto", "xla"])
 def test_no_graph_is_told_once_with_the_line(model, mode, monkeypatch):
-    monkeypatch.setattr("ppl_zoo.solvers.engines.COMPILE_FROM", 0)
+    monkeypatch.setattr("ppl_zoo.solvers.svi.engines.COMPILE_FROM", 0)
     x = line(10)
     plain = zoo.fit(model(), x, zoo.SVI(steps=20, window=10, compile=False), progress=False)
     with warnings.catch_warnings(record=True) as told:
@@ -169,7 +169,7 @@ def test_an_unknown_operation_is_named_with_its_line(monkeypatch):
     place = rf"aten.cummax.default, called at .*test_capture.py:{line_of(Unknown)}"
     with pytest.raises(ValueError, match=place):
         zoo.fit(Unknown(), line(), zoo.SVI(steps=5, compile="xla"), progress=False)
-    monkeypatch.setattr("ppl_zoo.solvers.engines.COMPILE_FROM", 0)
+    monkeypatch.setattr("ppl_zoo.solvers.svi.engines.COMPILE_FROM", 0)
     with pytest.warns(UserWarning, match=place):
         fit = zoo.fit(Unknown(), line(), zoo.SVI(steps=5), progress=False)
     assert fit.solution.engine == "interpreted"
@@ -321,9 +321,9 @@ def test_steps_that_are_not_finite_are_left_out_and_a_run_of_them_is_an_error():
 
 
 def test_ctrl_c_between_blocks_keeps_what_stands_and_can_go_on(monkeypatch):
-    from ppl_zoo.compiler import xla_svi
+    from ppl_zoo.compiler.xla import svi_steps
 
-    plain, calls = xla_svi.Stepper.run, []
+    plain, calls = svi_steps.Stepper.run, []
 
     def run(self, *args, **kwargs):
         calls.append(1)
@@ -331,7 +331,7 @@ def test_ctrl_c_between_blocks_keeps_what_stands_and_can_go_on(monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(xla_svi.Stepper, "run", run)
+    monkeypatch.setattr(svi_steps.Stepper, "run", run)
     svi = zoo.SVI(steps=100, window=20, compile="xla")
     fit = zoo.fit(Mean(), line(6), svi, progress=False)
     assert fit.stopped == "interrupted" and fit.solution.steps == (40,)

@@ -7,7 +7,7 @@ import torch
 from agreement import check_agreement
 
 import ppl_zoo as zoo
-from ppl_zoo.data.rows import Rows
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.guides import GUIDES
 
 

@@ -12,9 +12,8 @@ import xarray as xr
 from tiny_models import KINDS, Groups, Mean, Switch, line
 
 import ppl_zoo as zoo
-from ppl_zoo.diagnostics import generation as gen
-from ppl_zoo.diagnostics import get_group, group_names, max_rhat, to_arviz
-from ppl_zoo.solvers.solution import Solution, read_parameters, stack_chains
+from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
+from ppl_zoo.diagnostics import arviz_compat, get_group, group_names, max_rhat, to_arviz
 
 matplotlib.use("Agg")
 CHAINS = 2
@@ -22,7 +21,7 @@ CHAINS = 2
 
 @pytest.fixture(scope="module")
 def az():
-    return gen._arviz()
+    return arviz_compat._arviz()
 
 
 def make(name):
@@ -120,7 +119,7 @@ def test_groups_and_dims(idatas, name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_summary_and_loo(az, idatas, name):
-    table = gen.summary(idatas[name])
+    table = arviz_compat.summary(idatas[name])
     assert np.isfinite(table["mean"].astype(float)).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a brief fit of local latents may have a high k-hat
@@ -130,8 +129,8 @@ def test_summary_and_loo(az, idatas, name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_netcdf_round_trip(idatas, name, tmp_path):
-    path = gen.to_netcdf(idatas[name], tmp_path / "fit.nc")
-    back = gen.from_netcdf(path)
+    path = arviz_compat.to_netcdf(idatas[name], tmp_path / "fit.nc")
+    back = arviz_compat.from_netcdf(path)
     assert set(group_names(back)) == set(group_names(idatas[name]))
     for group in group_names(back):
         xr.testing.assert_identical(get_group(idatas[name], group), get_group(back, group))
@@ -156,7 +155,7 @@ def test_pair_plot_of_the_eight_schools(az, schools):
 
 
 def draw_plot(az, plot, idata, **options):
-    name = "plot_ppc_dist" if plot == "ppc" and not gen.is_classic() else f"plot_{plot}"
+    name = "plot_ppc_dist" if plot == "ppc" and not arviz_compat.is_classic() else f"plot_{plot}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ArviZ's own, about matplotlib
         assert getattr(az, name)(idata, **options) is not None
@@ -353,7 +352,7 @@ def test_names_do_not_clash():
     assert posterior["chain_value"].dims == ("chain", "draw", "step_dim")
     assert posterior["b"].dims == ("chain", "draw", "theta_dim")
     assert get_group(idata, "log_likelihood")["x"].dims == ("chain", "draw", "theta_rows")
-    gen.summary(idata)
+    arviz_compat.summary(idata)
 
 
 def test_what_the_fit_group_holds(fits, idatas):
@@ -395,8 +394,8 @@ def test_rhat_compares_restarts(linear):
     assert 0.99 < max_rhat(linear[1]) < 1.05
     moved = get_group(linear[1], "posterior").copy(deep=True)
     moved["intercept"][1] += 1.0
-    assert max_rhat(gen.bundle({"posterior": moved})) > 1.5
-    alone = gen.bundle({"posterior": moved.isel(chain=[0])})
+    assert max_rhat(arviz_compat.bundle({"posterior": moved})) > 1.5
+    alone = arviz_compat.bundle({"posterior": moved.isel(chain=[0])})
     assert np.isnan(max_rhat(alone)), "one chain cannot disagree"
 
 

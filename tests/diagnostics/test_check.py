@@ -7,7 +7,7 @@ import torch
 from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
-from ppl_zoo.diagnostics.checking import LIMITS
+from ppl_zoo.diagnostics.check import LIMITS
 
 
 class TwoModes(zoo.Model):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging import (
     estimate_noise,
     from_opponent,
@@ -15,8 +15,8 @@ from ppl_zoo.imaging import (
     to_opponent,
     write_image,
 )
-from ppl_zoo.imaging.checks import as_image
 from ppl_zoo.imaging.colour import noise_gains
+from ppl_zoo.imaging.validation import as_image
 
 
 def scene(height=96, width=112):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.signal import convolve2d
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging import Blur, Downsample, Identity, LinearOperator, Mask
 
 SHAPE = (24, 18)

@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn
 
-from ppl_zoo.errors import DataError
-from ppl_zoo.imaging import (
-    PatchGrid,
-    average_patches,
-    cosine_basis,
-    extract_patches,
-    sum_patches,
-)
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.imaging import PatchGrid, average_patches, cosine_basis, extract_patches, sum_patches
 
 
 @st.composite

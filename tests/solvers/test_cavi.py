@@ -8,8 +8,8 @@ import torch
 from tiny_models import Chain, Coins, binary
 
 import ppl_zoo as zoo
-from ppl_zoo.catalogue import find
-from ppl_zoo.recipes import make_solver
+from ppl_zoo.cli.recipes import make_solver
+from ppl_zoo.models.catalogue import find
 
 
 def numbers(num_rows=200, dtype=torch.float64):

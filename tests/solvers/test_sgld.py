@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ppl_zoo as zoo
-from ppl_zoo.errors import ConvergenceError, DataError
+from ppl_zoo.core.errors import ConvergenceError, DataError
 
 
 class Mean(zoo.Model):

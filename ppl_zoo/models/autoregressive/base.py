@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 import pyro
 import torch
 from jaxtyping import Float
+from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import constraints
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.autoregressive.chain_rule import ChainRule
-from ppl_zoo.models.autoregressive.gibbs import gibbs
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.autoregressive.order import make_orders, read_shape
 from ppl_zoo.models.autoregressive.outputs import Output
-from ppl_zoo.models.autoregressive.walking import Walk, draw
+from ppl_zoo.models.autoregressive.sampling import SequentialSampler, draw, gibbs
 
-__all__ = ["AutoregressiveModel"]
+__all__ = ["AutoregressiveModel", "AutoregressiveDistribution"]
 
 #: rows that a query holds at once
 CHUNK = 4096
@@ -92,7 +92,7 @@ class AutoregressiveModel(Model):
             f"{type(self).__name__} has no conditionals; write all p(x_i | x_<i) in one pass"
         )
 
-    def walk(self, num_rows: int, member: int = 0) -> Walk:
+    def walk(self, num_rows: int, member: int = 0) -> SequentialSampler:
         """Start at the first variable, with nothing observed."""
         raise NotImplementedError(
             f"{type(self).__name__} has no walk; write one that draws variable by variable"
@@ -112,7 +112,7 @@ class AutoregressiveModel(Model):
     def model(self, x: Tensor) -> Tensor:
         """Draw a row, variable by variable; scored in one pass. ``x (n, *event_shape)``."""
         with self.observations("observations", x):
-            return pyro.sample("x", ChainRule(self), obs=x)
+            return pyro.sample("x", AutoregressiveDistribution(self), obs=x)
 
     def score(self, x: Tensor) -> Tensor:
         """Log probability of each row ``(..., *event_shape)``, differentiable, in nats."""
@@ -294,3 +294,33 @@ class AutoregressiveModel(Model):
         self.check_data(rows)
         for (chunk,) in rows.chunks(CHUNK):
             yield chunk
+
+
+# ---- The joint distribution of an autoregressive model, as one Pyro distribution.
+
+
+class AutoregressiveDistribution(TorchDistribution):
+    """Rows of an autoregressive model: scored in one pass, drawn by its walk."""
+
+    arg_constraints: ClassVar[dict] = {}
+    support = constraints.real
+
+    def __init__(self, owner: AutoregressiveModel, batch_shape: tuple[int, ...] = ()) -> None:
+        self.owner = owner
+        super().__init__(
+            torch.Size(batch_shape), torch.Size(owner.event_shape), validate_args=False
+        )
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> AutoregressiveDistribution:
+        """Take another batch shape."""
+        return AutoregressiveDistribution(self.owner, tuple(batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Score rows ``(..., *event_shape)``."""
+        score = self.owner.score(value)
+        return score.expand(torch.broadcast_shapes(score.shape, self.batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw rows by the model's walk."""
+        shape = tuple(sample_shape) + tuple(self.batch_shape)
+        return self.owner.sample(math.prod(shape)).reshape(*shape, *self.event_shape)

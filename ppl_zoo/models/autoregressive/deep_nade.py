@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
 from ppl_zoo.models.autoregressive.outputs import make_output
-from ppl_zoo.models.autoregressive.walking import draw
+from ppl_zoo.models.autoregressive.sampling import draw
 
 __all__ = ["DeepNADE"]
 
@@ -158,9 +158,11 @@ class DeepNADE(AutoregressiveModel):
 
     # ---- sampling ---------------------------------------------------------------------------
 
-    def walk(self, num_rows: int, member: int = 0, order: Tensor | None = None) -> _Walk:
+    def walk(
+        self, num_rows: int, member: int = 0, order: Tensor | None = None
+    ) -> _DeepNADESampler:
         """Start with nothing known, in a member's order or any other."""
-        return _Walk(self, num_rows, self.orders[member] if order is None else order)
+        return _DeepNADESampler(self, num_rows, self.orders[member] if order is None else order)
 
     def _given(self, held: Tensor, particles: int) -> Tensor:
         """Draw what is not held, in an order that begins with what is."""
@@ -174,7 +176,7 @@ class DeepNADE(AutoregressiveModel):
         return out
 
 
-class _Walk:
+class _DeepNADESampler:
     """Keeps the sums of the first hidden layer, ``(n, H)``; later layers are made anew."""
 
     def __init__(self, model: DeepNADE, num_rows: int, order: Tensor) -> None:

@@ -87,12 +87,12 @@ class FVSBN(AutoregressiveModel):
         """Probabilities of the conditionals: the net has no hidden layer, these are its units."""
         return self.conditionals(x)[..., 0].sigmoid()
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _FVSBNSampler:
         """Start with the biases as sums."""
-        return _Walk(self, num_rows)
+        return _FVSBNSampler(self, num_rows)
 
 
-class _Walk:
+class _FVSBNSampler:
     """Keeps the sum of every variable, ``(D, n)`` by place."""
 
     def __init__(self, model: FVSBN, num_rows: int) -> None:

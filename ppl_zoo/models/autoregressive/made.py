@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masked import masked_linear, see
+from ppl_zoo.models.autoregressive.masks import masked_linear, see
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["MADE"]
@@ -170,9 +170,9 @@ class MADE(AutoregressiveModel):
         """Last hidden layer ``(n, H)``, of the first member."""
         return self._features(self.output.features(x).flatten(1), self._all_degrees(0)[0])
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _MADESampler:
         """Start with nothing known: only biases."""
-        return _Walk(self, num_rows, member)
+        return _MADESampler(self, num_rows, member)
 
 
 def _row(table: Tensor, index: Any) -> Tensor:
@@ -182,7 +182,7 @@ def _row(table: Tensor, index: Any) -> Tensor:
     return table.index_select(0, index.reshape(1))[0]
 
 
-class _Walk:
+class _MADESampler:
     """Keeps all layers, ``(units, n)`` in the order of their degrees; each unit is made once.
 
     A unit of degree d can be made when d variables are known; at that time those it may not see

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.nade_function import nade_conditionals
 from ppl_zoo.models.autoregressive.outputs import make_output
 
-__all__ = ["NADE"]
+__all__ = ["NADE", "nade_conditionals"]
 
 
 class NADE(AutoregressiveModel):
@@ -110,12 +110,12 @@ class NADE(AutoregressiveModel):
         seen = torch.einsum("nji,jih->nh", self.output.features(x), self.input_weights)
         return torch.sigmoid(self.hidden_bias + seen)
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _NADESampler:
         """Start with the hidden biases."""
-        return _Walk(self, num_rows)
+        return _NADESampler(self, num_rows)
 
 
-class _Walk:
+class _NADESampler:
     """Keeps the activations of the hidden layer and the layer, ``(n, H)``."""
 
     def __init__(self, model: NADE, num_rows: int) -> None:
@@ -142,3 +142,173 @@ class _Walk:
 
     def select(self, rows: Tensor) -> None:
         self.sums, self.h = self.sums[rows], self.h[rows]
+
+
+# ---- The conditionals of NADE without D copies of the hidden layer.
+#
+# The activation of hidden unit h before variable i is ``a_i = c + sum_{j < i} W_j f(x_j)``. It
+# differs from the one before only where ``f(x_j)`` is not 0: a row of an image in black and white
+# has a hidden layer, a state, for each of its white pixels and not for all pixels. The variables
+# are taken a block at a time; within one, the states of all rows, however many each has, are the
+# rows of one matrix, so that all that is done are products of matrices. Autograd on the definition
+# would keep all D activations: gigabytes. In mixed precision the products are in the lower one,
+# the sums over variables are not.
+
+#: rows that share their products: the states of a block should stay in a core's cache
+ROWS = 128
+#: variables of a block: more of them waste arithmetic, fewer make thin matrices
+BLOCK = 14
+#: the number of states of a block is a multiple of this
+PAD = 64
+#: numbers of hidden layers that are kept for the gradient; what is more is made again
+KEPT = 2**26
+
+
+def nade_conditionals(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
+    """Parameters of every conditional, ``(n, D, P)``.
+
+    Parameters
+    ----------
+    f
+        What the net sees of each variable, ``(n, D, I)``.
+    W, c
+        Input weights ``(D, I, H)`` and biases ``(H,)`` of the hidden units.
+    V, b
+        Output weights ``(D, P, H)`` and biases ``(D, P)``.
+    """
+    if f.requires_grad or _is_recorded():
+        return _plain(f, W, c, V, b)
+    kind = f.device.type
+    low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else f.dtype
+    return _Nade.apply(f, W, c, V, b, low)
+
+
+def _is_recorded() -> bool:
+    """Whether a compiler records the operations: it wants shapes that do not depend on values."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
+def _plain(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
+    """Make the conditionals a block of variables at a time, by plain differentiable tensors."""
+    parts, a = [], c.expand(f.shape[0], -1)
+    for first, end in _blocks(f.shape[1], f.dtype):
+        own = torch.einsum("nji,jih->njh", f[:, first:end], W[first:end])
+        before = F.pad(own[:, :-1].cumsum(1), (0, 0, 1, 0))
+        h = torch.sigmoid(a.unsqueeze(1) + before)
+        parts.append(torch.einsum("njh,jph->njp", h, V[first:end]) + b[first:end])
+        a = a + own.sum(1)
+    return torch.cat(parts, 1)
+
+
+def _blocks(size: int, dtype: torch.dtype) -> list[tuple[int, int]]:
+    """Cut the variables into blocks; arithmetic is cheap in a low precision."""
+    width = BLOCK if dtype.itemsize > 2 else 2 * BLOCK
+    return [(first, min(first + width, size)) for first in range(0, size, width)]
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if out.dtype == left.dtype:
+        out.addmm_(left, right)
+    else:
+        out.add_(left @ right)
+
+
+class _States(NamedTuple):
+    """The states of n rows in a block of B variables, S of them in all, row by row."""
+
+    row: Tensor  # (S,) which row a state belongs to
+    starts: Tensor  # (n,) the first state of each row
+    seen: Tensor  # (S, B I) what a state has seen of the block
+    place: Tensor  # (n B,) state times B plus variable: where each variable meets its state
+
+    @classmethod
+    def of(cls, f: Tensor) -> _States:
+        """Find them in ``f (n, B, I)``: a new one after each variable that is not 0."""
+        width = f.shape[1]
+        on = (f != 0).any(-1)
+        before = on.cumsum(1) - on.long()  # changes that a variable has behind it
+        counts = before[:, -1] + 1
+        starts = counts.cumsum(0) - counts
+        row = torch.repeat_interleave(counts)
+        age = torch.arange(len(row), device=f.device) - starts[row]
+        # states that nobody meets: libraries prepare a product anew for each new shape
+        row, age = (F.pad(t, (0, -len(row) % PAD)) for t in (row, age))
+        seen = f[row] * (before[row] < age.unsqueeze(-1)).unsqueeze(-1)
+        place = (starts.unsqueeze(-1) + before) * width + torch.arange(width, device=f.device)
+        return cls(row, starts, seen.flatten(1), place.flatten())
+
+
+class _BlockWalk(NamedTuple):
+    """A walk through the blocks of n rows: the weights, and what every step leaves behind."""
+
+    f: Tensor
+    W: Tensor
+    V: Tensor
+    steps: list[tuple[_States, Tensor]]  # states and their hidden layers (S, H), block by block
+
+    @classmethod
+    def of(
+        cls, f: Tensor, W: Tensor, c: Tensor, V: Tensor, out: Tensor | None = None
+    ) -> _BlockWalk:
+        """Go through the blocks; write ``out (n, D, P)`` where it is given."""
+        steps, a, low = [], c.expand(f.shape[0], -1), W.dtype
+        for first, end in _blocks(f.shape[1], low):
+            states = _States.of(f[:, first:end])
+            w, v = W[first:end].flatten(0, 1), V[first:end].flatten(0, 1)
+            h = a.to(low).index_select(0, states.row).addmm_(states.seen, w).sigmoid_()
+            if out is not None:
+                every = (h @ v.T).view(-1, V.shape[1])
+                part = out[:, first:end]
+                part.copy_(every.index_select(0, states.place).view_as(part))
+            steps.append((states, h))
+            a = a + f[:, first:end].flatten(1) @ w
+        return cls(f, W, V, steps)
+
+    def back(self, grad: Tensor, dW: Tensor, dV: Tensor) -> Tensor:
+        """Add to ``dW`` and ``dV``; return the gradient of the first activation, ``(n, H)``."""
+        f, W, V = self.f, self.W, self.V
+        later = dW.new_zeros(f.shape[0], W.shape[2])  # what the blocks behind ask of it
+        blocks = _blocks(f.shape[1], f.dtype)
+        for (first, end), (states, h) in zip(blocks[::-1], self.steps[::-1], strict=True):
+            g = h.new_zeros(len(h) * (end - first), V.shape[1])
+            g[states.place] = grad[:, first:end].flatten(0, 1).to(h.dtype)
+            g = g.view(len(h), -1)
+            _add_product(dV[first:end].flatten(0, 1), g.T, h)
+            da = torch.ops.aten.sigmoid_backward(g @ V[first:end].flatten(0, 1), h)
+            own = dW[first:end].flatten(0, 1)
+            _add_product(own, states.seen.T, da)
+            _add_product(own, f[:, first:end].flatten(1).T, later.to(h.dtype))
+            everyone = torch.arange(len(h), device=h.device)
+            later += F.embedding_bag(everyone, da, states.starts, mode="sum")
+        return later
+
+
+class _Nade(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor, low: torch.dtype
+    ) -> Tensor:
+        out = f.new_empty(*f.shape[:2], V.shape[1])
+        ctx.save_for_backward(f, W, c, V)
+        ctx.low, ctx.walks = low, []
+        room = KEPT if any(ctx.needs_input_grad) else 0
+        with torch.autocast(f.device.type, enabled=False):
+            f, W, V = f.to(low), W.to(low), V.to(low)
+            for rows, own in zip(f.split(ROWS), out.split(ROWS), strict=True):
+                walk = _BlockWalk.of(rows, W, c, V, own)
+                ctx.walks.append(walk if room > 0 else None)
+                room -= sum(h.numel() for _, h in walk.steps)
+        return out.add_(b)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        f, W, c, V = ctx.saved_tensors
+        dW, dV, dc = torch.zeros_like(W), torch.zeros_like(V), torch.zeros_like(c)
+        with torch.autocast(f.device.type, enabled=False):
+            f, W, V = f.to(ctx.low), W.to(ctx.low), V.to(ctx.low)
+            for rows, g, walk in zip(f.split(ROWS), grad.split(ROWS), ctx.walks, strict=True):
+                dc += (walk or _BlockWalk.of(rows, W, c, V)).back(g, dW, dV).sum(0)
+        return None, dW, dc, dV, grad.sum(0), None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 
 __all__ = ["make_orders", "read_shape"]
 

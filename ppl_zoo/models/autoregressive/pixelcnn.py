@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masked import ShiftedConv2d, masked_linear, see
+from ppl_zoo.models.autoregressive.masks import ShiftedConv2d, masked_linear, see
 from ppl_zoo.models.autoregressive.order import read_shape
 from ppl_zoo.models.autoregressive.outputs import make_output
 
@@ -146,9 +146,9 @@ class PixelCNN(AutoregressiveModel):
         """Channels of the last layer, the mean over all pixels, ``(n, num_channels)``."""
         return self._stacks(x).mean((2, 3))
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _PixelCNNSampler:
         """Start at the top left, with an empty image."""
-        return _Walk(self, num_rows)
+        return _PixelCNNSampler(self, num_rows)
 
 
 class _Layer(nn.Module):
@@ -183,7 +183,7 @@ def _gate(x: Tensor) -> Tensor:
     return (2.0 * torch.sigmoid(2.0 * a) - 1.0) * torch.sigmoid(b)
 
 
-class _Walk:
+class _PixelCNNSampler:
     """Keeps what each layer sees: the vertical stack all rows, the horizontal one its row.
 
     Buffers carry the padding: ``(n, channels, rows, reach + width + reach)`` with ``top`` rows of

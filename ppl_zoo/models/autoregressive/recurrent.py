@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masked import masked_linear, see
+from ppl_zoo.models.autoregressive.masks import masked_linear, see
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["RecurrentAR"]
@@ -129,12 +129,12 @@ class RecurrentAR(AutoregressiveModel):
         """State after all variables, ``(n, H)``."""
         return self._states(self._blocks(x))[:, -1]
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _RecurrentSampler:
         """Start with a block of zeros."""
-        return _Walk(self, num_rows)
+        return _RecurrentSampler(self, num_rows)
 
 
-class _Walk:
+class _RecurrentSampler:
     """Keeps the state of the recurrent net and the block that is being made."""
 
     def __init__(self, model: RecurrentAR, num_rows: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
 from ppl_zoo.models.autoregressive.outputs import make_output
 
@@ -133,12 +133,12 @@ class RNADE(AutoregressiveModel):
         seen = (x[..., None] * self.input_weights[0]).sum(-2)
         return torch.relu(self.rescale[0, -1] * (self.hidden_bias[0] + seen))
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _RNADESampler:
         """Start with the hidden biases."""
-        return _Walk(self, num_rows, member)
+        return _RNADESampler(self, num_rows, member)
 
 
-class _Walk:
+class _RNADESampler:
     """Keeps the sums of the hidden layer, ``(n, H)``."""
 
     def __init__(self, model: RNADE, num_rows: int, member: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
 from ppl_zoo.models.autoregressive.outputs import make_output
 
@@ -110,9 +110,9 @@ class TransformerAR(AutoregressiveModel):
         """Hidden states, the mean over all places, ``(n, width)``."""
         return self._tokens(x).mean(1)
 
-    def walk(self, num_rows: int, member: int = 0) -> _Walk:
+    def walk(self, num_rows: int, member: int = 0) -> _TransformerSampler:
         """Start with empty caches."""
-        return _Walk(self, num_rows)
+        return _TransformerSampler(self, num_rows)
 
 
 class _Block(nn.Module):
@@ -141,7 +141,7 @@ class _Block(nn.Module):
         return self.finish(h, F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
-class _Walk:
+class _TransformerSampler:
     """Keeps keys and values of every layer, ``(n, heads, D, width / heads)``."""
 
     def __init__(self, model: TransformerAR, num_rows: int) -> None:

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.discrete import labels
-from ppl_zoo.models.discrete.class_rows import ClassRows
-from ppl_zoo.models.discrete.expected_counts import CountedModel
-from ppl_zoo.models.discrete.features import Features
+from ppl_zoo.models.discrete.columns import ClassRows, Features
+from ppl_zoo.models.discrete.tabular import CountedModel
 
 __all__ = ["BernoulliMixture"]
 

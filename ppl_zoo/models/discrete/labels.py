@@ -9,13 +9,13 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.models.discrete.features import Features
-from ppl_zoo.models.discrete.products import multiply
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.discrete.columns import Features
+from ppl_zoo.models.discrete.sparse import multiply
 
 __all__ = [
-    "Told",
+    "ObservedLabel",
     "bayes_rule",
     "check_labels",
     "check_shapes",
@@ -30,7 +30,7 @@ def known(y: Tensor) -> Tensor:
     return y >= 0
 
 
-class Told(TorchDistribution):
+class ObservedLabel(TorchDistribution):
     """The label as it is told: the class z itself; -1 or NaN, which say nothing, have mass 1.
 
     Parameters
@@ -46,9 +46,9 @@ class Told(TorchDistribution):
         self.z = z
         super().__init__(z.shape, torch.Size(), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Told:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ObservedLabel:
         """Expand to a larger batch."""
-        return Told(self.z.expand(batch_shape))
+        return ObservedLabel(self.z.expand(batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """0 for the class itself or an unknown one, -inf for another."""

@@ -8,13 +8,13 @@ from ppl_zoo.models.images.independent_pixels import IndependentPixels
 from ppl_zoo.models.images.mixture_of_scale_mixtures import MixtureOfScaleMixtures
 from ppl_zoo.models.images.multivariate_gaussian import MultivariateGaussian
 from ppl_zoo.models.images.patch_denoising import denoise_patches
-from ppl_zoo.models.images.patch_start import start_patch_mixture
+from ppl_zoo.models.images.patch_initialization import start_patch_mixture
 from ppl_zoo.models.images.pca_laplace import PCALaplace
 
 __all__ = [
     "EPLL",
-    "DeepImagePrior",
     "ICA",
+    "DeepImagePrior",
     "IndependentPixels",
     "MiniDeadLeaves",
     "MixtureOfScaleMixtures",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -12,15 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array
-from ppl_zoo.models.images.leaf_covariance import LeafCovariance
-from ppl_zoo.models.images.leaf_grid import LeafGrid
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
 from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
-from ppl_zoo.models.mixtures import gaussian_checks as checks
 
-__all__ = ["MiniDeadLeaves"]
+__all__ = ["GridPosterior", "LeafCovariance", "LeafGrid", "MiniDeadLeaves"]
 
 
 class MiniDeadLeaves(PatchPrior):
@@ -154,7 +153,7 @@ class MiniDeadLeaves(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        checks.shapes(rows, self.num_features)
+        validation.shapes(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
@@ -236,3 +235,175 @@ class MiniDeadLeaves(PatchPrior):
         pairs = (weight[:, None] * weight).flatten()
         weights = torch.cat([(1.0 - edge) * weight, (edge / cells * pairs).repeat(cells)])
         return Components(weights, self.loc.expand(len(weights), -1), covariances)
+
+
+# ---- Covariance of a patch of one or two textured leaves, given where their edge runs.
+
+
+class LeafCovariance(nn.Module):
+    """Second moments of patches; see ``MiniDeadLeaves`` for the arguments."""
+
+    def __init__(
+        self,
+        size: int,
+        contrasts: Sequence[float],
+        level_sd: float,
+        noise_sd: float,
+        texture_length: float,
+    ) -> None:
+        super().__init__()
+        positive = {"level_sd": level_sd, "noise_sd": noise_sd, "texture_length": texture_length}
+        positive |= {f"contrasts[{j}]": value for j, value in enumerate(contrasts)}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"{name}: got {value}, expected more than 0")
+        if not len(contrasts):
+            raise ValueError("contrasts: got none, expected one or more")
+        place = torch.arange(size, dtype=torch.float64) - (size - 1) / 2.0
+        down, across = (t.flatten() for t in torch.meshgrid(place, place, indexing="ij"))
+        places = torch.stack([across, down], 1)
+        texture = (-torch.cdist(places, places) / texture_length).exp()
+        default = torch.get_default_dtype()
+        self.register_buffer("places", places.to(default))  # (x, y) of each pixel
+        self.register_buffer("texture", texture.to(default))
+        self.register_buffer("contrasts", torch.tensor([float(v) for v in contrasts]))
+        self.register_buffer("level_sd", torch.tensor(float(level_sd)))
+        self.register_buffer("noise_sd", torch.tensor(float(noise_sd)))
+
+    def cover(self, edge: Tensor, angle: Tensor, offset: Tensor) -> Float[Tensor, "... d"]:
+        """Part of each pixel on the near side of the edge; 1 where there is none."""
+        normal = torch.stack([angle.cos(), angle.sin()], -1)
+        distance = normal @ self.places.mT - offset[..., None]
+        return torch.where(edge[..., None] > 0.5, (distance + 0.5).clamp(0.0, 1.0), 1.0)
+
+    def forward(
+        self, edge: Tensor, angle: Tensor, offset: Tensor, near: Tensor, far: Tensor
+    ) -> Float[Tensor, "... d d"]:
+        """Covariance of the pixels, with grey levels and textures of both leaves summed out."""
+        cover = self.cover(edge, angle, offset)
+        total = self.noise_sd.square() * torch.eye(len(self.texture)).to(self.texture)
+        for part, contrast in ((cover, near), (1.0 - cover, far)):
+            scale = self.contrasts[contrast].square()[..., None, None]
+            leaf = self.level_sd.square() + scale * self.texture
+            total = total + part[..., :, None] * part[..., None, :] * leaf
+        return total
+
+
+# ---- The posterior of an edge's place and of two contrasts, on a grid of angles and offsets.
+
+#: share of the prior in each draw, since the truth may lie just beside the grid's best point
+PRIOR_SHARE = 0.02
+
+
+class LeafGrid(nn.Module):
+    """Cells of equal width in angle and offset, each taken at its middle."""
+
+    def __init__(self, leaves: LeafCovariance, num_angles: int, num_offsets: int) -> None:
+        super().__init__()
+        for name, value in (("angles", num_angles), ("offsets", num_offsets)):
+            if value < 1:
+                raise ValueError(f"grid: got {value} {name}, expected 1 or more")
+        self.__dict__["leaves"] = leaves  # a submodule of the model, not of this too
+        size = math.isqrt(len(leaves.texture))
+        angles = (torch.arange(num_angles) + 0.5) / num_angles * math.pi
+        offsets = ((torch.arange(num_offsets) + 0.5) / num_offsets - 0.5) * size
+        self.register_buffer("angles", angles.to(leaves.texture))
+        self.register_buffer("offsets", offsets.to(leaves.texture))
+        self.width = math.pi / num_angles, size / num_offsets
+        self.num_cells = num_angles * num_offsets
+
+    def covariances(self) -> Float[Tensor, "m d d"]:
+        """Of flat patches by contrast, then of edges by angle, offset, near and far contrast."""
+        levels = torch.arange(len(self.leaves.contrasts), device=self.angles.device)
+        none = torch.zeros_like(levels)
+        flat = self.leaves(none, none.to(self.angles), none.to(self.angles), levels, none)
+        numbers = levels.to(self.angles)
+        grid = torch.meshgrid(self.angles, self.offsets, numbers, numbers, indexing="ij")
+        angle, offset, near, far = (t.flatten() for t in grid)
+        near, far = near.long(), far.long()
+        return torch.cat([flat, self.leaves(torch.ones_like(near), angle, offset, near, far)])
+
+    def log_density(self, x: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+        """Log densities of centred rows, ``(n, J)`` flat and ``(n, A, O, J, J)`` with an edge."""
+        factor = torch.linalg.cholesky(self.covariances())
+        log_norm = factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+        log_norm = log_norm + 0.5 * x.shape[-1] * math.log(2.0 * math.pi)
+        y = torch.linalg.solve_triangular(factor, x.mT.expand(len(factor), -1, -1), upper=False)
+        log_density = (-0.5 * y.square().sum(1) - log_norm[:, None]).mT
+        count = len(self.leaves.contrasts)
+        shape = (len(self.angles), len(self.offsets), count, count)
+        return log_density[:, :count], log_density[:, count:].unflatten(1, shape)
+
+    def posterior(self, flat: Tensor, edged: Tensor, logits: Tensor) -> GridPosterior:
+        """Normalise log joint densities on the grid; ``logits`` are those of the contrasts."""
+        total = torch.cat([flat, edged.flatten(1)], 1).logsumexp(1)
+        edge = (edged.flatten(1).logsumexp(1) - total).exp()
+        edge = (1.0 - PRIOR_SHARE) * edge + 0.5 * PRIOR_SHARE
+        return GridPosterior(edge, flat, edged, logits, self.angles, self.offsets, self.width)
+
+
+@dataclass
+class GridPosterior:
+    """Edge, angle, offset, near and far contrast in turn, each given those before."""
+
+    edge: Tensor
+    flat: Tensor
+    edged: Tensor
+    logits: Tensor
+    angles: Tensor
+    offsets: Tensor
+    width: tuple[float, float]
+
+    def angle(self, edge: Tensor) -> dist.Distribution:
+        """Even within cells."""
+        table = self.edged.flatten(2).logsumexp(2)
+        return _within(_choose(edge, table, None), self.angles, self.width[0])
+
+    def offset(self, edge: Tensor, angle: Tensor) -> dist.Distribution:
+        """Even within cells, given the angle's."""
+        table = self.edged.flatten(3).logsumexp(3)
+        table = table[self._row(), self._cell(angle, self.angles, self.width[0])]
+        return _within(_choose(edge, table, None), self.offsets, self.width[1])
+
+    def near(self, edge: Tensor, angle: Tensor, offset: Tensor) -> dist.Distribution:
+        """Contrast on the near side."""
+        table = self.edged.logsumexp(4)[self._row(), *self._cells(angle, offset)]
+        table = torch.where(edge[..., None] > 0.5, table, self.flat)
+        return dist.Categorical(_with_prior(table.softmax(-1), self.logits.softmax(-1)))
+
+    def far(self, edge: Tensor, angle: Tensor, offset: Tensor, near: Tensor) -> dist.Distribution:
+        """Contrast on the far side."""
+        table = self.edged[self._row(), *self._cells(angle, offset), near]
+        return dist.Categorical(_choose(edge, table, self.logits.softmax(-1)))
+
+    def _row(self) -> Tensor:
+        return torch.arange(len(self.flat), device=self.flat.device)
+
+    def _cells(self, angle: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            self._cell(angle, self.angles, self.width[0]),
+            self._cell(offset, self.offsets, self.width[1]),
+        )
+
+    @staticmethod
+    def _cell(value: Tensor, middles: Tensor, width: float) -> Tensor:
+        cell = ((value - middles[0]) / width + 0.5).floor().long()
+        return cell.clamp(0, len(middles) - 1)
+
+
+def _with_prior(probability: Tensor, prior: Tensor) -> Tensor:
+    return (1.0 - PRIOR_SHARE) * probability + PRIOR_SHARE * prior
+
+
+def _choose(edge: Tensor, table: Tensor, prior: Tensor | None) -> Tensor:
+    """Probabilities from a table where there is an edge, from the prior where there is none."""
+    probability = table.softmax(-1)
+    if prior is None:
+        prior = torch.full_like(probability[..., :1], 1.0 / probability.shape[-1])
+    return torch.where(edge[..., None] > 0.5, _with_prior(probability, prior), prior)
+
+
+def _within(probability: Tensor, middles: Tensor, width: float) -> dist.Distribution:
+    cells = dist.Uniform(middles - 0.5 * width, middles + 0.5 * width, validate_args=False)
+    cells = cells.expand(probability.shape)
+    return dist.MixtureSameFamily(dist.Categorical(probability), cells, validate_args=False)

@@ -13,15 +13,15 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.precision import gains_by_bfloat16
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.tracing import trace_program
+from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments
 from ppl_zoo.imaging.operators import LinearOperator, Mask
-from ppl_zoo.model import Model
 from ppl_zoo.models.images.clipped_normal import ClippedNormal
-from ppl_zoo.models.images.low_precision import gains_by_bfloat16
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
-from ppl_zoo.models.images.spoiling import make_operator, operator_arguments
-from ppl_zoo.tracing import trace_program
 
 __all__ = ["DeepImagePrior"]
 
@@ -138,7 +138,8 @@ class DeepImagePrior(Model):
         if precision not in ("auto", "full", "low"):
             raise DataError(f"precision: got {precision!r}, expected 'auto', 'full' or 'low'")
         self.precision = precision
-        self.__dict__.update(_jitter=False, _shown=None, _run=None, _rows_plate="images")
+        self.__dict__.update(_jitter=False, _shown=None, _run=None)
+        self.data_plate = "images"
         loc, scale = self.net.prior()
         self.register_buffer("loc", loc, persistent=False)
         self.register_buffer("scale", scale * (prior_scale or 1.0), persistent=False)

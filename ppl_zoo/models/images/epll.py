@@ -11,14 +11,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.imaging.lanczos import Lanczos
+from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments
 from ppl_zoo.imaging.operators import Mask
 from ppl_zoo.imaging.patches import cosine_basis
-from ppl_zoo.model import Model
 from ppl_zoo.models.images.patch_mixture import PatchMixture
-from ppl_zoo.models.images.spoiling import make_operator, operator_arguments
 
 __all__ = ["EPLL"]
 
@@ -100,7 +100,7 @@ class EPLL(Model):
         )
         mixture = PatchMixture(weights, means, covariances)
         # known without a run: one takes a while on a large image
-        self.__dict__.update(mixture=mixture, _rows_plate="images")
+        self.mixture, self.data_plate = mixture, "images"
         self.size, self.free_mean = mixture.size, mixture.free_mean
         self.strength = 1.0 / self.size**2 if strength is None else float(strength)
         root = torch.linalg.cholesky(covariances)

@@ -8,9 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.models.images.linear_denoising import gibbs_mean, sparse_mode
-from ppl_zoo.models.images.linear_sources import LinearSources, principal_axes
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.images.linear_sources import (
+    LinearSources,
+    gibbs_mean,
+    principal_axes,
+    sparse_mode,
+)
 
 __all__ = ["ICA"]
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
 from ppl_zoo.models.images.patch_denoising import PatchPrior
-from ppl_zoo.models.mixtures import gaussian_checks as checks
-from ppl_zoo.models.mixtures.coordinates import moments
+from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["IndependentPixels"]
 
@@ -106,13 +106,13 @@ class IndependentPixels(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        checks.shapes(rows, self.num_features)
+        validation.shapes(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Spread the means over the quantiles of each feature, scales from narrow to wide."""
-        checks.fittable(rows, self.num_components)
+        validation.fittable(rows, self.num_components)
         mean, variance = moments(rows, matrix=False)
         some = rows.spread(10_000)[0]
         levels = (torch.arange(self.num_components) + 0.5) / self.num_components

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
 from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
-from ppl_zoo.models.mixtures import gaussian_checks as checks
-from ppl_zoo.models.mixtures.coordinates import moments
+from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["MixtureOfScaleMixtures"]
 
@@ -145,13 +145,13 @@ class MixtureOfScaleMixtures(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        checks.shapes(rows, self.num_features)
+        validation.shapes(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Divide some rows among random ones by direction, and scales by their lengths."""
-        checks.fittable(rows, self.num_shapes * self.num_scales)
+        validation.fittable(rows, self.num_shapes * self.num_scales)
         mean, covariance = moments(rows, matrix=True)
         second = covariance + torch.outer(mean, mean)
         self.floor.copy_(FLOOR * second.diagonal().mean())

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
 from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
-from ppl_zoo.models.mixtures import gaussian_checks as checks
 
 __all__ = ["MultivariateGaussian"]
 
@@ -105,13 +105,13 @@ class MultivariateGaussian(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        checks.shapes(rows, self.num_features)
+        validation.shapes(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start near the data, so that squares around the start do not cancel."""
-        checks.fittable(rows, 1)
+        validation.fittable(rows, 1)
         some = rows.spread(1000)[0]
         self.loc.copy_(some.mean(0))
         spread = (some - self.loc).square().mean(0).sqrt().clamp_min(1e-12)

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Model
-from ppl_zoo.models.mixtures import gaussian_checks as checks
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.models.common import validation
 
 __all__ = ["Components", "PatchPrior", "components", "denoise_patches"]
 
@@ -110,7 +110,7 @@ def denoise_patches(
     mixture = components(prior)
     rows = prior.as_rows(patches)
     # not the prior's own check, which asks for rows that it could be fitted to
-    checks.shapes(rows, prior.num_features)
+    validation.shapes(rows, prior.num_features)
     Model.check_data(prior, rows)
     variance = float(sigma) ** 2
     return torch.cat(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.images.linear_sources import LinearSources, principal_axes
 
 __all__ = ["PCALaplace", "laplace_posterior_mean"]

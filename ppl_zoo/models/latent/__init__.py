@@ -10,6 +10,7 @@ from ppl_zoo.models.latent.probabilistic_pca import ProbabilisticPCA
 from ppl_zoo.models.latent.vae import VAE
 
 __all__ = [
+    "VAE",
     "BayesianFactorAnalysis",
     "FactorAnalysis",
     "HierarchicalVAE",
@@ -17,5 +18,4 @@ __all__ = [
     "LinearVAE",
     "NormalGamma",
     "ProbabilisticPCA",
-    "VAE",
 ]

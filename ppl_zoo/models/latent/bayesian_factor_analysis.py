@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.conjugate import expected_log_gamma, gamma_kl
-from ppl_zoo.models.latent.linear_gaussian import (
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common.conjugate import expected_log_gamma, gamma_kl
+from ppl_zoo.models.common.missing import MarginalNormal
+from ppl_zoo.models.latent.factor_posterior import (
     Factors,
     check_rows,
     infer,
@@ -22,8 +23,7 @@ from ppl_zoo.models.latent.linear_gaussian import (
     residuals,
     sums,
 )
-from ppl_zoo.models.mixtures.coordinates import moments
-from ppl_zoo.models.mixtures.missing import MarginalNormal
+from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["BayesianFactorAnalysis"]
 

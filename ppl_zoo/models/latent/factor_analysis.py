@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.latent.linear_gaussian import (
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
+from ppl_zoo.models.common.missing import MarginalNormal
+from ppl_zoo.models.latent.factor_posterior import (
     Factors,
     check_rows,
     infer,
@@ -23,9 +25,7 @@ from ppl_zoo.models.latent.linear_gaussian import (
     residuals,
     sums,
 )
-from ppl_zoo.models.mixtures import gaussian_checks as checks
-from ppl_zoo.models.mixtures.coordinates import moments
-from ppl_zoo.models.mixtures.missing import MarginalNormal
+from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["FactorAnalysis"]
 
@@ -281,7 +281,7 @@ class FactorAnalysis(Model):
         """
         held = self.loc.new_full((num_samples, self.num_features), torch.nan)
         if given is not None:
-            held = checks.given(given, num_samples, self.num_features).to(self.loc)
+            held = validation.given(given, num_samples, self.num_features).to(self.loc)
         r, observed = residuals(held, self.loc, True)
         factors = infer(r, observed, self.weight.double(), 1.0 / self.noise.double())
         z = factors.mean + (factors.scale_tril @ torch.randn_like(factors.mean)[..., None])[..., 0]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array, Model
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array, Model
 from ppl_zoo.models.latent.likelihoods import make_likelihood
 from ppl_zoo.models.latent.networks import ACTIVATIONS, mean_and_sd, mlp
 from ppl_zoo.models.latent.priors import StandardNormal

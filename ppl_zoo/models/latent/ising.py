@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError, QueryError
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.latent import ising_grid as grid
-from ppl_zoo.models.latent.ising_spins import Prior, Spins
+from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.latent import ising_grid
 
-__all__ = ["Ising"]
+__all__ = ["Ising", "Prior", "Spins"]
 
 
 class Ising(Model):
@@ -85,7 +86,7 @@ class Ising(Model):
         self.register_buffer("coupling", torch.tensor(float(coupling)))
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)), requires_grad=learn_noise)
         # a number, no buffer: single precision would round it
-        self.log_z = float(grid.log_partition_without_field(height, width, self.coupling))
+        self.log_z = float(ising_grid.log_partition_without_field(height, width, self.coupling))
 
     @property
     def noise(self) -> Float[Tensor, ""]:
@@ -95,7 +96,7 @@ class Ising(Model):
     @property
     def is_narrow(self) -> bool:
         """Whether the grid can be summed over exactly with a field."""
-        return min(self.height, self.width) <= grid.NARROW
+        return min(self.height, self.width) <= ising_grid.NARROW
 
     # ---- the generative story and its approximate posterior ---------------------------------
 
@@ -117,7 +118,7 @@ class Ising(Model):
         return x / self.noise**2
 
     def _mean_field(self, x: Tensor) -> Tensor:
-        return grid.mean_field(self._field(x), self.coupling)
+        return ising_grid.mean_field(self._field(x), self.coupling)
 
     # ---- EM: the E-step is mean field, the M-step the noise ---------------------------------
 
@@ -157,7 +158,7 @@ class Ising(Model):
         seen = -0.5 * (left + math.log(2.0 * math.pi)) - noise.log()
         up = (0.5 * (1.0 + mean)).clamp(0.0, 1.0)
         entropy = torch.special.entr(up) + torch.special.entr(1.0 - up)
-        prior = self.coupling.double() * grid.interaction(mean) - self.log_z
+        prior = self.coupling.double() * ising_grid.interaction(mean) - self.log_z
         return (seen + entropy).sum((-2, -1)) + prior
 
     # ---- queries ----------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Ising(Model):
             return self._bound(x, self._mean_field(x))
         x, noise = x.double(), self.noise.double()
         alone = -0.5 * ((x**2 + 1.0) / noise**2 + math.log(2.0 * math.pi)) - noise.log()
-        total = grid.log_partition(x / noise**2, self.coupling.double())
+        total = ising_grid.log_partition(x / noise**2, self.coupling.double())
         return alone.sum((-2, -1)) + total - self.log_z
 
     def elbo(self, x: Array) -> Float[Tensor, " n"]:
@@ -223,7 +224,7 @@ class Ising(Model):
         if method == "exact" and not self.is_narrow:
             raise QueryError(
                 f"Ising: got a grid of {self.height} x {self.width}, expected a side of at most "
-                f"{grid.NARROW} for exact sums; use method='gibbs'"
+                f"{ising_grid.NARROW} for exact sums; use method='gibbs'"
             )
         with torch.no_grad():
             return torch.cat([ways[method](chunk) for chunk in self._chunks(x)]).to(self.dtype)
@@ -232,14 +233,14 @@ class Ising(Model):
         field = self._field(x.double())
         with torch.enable_grad():
             field.requires_grad_()
-            total = grid.log_partition(field, self.coupling.double()).sum()
+            total = ising_grid.log_partition(field, self.coupling.double()).sum()
             return torch.autograd.grad(total, field)[0]
 
     def _gibbs_means(self, x: Tensor, num_sweeps: int) -> Tensor:
         field, total = self._field(x), torch.zeros_like(x)
         s = Spins(self._mean_field(x)).sample()
         for sweep in range(-(num_sweeps // 10), num_sweeps):
-            s, mean = grid.gibbs_sweep(s, field, self.coupling)
+            s, mean = ising_grid.gibbs_sweep(s, field, self.coupling)
             total = total + mean if sweep >= 0 else total
         return total / num_sweeps
 
@@ -247,3 +248,64 @@ class Ising(Model):
         rows = self.as_rows(x)
         self.check_data(rows)
         return [chunk for (chunk, *_) in rows.chunks(256)]
+
+
+# ---- Distributions of spins on a grid: independent ones, and ones that agree with neighbours.
+
+
+class Spins(dist.TorchDistribution):
+    """Independent spins of given means, events ``(height, width)``."""
+
+    arg_constraints: dict = {}
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean_ = mean
+        super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Spins:
+        """Return the same distribution with a larger batch shape."""
+        return Spins(self.mean_.expand(*batch_shape, *self.event_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw spins."""
+        mean = self.mean_.expand(self._extended_shape(torch.Size(sample_shape)))
+        up = torch.rand_like(mean) < 0.5 * (1.0 + mean)
+        return torch.where(up, 1.0, -1.0).to(mean.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of spins."""
+        chance = 0.5 * (1.0 + value * self.mean_)
+        return chance.clamp_min(torch.finfo(chance.dtype).tiny).log().sum((-2, -1))
+
+
+class Prior(dist.TorchDistribution):
+    """Spins that agree with their neighbours; drawn exactly on narrow grids, else by Gibbs."""
+
+    arg_constraints: dict = {}
+    support = constraints.independent(constraints.real, 2)
+    num_sweeps = 500
+
+    def __init__(
+        self, shape: tuple[int, ...], coupling: Tensor, log_z: float, batch: Any = ()
+    ) -> None:
+        self.coupling, self.log_z = coupling, log_z
+        super().__init__(torch.Size(batch), torch.Size(shape), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Prior:
+        """Return the same distribution with a larger batch shape."""
+        return Prior(tuple(self.event_shape), self.coupling, self.log_z, batch_shape)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw spins."""
+        field = self.coupling.new_zeros(self._extended_shape(torch.Size(sample_shape)))
+        if min(self.event_shape) <= ising_grid.NARROW:
+            return ising_grid.exact_draws(field, self.coupling)
+        s = torch.where(torch.rand_like(field) < 0.5, 1.0, -1.0).to(field.dtype)
+        for _ in range(self.num_sweeps):
+            s, _ = ising_grid.gibbs_sweep(s, field, self.coupling)
+        return s
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of spins."""
+        return self.coupling * ising_grid.interaction(value) - self.log_z

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 
 __all__ = ["LIKELIHOODS", "Bernoulli", "Categorical", "Gaussian", "make_likelihood"]
 

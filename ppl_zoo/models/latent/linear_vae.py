@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.model import Array
+from ppl_zoo.core.model import Array
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.latent.vae import VAE
 
 __all__ = ["LinearVAE"]

@@ -9,17 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ppl_zoo.errors import DataError
+from ppl_zoo.core.errors import DataError
 
-__all__ = [
-    "ACTIVATIONS",
-    "Conv",
-    "Deconv",
-    "image_shape",
-    "mean_and_sd",
-    "mlp",
-    "start_output",
-]
+__all__ = ["ACTIVATIONS", "Conv", "Deconv", "image_shape", "mean_and_sd", "mlp", "start_output"]
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus}
 

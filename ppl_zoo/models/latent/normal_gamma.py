@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.conjugate import LOG_2PI, expected_log_gamma, gamma_kl, hermite
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common.conjugate import LOG_2PI, expected_log_gamma, gamma_kl, hermite
 
 __all__ = ["NormalGamma", "NormalGammaPosterior"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ppl_zoo.errors import DataError
-from ppl_zoo.flows import FlowPrior
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.flows import FlowPrior
 
 __all__ = ["PRIORS", "Mixture", "StandardNormal", "VampPrior", "make_prior"]
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.latent.factor_analysis import FactorAnalysis
-from ppl_zoo.models.latent.linear_gaussian import principal
-from ppl_zoo.models.mixtures.coordinates import moments
+from ppl_zoo.models.latent.factor_posterior import principal
+from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["PrincipalComponents", "ProbabilisticPCA"]
 

@@ -13,10 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.latent import completion
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.latent.likelihoods import make_likelihood
 from ppl_zoo.models.latent.networks import (
     ACTIVATIONS,
@@ -29,7 +28,7 @@ from ppl_zoo.models.latent.networks import (
 )
 from ppl_zoo.models.latent.priors import VampPrior, make_prior
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "complete"]
 
 #: numbers held at once while densities are estimated, and as many as a CPU's cache holds
 MAX_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**20
@@ -275,7 +274,7 @@ class VAE(Model):
             ``(num_samples, D)``.
         """
         if given is not None:
-            return completion.complete(self, given, num_samples, num_steps)
+            return complete(self, given, num_samples, num_steps)
         return self.row(self.imagine(num_samples)).sample().to(self.dtype)
 
     def imagine(self, num_samples: int) -> Tensor:
@@ -301,3 +300,35 @@ def _check(
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise DataError(f"activation: got {activation!r}, expected one of {known}")
+
+
+# ---- Rows of which only some features are known: the others drawn by Metropolis within Gibbs.
+#
+# Rezende et al. (2014) alternate z ~ guide(z | x) and x ~ p(x | z), which is right only if the
+# guide is. Mattei & Frellsen (2018, https://arxiv.org/abs/1802.04826) accept or refuse z as an
+# independent
+# Metropolis proposal, which makes the chain's distribution p(x_missing | x_known) itself.
+
+
+def complete(model: Any, given: Any, num_samples: int, num_steps: int) -> Tensor:
+    """Draw the free features, ``(num_samples, D)``; ``model`` is a VAE."""
+    held = torch.as_tensor(given).to(model.device, model.dtype)
+    if held.shape not in ((model.num_features,), (num_samples, model.num_features)):
+        raise DataError(
+            f"given: got {tuple(held.shape)}, expected ({model.num_features},) or "
+            f"({num_samples}, {model.num_features}), NaN where free"
+        )
+    held = held.expand(num_samples, -1)
+    free = held.isnan()
+    model.likelihood.check(torch.where(free, torch.zeros_like(held), held))
+    x = torch.where(free, model.sample(num_samples), held)
+    z = model.guess(x)
+    for _ in range(num_steps):
+        proposed = model.guess(x)
+        gain = model.log_joint(x, proposed) - model.log_joint(x, z)
+        ratio = gain + model.log_guess(x, z) - model.log_guess(x, proposed)
+        accepted = torch.rand_like(ratio).log() < ratio
+        z = torch.where(accepted[:, None], proposed, z)
+        drawn = model.row(z).sample().to(x)
+        x = torch.where(free, drawn, held)
+    return x

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.data.rows import Rows
-from ppl_zoo.errors import DataError
-from ppl_zoo.model import Array, Model
-from ppl_zoo.models.mixtures import gaussian_checks as checks
-from ppl_zoo.models.mixtures.coordinates import moments
-from ppl_zoo.models.mixtures.missing import condition, marginal_factor
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
+from ppl_zoo.models.common.missing import condition, marginal_factor
+from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["GaussianScaleMixture"]
 
@@ -155,13 +155,13 @@ class GaussianScaleMixture(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape, too few rows and constant features."""
-        checks.shapes(rows, self.num_features)
+        validation.shapes(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Take the covariance of x, and scales from the lengths of some whitened rows."""
-        checks.fittable(rows, self.num_components)
+        validation.fittable(rows, self.num_components)
         mean, covariance = moments(rows, matrix=True)
         if self.zero_mean:
             covariance, mean = covariance + torch.outer(mean, mean), torch.zeros_like(mean)
@@ -268,7 +268,7 @@ class GaussianScaleMixture(Model):
         if given is None:
             held = None
         else:
-            held = checks.given(given, num_samples, self.num_features).to(self.loc)
+            held = validation.given(given, num_samples, self.num_features).to(self.loc)
             observed = ~held.isnan()
             part = marginal_factor(factor @ factor.mT, observed)
             r = torch.where(observed, held - self.loc, 0.0)

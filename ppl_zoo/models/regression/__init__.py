@@ -1,9 +1,9 @@
 """Regression models: inputs x, an output y, and what is uncertain between them."""
 
-from ppl_zoo.models.regression.bayesian_linear import BayesianLinearRegression
-from ppl_zoo.models.regression.bayesian_logistic import BayesianLogisticRegression
+from ppl_zoo.models.regression.bayesian_linear_regression import BayesianLinearRegression
+from ppl_zoo.models.regression.bayesian_logistic_regression import BayesianLogisticRegression
 from ppl_zoo.models.regression.eight_schools import EightSchools
-from ppl_zoo.models.regression.linear import LinearRegression
+from ppl_zoo.models.regression.linear_regression import LinearRegression
 
 __all__ = [
     "BayesianLinearRegression",

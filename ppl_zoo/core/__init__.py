@@ -1,0 +1,1 @@
+"""What every part rests on: the model, its rows, its posterior, and the base of the solvers."""

@@ -1,0 +1,483 @@
+"""Model: a Pyro program with three queries, density, sampling and representation.
+
+A model is one :class:`Model`, a ``PyroModule`` with a method ``model``. The default guide, the
+density bound, sampling and representation come from here; a model that knows better overrides
+them and says so in ``queries``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float, Shaped
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.tracing import Site, describe, draw, predict, trace_program
+
+__all__ = ["ANSWERS", "Array", "Model", "no_latents"]
+
+#: what a query may say of itself; "exact" is a promise that `zoo.testing.check_model` tests
+ANSWERS = ("exact", "bound", "estimate", "none")
+
+
+Array = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
+
+
+class Model(PyroModule):
+    """A generative model that answers three queries: density, sampling, representation.
+
+    A subclass writes ``model(self, *data)`` and, where the default (``AutoNormal``) will not do,
+    ``guide(self, *data)`` with the same arguments. All parameters and buffers are made in
+    ``__init__``, whose arguments are numbers, strings, tensors or sequences of them, so that a
+    saved fit can build the object again.
+
+    Class attributes
+    ----------------
+    queries
+        How ``log_prob``, ``sample`` and ``encode`` are answered: "exact", "bound", "estimate" or
+        "none".
+    default_solver
+        Name of a solver and its options, taken by ``zoo.fit(model, data)``.
+    event_dims
+        Names of the event dimensions of a site, for ArviZ: ``{"beta": ("feature",)}``.
+    representation
+        Site whose posterior mean is the representation; None for all latents of single rows.
+    allow_missing
+        Whether NaN in the data means "not observed".
+    compiles
+        False for a program that runs faster as it is written: one with its own gradients.
+
+    Attributes
+    ----------
+    data_plate
+        Name of the plate over the data; None until ``zoo.fit`` or a query has found it.
+    example
+        One row of each argument of a fit, and whether the argument has rows (a constant has
+        none); None before a fit.
+    fitted_guide
+        The guide of the last fit; None before a fit and where a fit has none.
+
+    Examples
+    --------
+    >>> import pyro, torch
+    >>> import pyro.distributions as dist
+    >>> import ppl_zoo as zoo
+    >>> class Coin(zoo.Model):
+    ...     def model(self, x):
+    ...         bias = pyro.sample("bias", dist.Beta(2.0, 2.0))
+    ...         with self.observations("tosses", x):
+    ...             pyro.sample("x", dist.Bernoulli(bias), obs=x)
+    >>> fit = zoo.fit(Coin(), torch.tensor([1.0, 1.0, 0.0, 1.0]), progress=False)
+    >>> fit.posterior(100)["bias"].shape  # (chain, draw)
+    torch.Size([1, 100])
+    """
+
+    queries: ClassVar[Mapping[str, str]] = {
+        "log_prob": "bound",
+        "sample": "exact",
+        "encode": "estimate",
+    }
+    representation: ClassVar[str | None] = None
+    default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("SVI", {})
+    event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    allow_missing: bool = False
+    compiles: ClassVar[bool] = True
+
+    guide: Any = None
+    data_plate: str | None = None
+    example: tuple[tuple[Tensor, bool], ...] | None = None
+    fitted_guide: Any = None
+    _total: int | None = None
+    _opened: list[str] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Remember the arguments of ``__init__``, so that a saved fit can repeat it."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in cls.__dict__:
+            return
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def remember(self: Model, *args: Any, **kwargs: Any) -> None:
+            if "config" not in self.__dict__:
+                bound = inspect.signature(init).bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                given = dict(list(bound.arguments.items())[1:])
+                self.__dict__["config"] = given
+            init(self, *args, **kwargs)
+
+        cls.__init__ = remember
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__.setdefault("config", {})
+        # carries dtype and device for models that have no parameter of their own
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    # ---- what a subclass writes -------------------------------------------------------------
+
+    def model(self, *data: Any) -> Any:
+        """Tell the generative story with ``pyro.sample``."""
+        raise TypeError(f"{type(self).__name__} has no method 'model'; write one")
+
+    def initialize(self, rows: Rows) -> None:
+        """Choose a start from the data; called once a chain, under the chain's seed."""
+
+    def log_prior(self) -> Tensor:
+        """Log prior density of the parameters, for EM; 0 for maximum likelihood."""
+        return self._anchor.new_zeros(())
+
+    def relabel(self) -> None:
+        """Put exchangeable parts (components) into a canonical order; called after a fit."""
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse data that this model cannot take; called before every fit.
+
+        Raises
+        ------
+        DataError
+            If a floating array has NaN or infinite values (NaN is let through where the model
+            has ``allow_missing``).
+        """
+        names = self.argument_names
+        for start in range(0, len(rows), 65536):
+            for index, array in enumerate(rows[start : start + 65536]):
+                if not array.is_floating_point():
+                    continue
+                bad = array.isinf() if self.allow_missing else ~array.isfinite()
+                if bad.any():
+                    where = bad.nonzero()[0].tolist()
+                    where[:1] = [where[0] + start] if where else []
+                    value = array[bad][0].item()
+                    hint = (
+                        "finite numbers"
+                        if self.allow_missing
+                        else "finite numbers (models made with missing=True take NaN as missing)"
+                    )
+                    name = names[index] if index < len(names) else f"data[{index}]"
+                    raise DataError(f"{name}: got {value} at {tuple(where)}, expected {hint}")
+
+    # ---- plumbing ---------------------------------------------------------------------------
+
+    def forward(self, *data: Any) -> Any:
+        """Run the generative program; a ``Model`` is itself the Pyro program."""
+        return self.model(*data)
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Names of the arguments of ``model``."""
+        return tuple(inspect.signature(self.model).parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters; ``model.double()`` changes it."""
+        return self._anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters; ``model.to(device)`` changes it."""
+        return self._anchor.device
+
+    @contextlib.contextmanager
+    def observations(self, name: str, x: Tensor | int, dim: int = -1) -> Iterator[Any]:
+        """Open the plate over the data; it scales a minibatch by N / len(x).
+
+        Parameters
+        ----------
+        name
+            Name of the plate, a plural noun; becomes a dimension in ArviZ.
+        x
+            The data ``(num_rows, ...)``, or the number of rows.
+        dim
+            Batch dimension of the plate, counted from the right.
+        """
+        size = x if isinstance(x, int) else x.shape[0]
+        if self._opened is not None:
+            self._opened.append(name)
+        scale = 1.0 if self._total is None else self._total / size
+        with contextlib.ExitStack() as stack:
+            if scale != 1.0:
+                stack.enter_context(poutine.scale(scale=scale))
+            yield stack.enter_context(pyro.plate(name, size, dim=dim))
+
+    @contextlib.contextmanager
+    def scaled_to(self, total: int | None) -> Iterator[None]:
+        """Let a minibatch stand for ``total`` rows."""
+        before, self._total = self._total, total
+        try:
+            yield
+        finally:
+            self._total = before
+
+    @contextlib.contextmanager
+    def defaults(self) -> Iterator[None]:
+        """Make new tensors in this model's dtype and on its device."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        try:
+            # on a CPU the device mode would only cost time
+            with torch.device(self.device) if self.device.type != "cpu" else _nothing():
+                yield
+        finally:
+            torch.set_default_dtype(before)
+
+    def as_rows(self, data: Any) -> Rows:
+        """Read data as rows of this model's dtype, on its device."""
+        try:
+            return Rows(Rows.bind(data, self.argument_names), self.device, self.dtype)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{type(self).__name__}: {error}") from error
+
+    def remember(self, rows: Rows, guide: Any = None) -> None:
+        """Keep what queries after a fit need: one row of each argument, and the guide."""
+        one = rows.head(1)
+        # copies: a view would keep the whole data set alive
+        self.example = tuple(
+            (t.detach().clone(), p) for t, p in zip(one, rows.per_row, strict=True)
+        )
+        # past nn.Module: a guide that is a module is no part of this one
+        object.__setattr__(self, "fitted_guide", guide)
+
+    def sites(self, *data: Any) -> dict[str, Site]:
+        """Describe the sample sites that one run on these data shows."""
+        with self.defaults():
+            return describe(trace_program(self, data))
+
+    def fresh(self) -> Model:
+        """Make another model of the same arguments, with new random parameters."""
+        other = type(self)(**_spread(type(self), self.config))
+        return other.to(self.device, self.dtype)
+
+    def find_data_plate(self, data: Any) -> str | None:
+        """Name the plate over the data; runs the model once where it is not known yet."""
+        if self.data_plate is None:
+            self._opened = []
+            try:
+                trace_program(self, data.head(1) if isinstance(data, Rows) else data)
+                if self._opened:
+                    self.data_plate = self._opened[-1]
+            finally:
+                self._opened = None
+        return self.data_plate
+
+    # ---- the three queries, by importance sampling and ancestral sampling -------------------
+
+    def proposal(self) -> Any:
+        """Return the guide that queries draw from: the model's own, or the fitted one."""
+        if self.fitted_guide is not None:
+            return self.fitted_guide
+        if self.guide is not None:
+            return self.guide
+        if self.example is not None:
+            return no_latents
+        raise QueryError(
+            f"{type(self).__name__} has not been fitted: call zoo.fit(model, data) first"
+        )
+
+    @torch.no_grad()
+    def log_prob(self, *data: Any, num_samples: int = 1000) -> Float[Tensor, " n"]:
+        """Log density of each row, in nats.
+
+        The base class averages importance weights with the guide as proposal, which is a lower
+        bound in expectation (Burda et al. 2016, https://arxiv.org/abs/1509.00519). Global
+        latents are integrated over the fitted posterior (the posterior predictive density).
+
+        Parameters
+        ----------
+        *data
+            As for ``model``, ``(n, ...)``.
+        num_samples
+            Number of importance samples.
+
+        Returns
+        -------
+        Tensor
+            ``(n,)``.
+
+        Raises
+        ------
+        QueryError
+            If the model has not been fitted, or its rows do not factorise.
+        """
+        rows = self.as_rows(data)
+        self.check_data(rows)
+        guide = self.proposal()
+        if hasattr(guide, "for_new_rows"):
+            guide = guide.for_new_rows()  # draws of a sampler say nothing of their own density
+        with self.defaults():
+            draws = draw(self, guide, rows.all(), num_samples, self.find_data_plate(rows))
+        name = type(self).__name__
+        if draws.log_joint_rows is None:
+            raise QueryError(
+                f"{name}: no density by row, since the rows share a discrete latent or the model "
+                "has no plate over the data; open it with self.observations(name, x)"
+            )
+        log_weight = draws.log_joint_rows
+        if draws.log_guide_rows is not None:
+            log_weight = log_weight - draws.log_guide_rows
+        elif self._local_latents(rows, draws.values):
+            raise QueryError(
+                f"{name}: no density by row under a guide that ties the rows' latents together; "
+                "fit with guide='normal' or an amortised guide"
+            )
+        return log_weight.logsumexp(0) - math.log(num_samples)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, given: Any = None) -> Any:
+        """Draw new rows from the posterior predictive distribution.
+
+        Parameters
+        ----------
+        num_samples
+            Number of rows; each has its own draw of the global latents.
+        given
+            ``{argument: values}``: the inputs of a supervised model, or ``{site: value}`` for
+            latents to be held fixed.
+
+        Returns
+        -------
+        Tensor or dict
+            ``(num_samples, ...)``; for inputs of ``m > 1`` rows ``(num_samples, m, ...)``. A
+            dict by site if the model observes more than one.
+
+        Raises
+        ------
+        QueryError
+            If the model has not been fitted or an input is missing.
+        """
+        if self.example is None:
+            raise QueryError(
+                f"{type(self).__name__} does not know the shape of its data yet: fit it first"
+            )
+        given = dict(given or {})
+        data, observed = self._template(given)
+        fixed = {k: v for k, v in given.items() if k not in self.argument_names}
+        fixed = {k: torch.as_tensor(v).to(self.device) for k, v in fixed.items()}
+        with self.defaults():
+            plate = self.find_data_plate(data)
+            values = predict(self, self.proposal(), data, num_samples, plate, fixed=fixed)
+        single = data[0].shape[0] == 1
+        out = {k: v[:, 0] if single and v.ndim > 1 else v for k, v in values.items()}
+        out = {k: v for k, v in out.items() if k in observed}
+        return next(iter(out.values())) if len(out) == 1 else out
+
+    @torch.no_grad()
+    def encode(self, *data: Any, num_samples: int = 1000) -> Any:
+        """Posterior mean of the local latent variables of each row, under the guide.
+
+        Returns
+        -------
+        Tensor or dict
+            ``(n, ...)``; a dict by site if there are several.
+
+        Raises
+        ------
+        QueryError
+            If the model has no continuous local latents.
+        """
+        rows = self.as_rows(data)
+        self.check_data(rows)
+        with self.defaults():
+            plate = self.find_data_plate(rows)
+            wanted = self.representation
+            local = [wanted] if wanted else self._local_latents(rows)
+            if not local:
+                raise QueryError(f"{type(self).__name__} has no latent variables of single rows")
+            guide = self.proposal()
+            if not getattr(guide, "knows", lambda *data: True)(*rows.all()):
+                raise QueryError(
+                    f"{type(self).__name__} was sampled at other rows: their latents are known "
+                    "at the rows of the fit only; fit with SVI for new ones"
+                )
+            draws = draw(self, guide, rows.all(), num_samples, plate)
+        means = {k: draws.values[k].to(self.dtype).mean(0) for k in local if k in draws.values}
+        return next(iter(means.values())) if len(means) == 1 else means
+
+    def observed_arguments(self, *data: Any) -> dict[str, str]:
+        """Map each argument that a site observes to that site."""
+        with self.defaults():
+            trace = trace_program(self, data)
+        out = {}
+        for name, given in zip(self.argument_names, data, strict=False):
+            for site in describe(trace):
+                if isinstance(given, Tensor) and _same_memory(given, trace.nodes[site]["value"]):
+                    out[name] = site
+        return out
+
+    def input_names(self, *data: Any) -> tuple[str, ...]:
+        """Names of the arguments that no site observes: inputs, not outputs."""
+        observed = self.observed_arguments(*data)
+        names = self.argument_names[: len(data)]
+        pairs = zip(names, data, strict=True)
+        return tuple(n for n, v in pairs if isinstance(v, Tensor) and n not in observed)
+
+    def _local_latents(self, rows: Rows, among: Any = None) -> list[str]:
+        plate = self.find_data_plate(rows)
+        sites = self.sites(*rows.all()).values()
+        names = [s.name for s in sites if s.kind == "latent" and s.is_local(plate)]
+        return [name for name in names if among is None or name in among]
+
+    def _template(self, given: dict) -> tuple[tuple, set[str]]:
+        """Arguments to run the model on: the inputs that were given, and one row for the rest."""
+        names = self.argument_names
+        example = tuple(t for t, _ in self.example)
+        observed = {s.name for s in self.sites(*example).values() if s.kind == "observed"}
+        inputs = self.input_names(*example)
+        num = max((len(torch.as_tensor(given[n])) for n in names if n in given), default=1)
+        data = []
+        for name, (one, per_row) in zip(names, self.example, strict=False):
+            if name in given:
+                data.append(torch.as_tensor(given[name]).to(one.device, one.dtype))
+                continue
+            if not per_row:
+                data.append(one)
+                continue
+            if name in inputs:
+                raise QueryError(
+                    f"{type(self).__name__}: got no {name!r}, expected given={{{name!r}: ...}}, "
+                    "the inputs at which to draw"
+                )
+            data.append(one.expand(num, *one.shape[1:]))
+        return tuple(data), observed
+
+
+def no_latents(*data: Any) -> None:
+    """Guide of a model without latent variables."""
+
+
+def _same_memory(a: Tensor, b: Any) -> bool:
+    return (
+        isinstance(b, Tensor)
+        and a.data_ptr() == b.data_ptr()
+        and (a.shape, a.stride()) == (b.shape, b.stride())
+    )
+
+
+@contextlib.contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _spread(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a remembered ``__init__``, ``**kwargs`` unpacked."""
+    out: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name not in config:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            out.update(config[name])
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            out[name] = config[name]
+    return out

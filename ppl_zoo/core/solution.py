@@ -1,0 +1,125 @@
+"""The plain record that a solver returns; ``ppl_zoo.fitting.run`` wraps it as a Fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppl_zoo.core.model import Model
+
+__all__ = ["Solution", "chain_seed", "load_chain", "read_parameters", "stack_chains"]
+
+
+@dataclass
+class Solution:
+    """What a solver found.
+
+    Attributes
+    ----------
+    parameters
+        ``{"model.NAME" or "guide.NAME": (chain, ...)}``, buffers included.
+    history
+        ``{"objective": (chain, step)}``; chains that stopped earlier are padded with NaN.
+    objective
+        Final value of the quantity that was maximised, ``(chain,)``, in nats.
+    stopped
+        Why, one for each chain: "converged", "max_steps", "interrupted" or "diverged".
+    guide
+        The guide program, its parameters those of the best chain; None where the solver has none.
+    summed_out
+        Names of the discrete sites that were summed out.
+    engine
+        What ran the steps: "interpreted" or "xla".
+    draws
+        Posterior draws ``{site: (chain, draw, ...)}``, for solvers that sample.
+    sample_stats
+        What a sampler says of its draws, ``{name: (chain, draw)}``.
+    state
+        What resuming takes beyond the parameters: tensors by name, and plain values.
+    """
+
+    parameters: dict[str, Tensor]
+    history: dict[str, np.ndarray]
+    objective: np.ndarray
+    stopped: tuple[str, ...]
+    guide: Callable[..., Any] | None = None
+    summed_out: tuple[str, ...] = ()
+    engine: str = "interpreted"
+    draws: dict[str, Tensor] | None = None
+    sample_stats: dict[str, np.ndarray] = field(default_factory=dict)
+    state_tensors: dict[str, Tensor] = field(default_factory=dict)
+    state_values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> int:
+        """Index of the chain with the highest objective."""
+        return int(np.nanargmax(self.objective)) if np.isfinite(self.objective).any() else 0
+
+    @property
+    def reason(self) -> str:
+        """How the solver went about it, and why; empty where it has one way only."""
+        return self.state_values.get("reason", "")
+
+    @property
+    def objective_error(self) -> np.ndarray:
+        """Standard error of each chain's objective, NaN where it is not known, ``(chain,)``."""
+        held = [self.state_values.get(str(i)) for i in range(len(self.stopped))]
+        errors = [h.get("elbo_error") if isinstance(h, dict) else None for h in held]
+        return np.array([np.nan if e is None else e for e in errors])
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Number of steps each chain took."""
+        return tuple(int(np.isfinite(h).sum()) for h in self.history["objective"])
+
+
+def chain_seed(seed: int, chain: int, step: int = -1) -> int:
+    """Return the seed of one step of one chain.
+
+    Noise is a function of (seed, chain, step), as with JAX's keys: a chain does not depend on
+    how many others run beside it, and a resumed fit needs no saved random state.
+    """
+    mixed = seed & 0xFFFFFFFF
+    for part in (chain + 1, step + 2):  # splitmix64, one round a part
+        mixed = (mixed + 0x9E3779B97F4A7C15 * part) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+def set_seed(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of the device in use."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+
+
+def read_parameters(model: Model, guide: Any) -> dict[str, Tensor]:
+    """Copy all parameters and buffers of a model and its guide."""
+    out = {f"model.{k}": v.detach().clone() for k, v in model.state_dict().items()}
+    if isinstance(guide, nn.Module):
+        out |= {f"guide.{k}": v.detach().clone() for k, v in guide.state_dict().items()}
+    return out
+
+
+def stack_chains(chains: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack the parameters of chains along a new first dimension."""
+    return {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
+
+
+def load_chain(model: Model, guide: Any, parameters: dict[str, Tensor], chain: int) -> None:
+    """Put one chain's parameters into the model and its guide."""
+    for prefix, module in (("model.", model), ("guide.", guide)):
+        if isinstance(module, nn.Module):
+            state = {
+                k.removeprefix(prefix): v[chain]
+                for k, v in parameters.items()
+                if k.startswith(prefix)
+            }
+            module.load_state_dict(state)

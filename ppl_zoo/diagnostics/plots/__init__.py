@@ -1,0 +1,1 @@
+"""Plots of fits, posteriors, samples and checks."""

@@ -1,0 +1,95 @@
+"""Pictures of a model that codes rows and reads the codes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ppl_zoo.diagnostics.dims import even
+from ppl_zoo.diagnostics.plots.style import (
+    COLOURS,
+    MODEL,
+    SMALL,
+    figure,
+    image_grid,
+    tidy,
+    title_of,
+)
+
+__all__ = ["autoencoder"]
+
+#: pairs of a row and what came back
+PAIRS = 32
+#: classes that a colour each can tell apart
+MANY_CLASSES = 20
+
+
+def autoencoder(
+    fit: Any, x: Tensor, image_shape: Sequence[int], card: Any, labels: np.ndarray | None = None
+) -> Figure:
+    """Images beside their reconstructions, and a map of their codes coloured by class.
+
+    Parameters
+    ----------
+    fit
+        A fit whose model has ``encode`` and ``reconstruct``.
+    x
+        Rows of pixels, ``(n, pixels)``.
+    image_shape
+        Height and width.
+    card
+        The card of the data set, for the title.
+    labels
+        Class of each row, ``(n,)``; no model is fitted to it.
+    """
+    model, some = fit.model, torch.from_numpy(even(len(x), PAIRS))
+    with fit.chain(fit.solution.best), torch.no_grad():
+        code = model.encode(x).double().cpu().numpy()
+        back = model.reconstruct(x[some])
+    pairs = torch.stack([x[some], back], 1).flatten(0, 1).double().cpu().numpy()
+    fig, axes = figure(9.6, 4.6, 1, 2, width_ratios=(1.0, 1.1))
+    limits = (float(x.min()), float(x.max()))
+    image_grid(axes[0, 0], pairs, image_shape, 8, limits)
+    axes[0, 0].set_title("rows, each with its reconstruction to the right", fontsize=10)
+    ax = tidy(axes[0, 1])
+    # of more than two latents those that move most with the data
+    first, second = np.sort(np.argsort(-code.var(0))[:2]) if code.shape[1] > 1 else (0, None)
+    across = code[:, first]
+    up = code[:, second] if second is not None else np.zeros(len(code))
+    classes = np.unique(labels) if labels is not None else np.array([])
+    if 1 < len(classes) <= MANY_CLASSES:
+        colours = _colours(len(classes))
+        for value, colour in zip(classes, colours, strict=True):
+            own = labels == value
+            ax.scatter(across[own], up[own], s=11, color=colour, label=str(value), linewidth=0)
+        ax.legend(
+            fontsize=SMALL,
+            frameon=False,
+            title="class",
+            title_fontsize=SMALL,
+            markerscale=1.8,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            handletextpad=0.1,
+        )
+    else:
+        ax.scatter(across, up, s=11, color=MODEL, linewidth=0)
+    ax.set_xlabel(f"latent {first}")
+    ax.set_ylabel("" if second is None else f"latent {second}")
+    ax.set_title("map of the latents: mean of each row's guide", fontsize=10)
+    fig.suptitle(title_of(fit, card, "codes and reconstructions"), fontsize=11)
+    return fig
+
+
+def _colours(count: int) -> list[Any]:
+    """Colours of classes: those of the house while they suffice."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    from matplotlib import colormaps
+
+    return [colormaps["tab10" if count <= 10 else "tab20"](i) for i in range(count)]

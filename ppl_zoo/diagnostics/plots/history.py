@@ -1,0 +1,69 @@
+"""The picture of a fit's history: the objective by step, a line a chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, figure, tidy, title_of
+
+__all__ = ["plot_history"]
+
+#: chains that each get a line in the legend
+MANY_CHAINS = 4
+
+
+def plot_history(fit: Any, card: Any = None) -> Figure:
+    """Objective of every chain against the step.
+
+    The y-axis is that of the later steps, which the climb at the start would dwarf.
+
+    Parameters
+    ----------
+    fit
+        A :class:`ppl_zoo.Fit`.
+    card
+        The card of the data set, for the title.
+    """
+    fig, axes = figure(7.0, 3.6)
+    ax = tidy(axes[0, 0])
+    late = []
+    for chain, trace in enumerate(np.asarray(fit.history["objective"], float)):
+        steps = np.flatnonzero(np.isfinite(trace))
+        if not len(steps):
+            continue
+        values, colour = trace[steps], COLOURS[chain % len(COLOURS)]
+        best = " (best)" if chain == fit.solution.best and len(fit.solution.stopped) > 1 else ""
+        label = f"chain {chain}{best}: {fit.solution.objective[chain]:,.2f} nats, "
+        label += f"{fit.solution.stopped[chain].replace('_', ' ')}"
+        if len(fit.solution.stopped) > MANY_CHAINS and not best:
+            label = None  # the best one speaks for all; a legend of ten hides the curves
+        skip = len(values) // 2 if len(values) > 50 else int(len(values) > 3)
+        late.append(values[skip:])
+        if len(values) <= 50:
+            ax.plot(steps, values, color=colour, marker="o", markersize=4, label=label)
+            continue
+        ax.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+        ax.plot(steps, _running_median(values), color=colour, linewidth=1.6, label=label)
+    if late:
+        everything = np.concatenate(late)
+        # noise of the estimate has a long lower tail
+        low, high = np.quantile(everything, 0.005), everything.max()
+        span = (high - low) or 1.0
+        ax.set_ylim(low - 0.25 * span, high + 0.06 * span)
+        ax.legend(fontsize=SMALL, frameon=False, loc="lower right")
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("step")
+    ax.set_ylabel("objective (nats)")
+    ax.set_title(title_of(fit, card, "objective by step"), fontsize=11)
+    return fig
+
+
+def _running_median(values: np.ndarray) -> np.ndarray:
+    width = max(5, len(values) // 50) | 1
+    padded = np.pad(values, width // 2, mode="reflect")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=-1)

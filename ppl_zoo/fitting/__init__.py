@@ -1,0 +1,1 @@
+"""Fitting: ``fit``, the ``Fit`` it returns, saving, checks and calibration."""

@@ -1,0 +1,206 @@
+"""Simulation-based calibration: does a solver find posteriors of the right place and width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm import tqdm
+
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.solution import chain_seed, set_seed
+from ppl_zoo.core.tracing import describe, simulate
+from ppl_zoo.fitting.run import Fit, fit_many, fork_generators
+
+__all__ = ["Calibration", "calibrate"]
+
+#: simulations that are fitted side by side
+TOGETHER = 50
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of true values among posterior draws.
+
+    Attributes
+    ----------
+    ranks
+        ``{scalar: (simulation,)}``, from 0 to ``num_draws``; uniform if the solver is calibrated.
+    num_draws
+        Posterior draws that each true value was ranked among.
+    failed
+        Simulations whose fit ended in an error; they are left out.
+    """
+
+    ranks: dict[str, np.ndarray]
+    num_draws: int
+    failed: int = 0
+
+    def ecdf_difference(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Grid on (0, 1), and the distribution function of the ranks minus it."""
+        fractions = (self.ranks[name] + 0.5) / (self.num_draws + 1)
+        grid = np.linspace(0, 1, self.num_draws + 2)[1:-1]
+        return grid, (fractions[:, None] <= grid).mean(0) - grid
+
+    def band(self, level: float = 0.95) -> np.ndarray:
+        """Half width of the band that all of a uniform curve lies in with this probability.
+
+        Simultaneous, as Sailynoja et al. 2022 (https://arxiv.org/abs/2103.10522), found by
+        simulating uniform ranks.
+        """
+        num = len(next(iter(self.ranks.values())))
+        rng = np.random.default_rng(0)
+        grid = np.linspace(0, 1, self.num_draws + 2)[1:-1]
+        width = np.sqrt(grid * (1 - grid) / num)
+        ranks = rng.integers(0, self.num_draws + 1, (1000, num))
+        fractions = np.sort((ranks + 0.5) / (self.num_draws + 1), axis=1)
+        curves = np.stack([np.searchsorted(row, grid, side="right") for row in fractions]) / num
+        return width * np.quantile(np.abs((curves - grid) / width).max(1), level)
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """What is wrong, in words; empty where every curve stays inside its band."""
+        found = []
+        # one level for all scalars together (Bonferroni), so that many do not cry wolf
+        band = self.band(1 - 0.05 / len(self.ranks))
+        for name, ranks in self.ranks.items():
+            _, curve = self.ecdf_difference(name)
+            if not (np.abs(curve) > band).any():
+                continue
+            centred = (ranks + 0.5) / (self.num_draws + 1) - 0.5
+            excess = (12 * centred.var() - 1) / math.sqrt(0.8 / len(ranks))  # in standard errors
+            # ranks that lie at both ends have a mean that wanders further
+            shift = centred.mean() * math.sqrt(len(ranks)) / max(12**-0.5, centred.std())
+            how = []
+            if excess > 3:
+                how.append("are too narrow: overconfident")
+            if abs(shift) > 3:
+                how.append("lie too low" if shift > 0 else "lie too high")
+            if not how:
+                how.append("are too wide" if excess < 0 else "are too narrow: overconfident")
+            found.append(f"posteriors of {name} {', and '.join(how)}")
+        return tuple(found)
+
+    def __str__(self) -> str:
+        """Summarise in words."""
+        num = len(next(iter(self.ranks.values())))
+        head = f"{num} simulations, {self.num_draws} draws each"
+        head += f", {self.failed} failed" if self.failed else ""
+        return "\n".join(
+            [head, *(f"! {v}" for v in self.verdict)] + ["calibrated"] * (not self.verdict)
+        )
+
+    def plot(self) -> Any:
+        """Draw each scalar's distribution function less the uniform one, with the band."""
+        from ppl_zoo.diagnostics.plots.checks import plot_ranks
+
+        return plot_ranks(self)
+
+
+def calibrate(
+    model: Model,
+    data: Any,
+    solver: Any = None,
+    num_simulations: int = 200,
+    *,
+    num_draws: int = 99,
+    seed: int = 0,
+    progress: bool = True,
+) -> Calibration:
+    """Fit data simulated from the model's own prior, and rank the truth among posterior draws.
+
+    Parameters
+    ----------
+    model
+        A model whose latents have proper priors.
+    data
+        Arguments of the model, for shapes and inputs; what is observed is simulated anew.
+    solver
+        As for :func:`ppl_zoo.fit`. What compiles is compiled once for all simulations, and NUTS
+        and SVI with stochastic gradients take the steps of many simulations side by side.
+    num_simulations
+        Number of data sets.
+    num_draws
+        Posterior draws to rank among.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    DataError
+        If nothing among the data is observed.
+
+    References
+    ----------
+    Talts et al. 2018, Validating Bayesian inference algorithms with simulation-based calibration,
+    https://arxiv.org/abs/1804.06788.
+    """
+    rows = model.as_rows(getattr(data, "train", data)).all()
+    observed = model.observed_arguments(*rows)
+    if not observed:
+        raise DataError(f"{type(model).__name__} observes none of its arguments")
+    ranks: dict[str, list[int]] = {}
+    failed = 0
+    with tqdm(total=num_simulations, desc="calibrate", disable=None if progress else True) as bar:
+        for first in range(0, num_simulations, TOGETHER):
+            numbers = range(first, min(first + TOGETHER, num_simulations))
+            truths = [_simulated(model, rows, seed, number) for number in numbers]
+            tables = [
+                tuple(
+                    truth[observed[name]] if name in observed else given
+                    for name, given in zip(model.argument_names, rows, strict=False)
+                )
+                for truth in truths
+            ]
+            for truth, done in zip(
+                truths, fit_many(model, tables, solver, seed=seed + first), strict=True
+            ):
+                bar.update()
+                if done is None:
+                    failed += 1
+                    continue
+                for label, rank in _ranks(done, truth, num_draws):
+                    ranks.setdefault(label, []).append(rank)
+    if not ranks:
+        raise DataError(f"no simulation gave ranks ({failed} of {num_simulations} fits failed)")
+    return Calibration({k: np.array(v) for k, v in ranks.items()}, num_draws, failed)
+
+
+def _simulated(model: Model, rows: tuple, seed: int, number: int) -> dict[str, Tensor]:
+    with fork_generators(model.device), model.defaults():
+        set_seed(chain_seed(seed, number), model.device)
+        return simulate(model, rows)
+
+
+def _ranks(done: Fit, truth: dict[str, Tensor], num_draws: int) -> Iterator[tuple[str, int]]:
+    """Rank each true scalar among the draws of its posterior."""
+    draws = _thinned(done, num_draws)
+    with done.model.defaults():
+        program = poutine.condition(done.model, truth)
+        kinds = describe(poutine.trace(program).get_trace(*done.data()))
+    for name, values in draws.items():
+        if kinds[name].discrete or not truth[name].is_floating_point():
+            continue
+        below = (values < truth[name]).sum(0).reshape(-1)
+        for place, rank in enumerate(below.tolist()):
+            yield (f"{name}[{place}]" if below.numel() > 1 else name), rank
+
+
+def _thinned(done: Fit, num_draws: int) -> dict[str, Tensor]:
+    """Draws of all chains of a sampler at even distances, or of the best chain of a guide."""
+    if done.solution.draws is None:
+        return {k: v[done.solution.best] for k, v in done.posterior(num_draws).items()}
+    out = {}
+    for name, values in done.solution.draws.items():
+        flat = values.reshape(-1, *values.shape[2:])
+        out[name] = flat[torch.linspace(0, len(flat) - 1, num_draws).round().long()]
+    return out

@@ -1,0 +1,115 @@
+"""Models' arguments and solvers' options as JSON and tensors, and back, with nothing pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo import solvers
+from ppl_zoo.core.errors import RunError
+from ppl_zoo.core.model import Model
+
+__all__ = ["class_name", "decode", "decode_solver", "encode", "encode_solver", "find_class"]
+
+
+def find_class(name: str) -> type[Model] | None:
+    """Find a model class by name among those that are imported; nothing is imported for a file."""
+    import ppl_zoo.models  # noqa: F401  so that the zoo's own classes are known
+
+    waiting = [Model]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if class_name(cls) == name:
+            return cls
+    return None
+
+
+def class_name(cls: type) -> str:
+    """Name a class as ``module:qualname``."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """Write a value as JSON holds it; tensors go to ``tensors`` under ``key``."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        tensors[key] = value
+        return {"tensor": key}
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [encode(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {"dict": {k: encode(v, f"{key}.{k}", tensors) for k, v in value.items()}}
+    return {"unsaved": f"{type(value).__name__}"}
+
+
+def decode(value: Any, tensors: dict[str, Tensor], key: str, path: Path) -> Any:
+    """Read a value back."""
+    if isinstance(value, list):
+        return [decode(v, tensors, key, path) for v in value]
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        if "dict" in value:
+            return {k: decode(v, tensors, k, path) for k, v in value["dict"].items()}
+        raise RunError(
+            f"{path}: the model's argument {key!r} ({value['unsaved']}) cannot be saved; "
+            "build the model and pass it, zoo.load(path, model=...)"
+        )
+    return value
+
+
+def encode_solver(solver: Any) -> dict:
+    """Write a solver's options; classes by name, functions only as a note."""
+    solver = solver.to_save() if hasattr(solver, "to_save") else solver
+    options = {}
+    for field in dataclasses.fields(solver):
+        value = getattr(solver, field.name)
+        if isinstance(value, type):
+            value = {"type": class_name(value)}
+        elif isinstance(value, solvers.LocalELBO) and _is_plain(value.options):
+            value = {"local_elbo": value.options}
+        elif not isinstance(value, (str, int, float, bool, type(None))):
+            value = {"unsaved": repr(value)}
+        options[field.name] = value
+    return {"class": type(solver).__name__, "options": options}
+
+
+def decode_solver(record: dict) -> Any:
+    """Make the solver again."""
+    cls = getattr(solvers, record["class"], None)
+    if cls is None:
+        raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
+    options = {}
+    for name, value in record["options"].items():
+        if isinstance(value, dict) and "local_elbo" in value:
+            value = solvers.LocalELBO(**value["local_elbo"])
+        elif isinstance(value, dict):
+            known = {class_name(c): c for c in _torch_and_pyro_classes()}
+            if value.get("type") not in known:
+                raise RunError(
+                    f"solver option {name}={value.get('type') or value.get('unsaved')} cannot "
+                    "be read from a file: pass zoo.load(path, solver=...)"
+                )
+            value = known[value["type"]]
+        options[name] = value
+    return cls(**options)
+
+
+def _is_plain(options: dict) -> bool:
+    return all(isinstance(v, (str, int, float, type(None))) for v in options.values())
+
+
+def _torch_and_pyro_classes() -> list[type]:
+    from pyro.infer import autoguide
+
+    found = [*vars(torch.optim).values(), *vars(autoguide).values()]
+    return [c for c in found if isinstance(c, type)]

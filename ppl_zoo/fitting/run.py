@@ -1,0 +1,201 @@
+"""``fit``: a model, data and a solver in; a :class:`Fit` out. It alone knows them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppl_zoo import solvers
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.functions import FunctionModel
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.solution import Solution
+from ppl_zoo.fitting.result import Fit, fork_generators
+
+__all__ = ["Fit", "default_solver", "fit", "fit_many", "fork_generators", "pick_device"]
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Resolve "auto": a GPU where there is one.
+
+    Raises
+    ------
+    DataError
+        If the device asked for is not there.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"device: got {device!r}, which is not available here: {error}") from error
+    return torch.device(device)
+
+
+def default_solver(model: Model) -> Any:
+    """Make the solver that the model names as its own."""
+    name, options = model.default_solver
+    return getattr(solvers, name)(**options)
+
+
+def fit(
+    model: Any,
+    data: Any,
+    solver: Any = None,
+    *,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    resume: Fit | str | Path | None = None,
+) -> Fit:
+    """Fit a model to data.
+
+    Parameters
+    ----------
+    model
+        A :class:`~ppl_zoo.Model`; fitted in place. Or a plain Pyro function, whose ``pyro.param``
+        and ``pyro.module`` are fitted as well; ``fit.model`` then wraps it.
+    data
+        Tensor or array ``(num_rows, ...)``, a tuple or mapping of them in the order of the
+        arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``; its ``valid``
+        for early stopping). Memory-mapped arrays are read a chunk at a time.
+    solver
+        ``zoo.SVI(...)``, ``zoo.EM(...)``, ``zoo.NUTS(...)``; None for the model's own default.
+    device
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
+    seed
+        Makes the fit repeatable; the caller's random state is left alone.
+    progress
+        Show a progress bar; silent in any case where there is no terminal.
+    checkpoint
+        Run directory to save to while fitting (every ``checkpoint_seconds``) and at the end.
+    resume
+        A fit, or its run directory, to go on from: the result is that of a fit that was never
+        interrupted. ``solver`` may be left out then.
+
+    Returns
+    -------
+    Fit
+        Also after Ctrl-C: with what was reached, and ``fit.stopped == "interrupted"``.
+
+    Raises
+    ------
+    DataError
+        If the model cannot take the data.
+    ConvergenceError
+        If the objective becomes non-finite, or EM lowers it.
+    """
+    if not isinstance(model, Model):
+        if not callable(model) or isinstance(model, type):
+            raise DataError(
+                f"model: got {model!r}, expected a zoo.Model or a function with pyro.sample in it"
+            )
+        model = FunctionModel(model)
+    before: Fit | None = None
+    if resume is not None:
+        from ppl_zoo.fitting.saving import load
+
+        before = resume
+        if not isinstance(resume, Fit):
+            before = load(resume, model=model, data=data, solver=solver)
+        if type(before.model) is not type(model):
+            raise DataError(
+                f"resume: got a fit of {type(before.model).__name__}, "
+                f"expected one of {type(model).__name__}"
+            )
+        solver = before.solver if solver is None else solver
+        seed = before.seed
+    solver = default_solver(model) if solver is None else solver
+    if not hasattr(solver, "solve"):
+        raise DataError(f"solver: got {solver!r}, expected zoo.SVI(...), zoo.EM(...), ...")
+    model.to(pick_device(device))
+    rows = model.as_rows(getattr(data, "train", data))
+    model.check_data(rows)
+    held_out = {}
+    if getattr(solver, "patience", None) is not None and getattr(data, "valid", None) is not None:
+        held_out["valid"] = model.as_rows(data.valid)
+        model.check_data(held_out["valid"])
+    with fork_generators(model.device), model.defaults():
+        model.find_data_plate(rows)
+    started = time.perf_counter()
+    spent = 0.0 if before is None else before.seconds
+
+    def wrap(solution: Solution) -> Fit:
+        seconds = spent + time.perf_counter() - started
+        return Fit(model, solver, solution, rows, seed=seed, seconds=seconds)
+
+    keep = None if checkpoint is None else lambda solution: wrap(solution).save(checkpoint)
+    try:
+        with fork_generators(model.device), model.defaults():
+            solution = solver.solve(
+                model,
+                rows,
+                seed=seed,
+                progress=progress,
+                resume=None if before is None else before.solution,
+                checkpoint=keep,
+                checkpoint_seconds=checkpoint_seconds,
+                **held_out,
+            )
+    except ConvergenceError as error:
+        if error.solution is not None:
+            error.fit = wrap(error.solution)
+        raise
+    done = wrap(solution)
+    done.show(solution.best)
+    model.remember(rows, solution.guide)
+    if keep is not None:
+        keep(solution)
+    return done
+
+
+def fit_many(
+    model: Model, tables: Sequence[Any], solver: Any, *, seed: int = 0
+) -> list[Fit | None]:
+    """Fit copies of a model to data sets of one shape, compiled once and side by side if possible.
+
+    Parameters
+    ----------
+    model
+        Of its arguments new models are made; it stays as it is.
+    tables
+        Data sets, as for :func:`fit`.
+
+    Returns
+    -------
+    list
+        A fit for each; None where it ended in a :class:`~ppl_zoo.core.errors.ConvergenceError`.
+    """
+    solver = default_solver(model) if solver is None else solver
+    rows = [model.as_rows(table) for table in tables]
+    template = model.fresh()
+    for table in rows:
+        template.check_data(table)
+    found = None
+    if hasattr(solver, "solve_many"):
+        with fork_generators(model.device), template.defaults():
+            template.find_data_plate(rows[0])
+            found = solver.solve_many(template, rows, seed)
+    out: list[Fit | None] = []
+    for index, pair in enumerate(found or [None] * len(rows)):
+        if pair is None:
+            alone = {"device": model.device, "seed": seed + index, "progress": False}
+            try:
+                out.append(fit(model.fresh(), tables[index], solver, **alone))
+            except ConvergenceError:
+                out.append(None)
+            continue
+        own, solution = pair
+        with fork_generators(model.device), own.defaults():
+            own.find_data_plate(rows[index])
+        done = Fit(own, solver, solution, rows[index], seed=seed + index, seconds=0.0)
+        done.show(solution.best)
+        own.remember(rows[index], solution.guide)
+        out.append(done)
+    return out

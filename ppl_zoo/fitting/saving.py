@@ -1,0 +1,243 @@
+"""A fit on disk and back: what of it goes into a run directory, and how it is made of one.
+
+The form of the directory is in ``run_folder``.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppl_zoo.core.errors import RunError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.posterior import PosteriorDraws
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import Solution, chain_seed, set_seed
+from ppl_zoo.fitting.encoding import (
+    class_name,
+    decode,
+    decode_solver,
+    encode,
+    encode_solver,
+    find_class,
+)
+from ppl_zoo.fitting.run import Fit, fork_generators, pick_device
+from ppl_zoo.fitting.run_directory import FILES, read_run, write_run
+from ppl_zoo.models.pretrained import PRETRAINED, load_pretrained
+
+__all__ = ["load", "save", "versions"]
+
+#: data up to this many bytes go into the run unless told otherwise
+SMALL_DATA = 100 * 2**20
+
+
+def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Path:
+    """Write a fit to a directory, replacing a run that stands there.
+
+    Parameters
+    ----------
+    fit
+        The fit, complete or interrupted.
+    path
+        The run directory.
+    include_data
+        Whether the data go with it, so that ``to_arviz`` and ``resume`` need no more after
+        loading. By default they do if they take up to 100 MiB.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    RunError
+        If something else than a run stands at ``path``.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "fit.json").exists() and any(path.iterdir()):
+        raise RunError(
+            f"{path}: got a folder that is no run, expected a new or an old run's place"
+        )
+    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
+    tensors["weights"] |= fit.solution.parameters
+    solution = fit.solution
+    config, model_args = {}, fit.model.config
+    for key, value in model_args.items():
+        config[key] = encode(value, f"config.{key}", tensors["weights"])
+    example = []
+    if fit.model.example is not None:
+        for index, (one, per_row) in enumerate(fit.model.example):
+            tensors["weights"][f"example.{index}"] = one
+            example.append(per_row)
+    if solution.draws is not None:
+        tensors["weights"] |= {f"draws.{k}": v for k, v in solution.draws.items()}
+    tensors["state"] |= solution.state_tensors
+    tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in solution.history.items()}
+    stats = {f"sample_stats.{k}": v for k, v in solution.sample_stats.items()}
+    tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in stats.items()}
+    kept = _data_tensors(fit.rows, include_data)
+    tensors["data"] |= kept
+    record = {
+        "model": {"class": class_name(type(fit.model)), "config": config},
+        "solver": encode_solver(fit.solver),
+        "example": example,
+        "stopped": list(solution.stopped),
+        "objective": [None if not np.isfinite(v) else float(v) for v in solution.objective],
+        "summed_out": list(solution.summed_out),
+        "engine": solution.engine,
+        "state": solution.state_values,
+        "rows_plate": fit.model.data_plate,
+        "seed": fit.seed,
+        "seconds": fit.seconds,
+        "dtype": str(fit.model.dtype).removeprefix("torch."),
+        "device": str(fit.model.device),
+        "versions": versions(),
+    }
+    write_run(path, record, tensors)
+    return path
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Model | type[Model] | None = None,
+    data: Any = None,
+    solver: Any = None,
+    device: str | torch.device = "auto",
+) -> Fit | Model:
+    """Read a saved fit, or a model that this project trained.
+
+    Parameters
+    ----------
+    path
+        A run directory written by :meth:`Fit.save`, or the name of a pretrained model, such as
+        "gmm200-patches".
+    model
+        A model or class of one's own; found by name if it is imported already. No code is run
+        or imported because a file names it.
+    data
+        The data, where the run does not hold them.
+    solver
+        The solver, where its options hold functions that JSON does not (a schedule, a guide).
+    device
+        Where to put it; "auto" takes a GPU where there is one.
+
+    Returns
+    -------
+    Fit or Model
+        The fit; for a name, the model.
+
+    Raises
+    ------
+    RunError
+        If the run is missing, truncated, corrupt or of a class that is not known here.
+    """
+    if isinstance(path, str) and path in PRETRAINED and not Path(path).exists():
+        return load_pretrained(path, pick_device(device))
+    path = Path(path)
+    record, tensors = read_run(path)
+    weights = tensors["weights"]
+    own = _build_model(record["model"], weights, model, path)
+    own.to(pick_device(device), getattr(torch, record["dtype"]))
+    own.data_plate = record["rows_plate"]
+    solver = decode_solver(record["solver"]) if solver is None else solver
+    if data is None and tensors["data"]:
+        data = tuple(tensors["data"][str(i)] for i in range(len(tensors["data"])))
+    rows = None if data is None else own.as_rows(getattr(data, "train", data))
+    example = [
+        (weights[f"example.{i}"].to(own.device), per_row)
+        for i, per_row in enumerate(record["example"])
+    ]
+    parameters = {
+        k: v.to(own.device) for k, v in weights.items() if k.startswith(("model.", "guide."))
+    }
+    draws = {k.removeprefix("draws."): v for k, v in weights.items() if k.startswith("draws.")}
+    if draws:
+        guide = PosteriorDraws(own, draws, None if rows is None else rows.all())
+    else:
+        guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
+    history = {k: v.numpy() for k, v in tensors["history"].items()}
+    stats = {k: v for k, v in history.items() if k.startswith("sample_stats.")}
+    solution = Solution(
+        parameters=parameters,
+        history={k: v for k, v in history.items() if k not in stats},
+        objective=np.array([np.nan if v is None else v for v in record["objective"]]),
+        stopped=tuple(record["stopped"]),
+        guide=guide,
+        summed_out=tuple(record["summed_out"]),
+        engine=record["engine"],
+        draws=draws or None,
+        sample_stats={k.removeprefix("sample_stats."): v for k, v in stats.items()},
+        state_tensors={k: v.to(own.device) for k, v in tensors["state"].items()},
+        state_values=record["state"],
+    )
+    fit = Fit(own, solver, solution, rows, seed=record["seed"], seconds=record["seconds"])
+    try:
+        fit.show(solution.best)
+    except RuntimeError as error:
+        raise RunError(f"{path}: its weights do not fit {type(own).__name__}: {error}") from error
+    own.example = tuple(example) or None
+    object.__setattr__(own, "fitted_guide", guide)
+    return fit
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("ppl-zoo", "torch", "pyro-ppl", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
+    if isinstance(given, Model):
+        return given
+    cls = given if given is not None else find_class(record["class"])
+    if cls is None:
+        raise RunError(
+            f"{path}: holds a {record['class']}, which is not imported here; import it, "
+            "or pass zoo.load(path, model=ThatClass)"
+        )
+    config = {k: decode(v, weights, k, path) for k, v in record["config"].items()}
+    return cls(**config)
+
+
+def _build_guide(
+    model: Model, solver: Any, rows: Rows | None, example: list, seed: int, parameters: dict
+) -> Any:
+    if not hasattr(solver, "pair"):
+        return model.guide
+    if rows is None:
+        if not example:
+            return model.guide
+        rows = Rows(tuple(t for t, _ in example), model.device, model.dtype)
+    with fork_generators(model.device), model.defaults():
+        set_seed(chain_seed(seed, 0), model.device)
+        pair = solver.pair(model, rows, parameters)
+    guide = pair.guide if model.guide is None or solver.guide is not None else model.guide
+    if isinstance(guide, nn.Module):
+        made = {k: tuple(v.shape) for k, v in guide.state_dict().items()}
+        held = {
+            k.removeprefix("guide."): tuple(v.shape[1:])
+            for k, v in parameters.items()
+            if k.startswith("guide.")
+        }
+        if made != held:
+            raise RunError(
+                "the guide has parameters for single rows and the run holds no data: "
+                "pass them, zoo.load(path, data=...)"
+            )
+    return guide
+
+
+def _data_tensors(rows: Rows | None, include: bool | None) -> dict[str, Tensor]:
+    if rows is None or include is False:
+        return {}
+    size = sum(a.nbytes for a in rows.arrays)
+    if include is None and size > SMALL_DATA:
+        return {}
+    return {str(i): t for i, t in enumerate(rows.all())}

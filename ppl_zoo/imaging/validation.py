@@ -1,0 +1,77 @@
+"""What may enter as an image, and the errors for what may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo.core.errors import DataError
+
+__all__ = ["as_channels", "as_image"]
+
+#: values of white, by type; others are refused
+WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+#: how far beyond [0, 1] noise may take a value
+BEYOND = 3.0
+
+
+def as_image(image: Any, ignore: Tensor | None = None) -> Tensor:
+    """Read an image as float32 or float64 in [0, 1].
+
+    Parameters
+    ----------
+    image
+        Tensor, array or nested list ``(height, width)`` or ``(height, width, channels)`` with 1
+        to 4 channels, of floats, or of whole numbers of 8 or 16 bits.
+    ignore
+        Mask ``(height, width)`` of seen pixels: the others may hold anything and become 0.
+
+    Raises
+    ------
+    DataError
+        If it is something else, or has NaN, infinite values or values far beyond [0, 1].
+    """
+    if isinstance(image, np.ndarray):
+        image = np.ascontiguousarray(image)
+        image = image if image.flags.writeable else image.copy()
+    try:
+        values = torch.as_tensor(image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"image: got {type(image).__name__}, expected an array: {error}") from None
+    shape = tuple(values.shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[-1] not in (1, 2, 3, 4)):
+        raise DataError(
+            f"image: got shape {shape}, expected (height, width) or (height, width, channels) "
+            "with 1 to 4 channels"
+        )
+    if values.dtype in WHITE:
+        values = values.float() / WHITE[values.dtype]
+    elif values.dtype not in (torch.float32, torch.float64):
+        if not values.is_floating_point():
+            raise DataError(
+                f"image: got {values.dtype}, expected floats in [0, 1], uint8 or uint16"
+            )
+        values = values.float()
+    if ignore is not None and tuple(ignore.shape) == shape[:2]:
+        seen = ignore.to(values.device)
+        values = torch.where(seen if values.ndim == 2 else seen[..., None], values, 0.0)
+    if not bool(values.isfinite().all()):
+        count = int((~values.isfinite()).sum())
+        raise DataError(f"image: got {count} values that are NaN or infinite, expected numbers")
+    if values.numel() and float(values.abs().max()) > 1.0 + BEYOND:
+        raise DataError(
+            f"image: got values from {float(values.min()):.4g} to {float(values.max()):.4g}, "
+            "expected [0, 1] (divide grey levels by 255)"
+        )
+    return values
+
+
+def as_channels(image: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Colours ``(channels, height, width)``, and transparency ``(1, height, width)`` if any."""
+    channels = image[None] if image.ndim == 2 else image.movedim(-1, 0)
+    if len(channels) in (2, 4):
+        return channels[:-1].contiguous(), channels[-1:]
+    return channels.contiguous(), None

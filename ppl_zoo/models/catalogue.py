@@ -1,0 +1,66 @@
+"""The catalogue: a card for each model of the zoo, listed by hand, a file for each family.
+
+To add a model, add its card to ``CARDS`` of its family. Cards are data: nothing is imported until
+it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.models.autoregressive import cards as autoregressive_cards
+from ppl_zoo.models.card import Card
+from ppl_zoo.models.discrete import cards as discrete_cards
+from ppl_zoo.models.images import cards as images_cards
+from ppl_zoo.models.latent import cards as latent_cards
+from ppl_zoo.models.mixtures import cards as mixtures_cards
+from ppl_zoo.models.regression import cards as regression_cards
+
+__all__ = ["ZOO", "Card", "find"]
+
+#: every model of the zoo
+ZOO: tuple[Card, ...] = (
+    *regression_cards.CARDS,
+    *discrete_cards.CARDS,
+    *mixtures_cards.CARDS,
+    *latent_cards.CARDS,
+    *autoregressive_cards.CARDS,
+    *images_cards.CARDS,
+)
+
+
+def find(name: str) -> Card:
+    """Return the card of a model.
+
+    Parameters
+    ----------
+    name
+        As ``ppl-zoo list`` shows it; the name of the class will do too.
+
+    Returns
+    -------
+    Card
+
+    Raises
+    ------
+    DataError
+        If there is no such model; the message names the nearest ones.
+
+    Examples
+    --------
+    >>> find("eight-schools").title
+    'Eight schools'
+    """
+    key = _plain(name)
+    for card in ZOO:
+        if key in (_plain(card.name), _plain(card.factory.partition(":")[2])):
+            return card
+    names = [card.name for card in ZOO]
+    near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise DataError(f"model: got {name!r}; {hint}The zoo has: {', '.join(names)}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -1,0 +1,1 @@
+"""What models of several families share: conjugate updates, missing values, validation."""

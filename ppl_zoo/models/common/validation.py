@@ -1,0 +1,158 @@
+"""What a Gaussian mixture refuses, and how it says so: what was given, what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.mixtures.covariance import KINDS, Kind
+
+__all__ = ["fittable", "given", "options", "parameters", "shapes"]
+
+STARTS = ("k-means++", "random")
+
+
+def options(
+    num_components: int,
+    num_features: int,
+    covariance: str,
+    init: str,
+    weight_concentration: float,
+    mean_strength: float,
+    covariance_strength: float,
+) -> None:
+    """Refuse options out of range."""
+    for name, value in (("num_components", num_components), ("num_features", num_features)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected 1 or more")
+    if covariance not in KINDS:
+        raise ValueError(f"covariance: got {covariance!r}, expected one of {tuple(KINDS)}")
+    if init not in STARTS:
+        raise ValueError(f"init: got {init!r}, expected one of {STARTS}")
+    if not weight_concentration >= 1:
+        raise ValueError(
+            f"weight_concentration: got {weight_concentration}, expected 1 or more "
+            "(below, the mode has components of weight zero)"
+        )
+    if not mean_strength >= 0:
+        raise ValueError(f"mean_strength: got {mean_strength}, expected 0 or more")
+    if not covariance_strength > 0:
+        raise ValueError(
+            f"covariance_strength: got {covariance_strength}, expected more than 0 "
+            "(without any, a component of one row has no covariance)"
+        )
+
+
+def shapes(rows: Rows, num_features: int) -> None:
+    """Refuse rows of another type or shape than the model's."""
+    x, expected = rows.arrays[0], f"expected ({len(rows)}, {num_features})"
+    shape = tuple(x.shape)
+    if x.ndim != 2:
+        raise DataError(f"x: got shape {shape}, {expected}")
+    if shape[1] != num_features:
+        raise DataError(
+            f"x: got shape {shape}, {expected}, since the model has num_features={num_features}"
+        )
+    floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
+    if not floating:
+        raise DataError(
+            f"x: got dtype {x.dtype}, expected floating point; convert with .float() "
+            "(a density of numbers on a grid grows without bound; add noise to them first)"
+        )
+    if len(rows.arrays) > 2:
+        raise DataError(f"data: got {len(rows.arrays)} arrays, expected x, or (x, sample_weight)")
+    if len(rows.arrays) == 2:
+        _weights(rows)
+
+
+def _weights(rows: Rows) -> None:
+    weight = rows.arrays[1]
+    if tuple(weight.shape) != (len(rows),):
+        raise DataError(
+            f"sample_weight: got shape {tuple(weight.shape)}, expected ({len(rows)},), as x"
+        )
+    weight = torch.as_tensor(weight).double()
+    bad = ~(weight.isfinite() & (weight >= 0))
+    if bad.any():
+        index = int(bad.nonzero()[0])
+        raise DataError(
+            f"sample_weight: got {weight[index].item()} at ({index},), "
+            "expected finite numbers of 0 or more"
+        )
+    if not weight.sum() > 0:
+        raise DataError("sample_weight: got zeros only, expected some positive weight")
+
+
+def fittable(rows: Rows, num_components: int) -> None:
+    """Refuse rows that are too few, and features that do not vary."""
+    if len(rows) < num_components:
+        raise DataError(
+            f"x: got {len(rows)} rows, expected at least num_components={num_components}"
+        )
+    low = high = None
+    for x, *_ in rows.chunks(4096):
+        missing = x.isnan()
+        least = x.masked_fill(missing, torch.inf).amin(0)
+        most = x.masked_fill(missing, -torch.inf).amax(0)
+        low = least if low is None else torch.minimum(low, least)
+        high = most if high is None else torch.maximum(high, most)
+    fixed = (low >= high).nonzero()[:, 0].tolist()
+    if not fixed:
+        return
+    names = ", ".join(str(i) for i in fixed[:8]) + (", ..." if len(fixed) > 8 else "")
+    if torch.isinf(low[fixed[0]]):
+        raise DataError(f"x: got features {names} with no observed value; leave them out")
+    raise DataError(
+        f"x: got constant features {names} (feature {fixed[0]} is {low[fixed[0]].item():g} in all "
+        f"{len(rows)} rows), expected features that vary; leave them out, or add noise"
+    )
+
+
+def given(values: Any, num_samples: int, num_features: int) -> Tensor:
+    """Read the values that a conditional sample holds, ``(num_samples, D)``."""
+    held = torch.as_tensor(values)
+    if tuple(held.shape) not in ((num_features,), (num_samples, num_features)):
+        raise DataError(
+            f"given: got shape {tuple(held.shape)}, expected ({num_features},) or "
+            f"({num_samples}, {num_features}) with NaN where free"
+        )
+    if held.isinf().any():
+        raise DataError("given: got infinite values, expected finite ones, or NaN where free")
+    return held.expand(num_samples, -1)
+
+
+def parameters(
+    weights: Any, means: Any, covariances: Any, kind: Kind, shape: tuple[int, ...], size: tuple
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read parameters in float64; ``shape`` is that of the scale, ``size`` is (K, D)."""
+    read = []
+    for name, value, expected in (
+        ("weights", weights, size[:1]),
+        ("means", means, size),
+        ("covariances", covariances, shape),
+    ):
+        tensor = torch.as_tensor(value).detach().double()
+        if tuple(tensor.shape) != tuple(expected):
+            raise DataError(f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(expected)}")
+        if not tensor.isfinite().all():
+            raise DataError(f"{name}: got NaN or infinite values, expected finite numbers")
+        read.append(tensor)
+    weights, means, covariances = read
+    if (weights < 0).any() or abs(float(weights.sum()) - 1.0) > 1e-3:
+        raise DataError(
+            f"weights: got least {float(weights.min()):g} and sum {float(weights.sum()):g}, "
+            "expected numbers of 0 or more that sum to 1"
+        )
+    if kind.matrix:
+        symmetric = torch.allclose(covariances, covariances.mT, rtol=1e-4, atol=1e-6)
+        valid = symmetric and not torch.linalg.cholesky_ex(covariances).info.any()
+    else:
+        valid = bool((covariances > 0).all())
+    if not valid:
+        expected = "symmetric positive definite matrices" if kind.matrix else "positive variances"
+        raise DataError(f"covariances: got others, expected {expected}")
+    return weights / weights.sum(), means, covariances

@@ -1,0 +1,274 @@
+"""What a Bayes net is asked: posteriors, explanations and draws under any evidence, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.models.discrete.bayes_net.counts import configuration
+from ppl_zoo.models.discrete.bayes_net.junction_tree import Collected, JunctionTree
+from ppl_zoo.models.discrete.bayes_net.states import StateSpace
+
+__all__ = ["Explanation", "NetQueries"]
+
+
+class Explanation(NamedTuple):
+    """The most probable states of all nodes, and their log probability with the evidence."""
+
+    states: Int[Tensor, "rows nodes"]
+    log_prob: Float[Tensor, " rows"]
+
+
+class NetQueries:
+    """Queries of a net, answered in its junction tree, a chunk of rows at a time.
+
+    Evidence is a mapping ``{node: state}`` (a name or a number; a sequence of them for several
+    rows), or whole numbers ``(rows, nodes)`` with -1 for unknown. Soft evidence is a mapping
+    ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: how probable what was seen is
+    under each state.
+    """
+
+    alphabet: StateSpace
+    tree: JunctionTree
+    above: list[tuple[int, ...]]
+    node_tables: Callable[[], list[Tensor]]
+
+    # ---- queries ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def marginals(
+        self, evidence: Any = None, likelihood: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """Posterior probabilities of the states of every node.
+
+        Parameters
+        ----------
+        evidence, likelihood
+            What is known: hard and soft evidence.
+
+        Returns
+        -------
+        dict
+            ``{node: (rows, states)}``.
+
+        Raises
+        ------
+        DataError
+            If a node or state is unknown, or a shape is wrong.
+        QueryError
+            If the evidence of a row is impossible; the message says which.
+        """
+        found = self._node_marginals(evidence, likelihood)
+        offsets = self.alphabet.offsets
+        return {
+            node: found[offsets[i] : offsets[i + 1]].T.contiguous()
+            for i, node in enumerate(self.alphabet.nodes)
+        }
+
+    @torch.no_grad()
+    def log_evidence(
+        self, evidence: Any = None, likelihood: Mapping[str, Any] | None = None
+    ) -> Float[Tensor, " rows"]:
+        """Log probability of the evidence, in nats, ``(rows,)``; -inf where it is impossible."""
+        potentials = self._potentials()
+        parts = [
+            self._log_evidence(self.tree.collect(potentials, given), scale, len(x))
+            for x, given, scale in self._chunks(evidence, likelihood)
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def most_probable(
+        self, evidence: Any = None, likelihood: Mapping[str, Any] | None = None
+    ) -> Explanation:
+        """Most probable states of all nodes together, given the evidence (max-product).
+
+        Parameters
+        ----------
+        evidence, likelihood
+            As for `marginals`.
+
+        Returns
+        -------
+        Explanation
+            ``states (rows, nodes)``, which `names` puts into words, and ``log_prob (rows,)``.
+
+        Raises
+        ------
+        QueryError
+            If the evidence of a row is impossible.
+        """
+        potentials, states, log_probs = self._potentials(), [], []
+        first = 0
+        for x, given, scale in self._chunks(evidence, likelihood):
+            best = self.tree.most_probable(potentials, given, len(x)).T.contiguous()
+            log_prob = self._log_joint(self.node_tables(), best) + scale
+            for node, vectors in given.items():
+                vectors = vectors.expand(-1, len(x))
+                log_prob = log_prob + vectors.gather(0, best[:, node][None])[0].log()
+            self._refuse_impossible(log_prob, x, first)
+            first += len(x)
+            states.append(best)
+            log_probs.append(log_prob)
+        return Explanation(torch.cat(states), torch.cat(log_probs))
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, given: Any = None) -> Int[Tensor, "n nodes"]:
+        """Draw rows, all anew (ancestral) or with the evidence held, from the exact posterior.
+
+        Parameters
+        ----------
+        num_samples
+            Number of rows.
+        given
+            Evidence: of one row for all draws, or of ``num_samples`` rows.
+
+        Returns
+        -------
+        Tensor
+            ``(num_samples, nodes)``.
+
+        Raises
+        ------
+        DataError
+            If ``given`` has another number of rows.
+        QueryError
+            If the evidence of a row is impossible.
+        """
+        if given is None:
+            return self._ancestral(num_samples)
+        x = self.alphabet.evidence(given, self.device)
+        if len(x) not in (1, num_samples):
+            raise DataError(f"given: got {len(x)} rows, expected 1 or {num_samples}")
+        potentials, drawn, first = self._potentials(), [], 0
+        for chunk, held, scale in self._chunks(x, None):
+            collected = self.tree.collect(potentials, held)
+            self._log_evidence(collected, scale, len(chunk), chunk, first)
+            first += len(chunk)
+            count = num_samples if len(x) == 1 else len(chunk)
+            columns = torch.arange(count, device=x.device) if len(x) > 1 else x.new_zeros(count)
+            for part in columns.split(self.tree.chunk_rows(self.device)):
+                drawn.append(self.tree.draw(collected, part).T)
+        return torch.cat(drawn) if drawn else x.new_zeros((0, x.shape[1]))
+
+    # ---- pieces -----------------------------------------------------------------------------
+
+    def _potentials(self) -> list[Tensor]:
+        """Products of tables by clique, kept until a table changes."""
+        own = self._parameters.values()
+        stamp = [(id(p), p._version, p.data_ptr(), p.dtype) for p in own]
+        if self.__dict__.get("_kept", (None,))[0] != stamp:
+            with torch.no_grad():
+                kept = stamp, self.tree.potentials(self.node_tables())
+            self.__dict__["_kept"] = kept
+        return self.__dict__["_kept"][1]
+
+    def _chunks(
+        self, evidence: Any, likelihood: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Tensor, dict[int, Tensor], Tensor]]:
+        """Rows of evidence; likelihoods ``{node: (states, rows)}``; logs of their scales."""
+        x = self.alphabet.evidence(evidence, self.device)
+        soft = self.alphabet.soft(likelihood, self._anchor)
+        sizes = {v.shape[1] for v in (*soft.values(), x.T)} - {1}
+        if len(sizes) > 1:
+            raise DataError(
+                f"evidence: got {len(x)} rows, and likelihoods of "
+                f"{sorted({v.shape[1] for v in soft.values()})}, expected one number of rows"
+            )
+        rows = max([len(x), *(v.shape[1] for v in soft.values())]) if len(x) else 0
+        x = x.expand(rows, -1)
+        soft = {node: v.expand(-1, rows) for node, v in soft.items()}
+        size = self.tree.chunk_rows(self.device)
+        for first in range(0, max(rows, 1), size):
+            part = x[first : first + size]
+            given, scale = self.tree_likelihoods(part), self._anchor.new_zeros(len(part))
+            for node, vectors in soft.items():
+                vectors = vectors[:, first : first + size]
+                top = vectors.amax(0).clamp_min(torch.finfo(vectors.dtype).tiny)
+                scale = scale + top.log()
+                given[node] = given[node] * (vectors / top) if node in given else vectors / top
+            yield part, given, scale
+
+    def tree_likelihoods(self, x: Tensor) -> dict[int, Tensor]:
+        """Turn rows of numbers into vectors of 0 and 1, ``{node: (states, rows)}``."""
+        columns = x.T.contiguous()
+        known = columns >= 0
+        seen = known.any(1).nonzero()[:, 0].tolist()
+        if not seen:
+            return {}
+        sizes = self.alphabet.sizes
+        picked = [node for node in seen for _ in range(sizes[node])]
+        states = [state for node in seen for state in range(sizes[node])]
+        pick = torch.tensor(picked, device=x.device)
+        state = torch.tensor(states, device=x.device)[:, None]
+        whole = columns.index_select(0, pick).eq(state).to(self.dtype)
+        whole += (~known).to(self.dtype).index_select(0, pick)
+        parts = whole.split([sizes[node] for node in seen])
+        return dict(zip(seen, parts, strict=True))
+
+    def _node_marginals(self, evidence: Any, likelihood: Mapping[str, Any] | None) -> Tensor:
+        """Marginals of all nodes below one another, ``(states of all nodes, rows)``."""
+        potentials, parts, first = self._potentials(), [], 0
+        for x, given, scale in self._chunks(evidence, likelihood):
+            collected = self.tree.collect(potentials, given)
+            self._log_evidence(collected, scale, len(x), x, first)
+            first += len(x)
+            beliefs = self.tree.distribute(collected)
+            found = (self.tree.node_marginal(beliefs, i) for i in range(len(x.T)))
+            parts.append(torch.cat([m.expand(-1, len(x)) for m in found]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _log_evidence(
+        self,
+        collected: Collected,
+        scale: Tensor,
+        rows: int,
+        x: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """Log evidence of a chunk; refuses impossible rows where ``x`` is given to name them."""
+        value = (collected.log_evidence + scale).expand(rows)
+        if x is not None:
+            self._refuse_impossible(value, x, first)
+        return value
+
+    def _refuse_impossible(self, log_prob: Tensor, x: Tensor, rows: Tensor | int) -> None:
+        """Refuse rows of probability 0; ``rows`` are their numbers, or that of the first."""
+        possible = log_prob > -torch.inf
+        if not bool(possible.all()):
+            row = int((~possible).nonzero()[0, 0])
+            seen = self.alphabet.names(x[row : row + 1])[0]
+            words = ", ".join(f"{n}={s}" for n, s in list(seen.items())[:20])
+            number = rows + row if isinstance(rows, int) else int(rows[row])
+            raise QueryError(f"evidence: row {number} has probability 0 ({words})")
+
+    def _log_joint(self, tables: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Log density of complete rows, ``(rows,)``; gradients reach the tables."""
+        columns = x.T.contiguous()
+        total: Any = 0.0
+        for node, (above, table) in enumerate(zip(self.above, tables, strict=True)):
+            code = configuration(columns, (*above, node), self.alphabet.sizes)
+            total = total + table.reshape(-1).index_select(0, code).log()
+        return total
+
+    def _ancestral(self, num_samples: int) -> Tensor:
+        columns: list[Any] = [None] * len(self.alphabet.nodes)
+        tables = self.node_tables()
+        for name in self.graph.order:
+            node = self.alphabet.index[name]
+            code = configuration(columns, self.above[node], self.alphabet.sizes)
+            table = tables[node].reshape(-1, tables[node].shape[-1]).cumsum(-1)
+            if code is None:
+                code = torch.zeros(num_samples, dtype=torch.int64, device=self.device)
+            # 1 - rand lies in (0, 1]: a state of probability 0 is never drawn
+            level = 1.0 - torch.rand(num_samples, dtype=table.dtype, device=table.device)
+            level = level * table[:, -1].index_select(0, code)
+            columns[node] = torch.zeros_like(code)
+            for state in range(table.shape[1] - 1):
+                columns[node] += level > table[:, state].index_select(0, code)
+        return torch.stack(columns, 1)

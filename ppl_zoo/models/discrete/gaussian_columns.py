@@ -1,0 +1,159 @@
+"""Normal columns of a class-conditional model: their parameters, or q of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Gamma, kl_divergence
+
+from ppl_zoo.core.rows import Rows
+
+__all__ = ["GaussianColumns"]
+
+
+class GaussianColumns(nn.Module):
+    """Means and precisions of numbers by class, in units of the data's own mean and sd.
+
+    With ``bayesian``, q(mean, precision) is Normal-Gamma: precision ~ Gamma(shape, rate), mean ~
+    Normal(loc, 1 / sqrt(strength * precision)).
+
+    Parameters
+    ----------
+    num_classes, num_features
+        Shape of both.
+    bayesian
+        Whether they are latent variables.
+    smoothing
+        What is added to every variance, in units of the largest variance of a column.
+    """
+
+    def __init__(
+        self, num_classes: int, num_features: int, bayesian: bool, smoothing: float
+    ) -> None:
+        super().__init__()
+        shape = (num_classes, num_features)
+        self.bayesian, self.smoothing = bayesian, smoothing
+        self.register_buffer("centre", torch.zeros(num_features))
+        self.register_buffer("spread", torch.ones(num_features))
+        self.register_buffer("floor", torch.zeros(num_features))
+        self.loc = nn.Parameter(torch.zeros(shape))
+        self.log_precision = nn.Parameter(torch.zeros(shape)) if not bayesian else None
+        # strength, shape and rate: the prior is weak, a hundredth of a row about the mean
+        if bayesian:
+            self.register_buffer("prior", torch.tensor([0.01, 1.0, 1.0]))
+            self.log_q = nn.Parameter(self.prior.log()[:, None, None].expand(3, *shape).clone())
+
+    @torch.no_grad()
+    def start(self, rows: Rows, columns: slice | list[int], scatter: bool) -> None:
+        """Centre on the data, every class alike; ``scatter`` moves the classes apart."""
+        count = total = square = 0.0
+        shift = None
+        for chunk in rows.chunks(4096):
+            x = chunk[0][..., columns].double()
+            known = ~x.isnan()
+            if shift is None:
+                shift = torch.where(known, x, 0.0).sum(0) / known.sum(0).clamp_min(1)
+            x = torch.where(known, x - shift, 0.0)
+            count, total = count + known.sum(0), total + x.sum(0)
+            square = square + (x * x).sum(0)
+        count = count.clamp_min(1)
+        variance = (square / count - (total / count) ** 2).clamp_min(0.0)
+        self.centre.copy_(shift + total / count)
+        self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
+        self.floor.copy_(self.smoothing * variance.max() / self.spread.double() ** 2)
+        self.loc.zero_()
+        if scatter:
+            self.loc.normal_()
+        if self.bayesian:
+            self.log_q.copy_(self.prior.log()[:, None, None].expand_as(self.log_q))
+        else:
+            self.log_precision.zero_()
+
+    def constants(self) -> dict[str, Tensor]:
+        """Units of the columns, for ``Features.scores``."""
+        return {"centre": self.centre, "spread": self.spread}
+
+    def parts(self, mean: Tensor, precision: Tensor) -> dict[str, Tensor]:
+        """Natural parameters of given means and precisions."""
+        linear = mean * precision
+        constant = 0.5 * (precision.log() - linear * mean)
+        return {"linear": linear, "precisions": precision, "constant": constant}
+
+    def point(self) -> dict[str, Tensor]:
+        """Natural parameters of the fitted point; of the mean precision, where bayesian."""
+        if not self.bayesian:
+            return self.parts(self.loc, self.log_precision.exp())
+        _, shape, rate = self.log_q.exp()
+        return self.parts(self.loc, shape / rate)
+
+    def expected(self) -> dict[str, Tensor]:
+        """Natural parameters for the E-step: their mean under q.
+
+        Without q, rows count as blurred by the smoothing: then the variance plus the smoothing is
+        the very maximum, and EM climbs.
+        """
+        if not self.bayesian:
+            parts = self.point()
+            return {
+                **parts,
+                "constant": parts["constant"] - 0.5 * parts["precisions"] * self.floor,
+            }
+        strength, shape, rate = self.log_q.exp()
+        precision = shape / rate
+        linear = self.loc * precision
+        constant = 0.5 * (shape.digamma() - rate.log() - self.loc * linear - 1.0 / strength)
+        return {"linear": linear, "precisions": precision, "constant": constant}
+
+    @torch.no_grad()
+    def maximize(self, statistics: Mapping[str, Tensor]) -> None:
+        """M-step: maximum likelihood, or the posterior."""
+        count, total = statistics["constant"], statistics["linear"]
+        square = -2.0 * statistics["precisions"]
+        if self.bayesian:
+            strength, shape, rate = self.prior.double()
+            strength = strength + count
+            mean = total / strength
+            rate = (rate + 0.5 * (square - strength * mean**2)).clamp_min(rate * 1e-3)
+            self.loc.copy_(mean)
+            self.log_q.copy_(torch.stack([strength, shape + 0.5 * count, rate]).log())
+            return
+        some = count > 1e-10  # a class without rows keeps what it has
+        safe = torch.where(some, count, 1.0)
+        mean = total / safe
+        variance = (square / safe - mean**2).clamp_min(0.0) + self.floor.double()
+        variance = variance.clamp_min(1e-12)
+        self.loc.copy_(torch.where(some, mean, self.loc.double()))
+        precision = torch.where(some, -variance.log(), self.log_precision.double())
+        self.log_precision.copy_(precision)
+
+    def draw(self, posterior: bool) -> dict[str, Tensor]:
+        """Draw precisions and means from the prior, or from q."""
+        q = self.log_q.exp()
+        strength, shape, rate = q if posterior else self.prior[:, None, None].expand_as(q)
+        precision = pyro.sample("precision", dist.Gamma(shape, rate).to_event(2))
+        loc = self.loc if posterior else torch.zeros_like(self.loc)
+        sd = (strength * precision).rsqrt()
+        return self.parts(pyro.sample("mean", dist.Normal(loc, sd).to_event(2)), precision)
+
+    def minus_kl(self) -> Tensor:
+        """-KL(q || prior), in nats."""
+        strength, shape, rate = self.log_q.exp()
+        strength0, shape0, rate0 = self.prior
+        ratio = strength0 / strength
+        normal = 0.5 * (ratio - ratio.log() - 1.0 + strength0 * self.loc**2 * shape / rate)
+        gamma = kl_divergence(Gamma(shape, rate), Gamma(shape0, rate0))
+        return -(normal + gamma).sum()
+
+    def student(self, x: Tensor) -> Tensor:
+        """Log predictive density ``(n, C)``: the mean and the precision integrated out."""
+        known = ~x.isnan()
+        y = ((torch.where(known, x, self.centre) - self.centre) / self.spread).unsqueeze(-2)
+        strength, shape, rate = self.log_q.exp()
+        scale = (rate * (strength + 1.0) / (shape * strength)).sqrt()
+        log_density = dist.StudentT(2.0 * shape, self.loc, scale).log_prob(y)
+        log_density = log_density - self.spread.log()
+        return torch.where(known.unsqueeze(-2), log_density, 0.0).sum(-1)

@@ -1,0 +1,266 @@
+"""Cards of the models of images."""
+
+from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+
+__all__ = ["CARDS"]
+
+
+def _set12(level: int, published: float, reproduced: float) -> Figure:
+    return Figure(
+        what=f"PSNR on Set12, noise of {level} grey levels, dB",
+        published=published,
+        source="EPLL in Zhang et al. (2017), Beyond a Gaussian denoiser, table III",
+        reproduced=reproduced,
+        command="python benchmarks/epll.py --parts denoising",
+        tolerance=0.05,
+        better="higher",
+    )
+
+
+EPLL = Card(
+    name="epll",
+    title="Expected patch log likelihood",
+    family="images",
+    factory="ppl_zoo.models:EPLL",
+    summary="An image whose patches are probable under a mixture of Gaussians, seen through blur,"
+    " missing pixels or noise: zoo.restore and `ppl-zoo restore` take a photograph.",
+    solvers=("SVI", "Tiling", "SplitGibbs"),
+    recipes=(
+        Recipe(
+            "noisy-photograph",
+            "A piece of a photograph behind noise, each pixel a normal variable",
+            "noisy-photograph",
+            {"prior": "gmm20-patches"},
+            options={"steps": 300, "learning_rate": 0.01},
+        ),
+    ),
+    references=(
+        Reference(
+            "Zoran & Weiss",
+            2011,
+            "From learning models of natural image patches to whole image restoration",
+            "https://doi.org/10.1109/ICCV.2011.6126278",
+        ),
+        Reference(
+            "Zoran & Weiss",
+            2012,
+            "Natural images, Gaussian mixtures and dead leaves",
+            "https://proceedings.neurips.cc/paper/2012/hash/"
+            "8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html",
+        ),
+    ),
+    figures=(
+        _set12(15, 32.14, 32.143),
+        _set12(25, 29.69, 29.713),
+        _set12(50, 26.47, 26.502),
+        Figure(
+            what="gmm200-patches: log likelihood of BSDS300 patches as RNADE has them, nats",
+            published=152.8,
+            source="The mixture of Zoran & Weiss as given by Uria et al. (2013), RNADE",
+            reproduced=152.84,
+            command="python benchmarks/epll.py --parts patches",
+            tolerance=0.5,
+            better="higher",
+        ),
+    ),
+)
+
+_PATCHES_2011 = Reference(
+    "Zoran & Weiss",
+    2011,
+    "From learning models of natural image patches to whole image restoration",
+    "https://doi.org/10.1109/ICCV.2011.6126278",
+)
+_LEAVES_2012 = Reference(
+    "Zoran & Weiss",
+    2012,
+    "Natural images, Gaussian mixtures and dead leaves",
+    "https://proceedings.neurips.cc/paper/2012/hash/8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html",
+)
+
+
+def _patch_prior(
+    name: str,
+    title: str,
+    factory: str,
+    summary: str,
+    recipe: Recipe,
+    *references: Reference,
+    figures: tuple[Figure, ...] = (),
+) -> Card:
+    return Card(
+        name=name,
+        title=title,
+        family="images",
+        factory=f"ppl_zoo.models:{factory}",
+        summary=summary,
+        solvers=("EM",) if factory == "MiniDeadLeaves" else ("EM", "SVI"),
+        references=(_PATCHES_2011, *references),
+        recipes=(recipe,),
+        figures=figures,
+    )
+
+
+INDEPENDENT_PIXELS = _patch_prior(
+    "independent-pixels",
+    "Independent pixels",
+    "IndependentPixels",
+    "Each pixel by itself, with a mixture of normal distributions: the least prior of a patch.",
+    Recipe("photo-patches", "Pixels of photographs", "photo-patches", {"num_components": 3}),
+)
+
+MULTIVARIATE_GAUSSIAN = _patch_prior(
+    "multivariate-gaussian",
+    "Multivariate normal distribution",
+    "MultivariateGaussian",
+    "Mean and covariance in closed form: the spectrum of photographs, and no edges.",
+    Recipe("photo-patches", "Covariance of photographs", "photo-patches"),
+    figures=(
+        Figure(
+            what="log likelihood of BSDS300 test patches, nats a patch",
+            published=96.67,
+            source="Papamakarios, Pavlakou & Murray 2017, table 1 (their own patches)",
+            reproduced=96.25,
+            command="python benchmarks/patch_priors.py",
+            tolerance=1.0,
+        ),
+    ),
+)
+
+PCA_LAPLACE = _patch_prior(
+    "pca-laplace",
+    "Principal components with Laplace coordinates",
+    "PCALaplace",
+    "Independent heavy tails along the principal axes, fitted and restored in closed form.",
+    Recipe("photo-patches", "Principal axes of photographs", "photo-patches", demo=True),
+)
+
+ICA = _patch_prior(
+    "ica",
+    "Independent component analysis",
+    "ICA",
+    "A square linear map of Laplace sources by maximum likelihood: filters of edges, found by EM"
+    " without a step size.",
+    Recipe(
+        "photo-patches",
+        "Independent components of photographs",
+        "photo-patches",
+        options={"max_steps": 30, "tol": 0.05},
+    ),
+    Reference(
+        "Bell & Sejnowski",
+        1997,
+        'The "independent components" of natural scenes are edge filters',
+        "https://doi.org/10.1016/S0042-6989(97)00121-1",
+    ),
+    Reference(
+        "Ono",
+        2011,
+        "Stable and fast update rules for independent vector analysis based on auxiliary function"
+        " technique",
+        "https://doi.org/10.1109/ASPAA.2011.6082320",
+    ),
+)
+
+MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
+    "mixture-of-scale-mixtures",
+    "Mixture of Gaussian scale mixtures",
+    "MixtureOfScaleMixtures",
+    "Some shapes of patch, each at several contrasts; all three queries are exact.",
+    Recipe(
+        "photo-patches",
+        "Five shapes at four contrasts",
+        "photo-patches",
+        {"num_shapes": 5, "num_scales": 4},
+        {"remove_mean": False},
+        options={"max_steps": 30, "tol": 0.05},
+    ),
+    _LEAVES_2012,
+)
+
+MINI_DEAD_LEAVES = _patch_prior(
+    "mini-dead-leaves",
+    "Mini dead leaves",
+    "MiniDeadLeaves",
+    "One textured leaf, or two that meet at a straight edge: occlusion at its smallest, with the"
+    " edge's posterior on a grid.",
+    Recipe(
+        "photo-patches",
+        "How many patches of photographs have an edge",
+        "photo-patches",
+        {"size": 8, "grid": (8, 6)},
+        options={"max_steps": 5},
+    ),
+    _LEAVES_2012,
+)
+
+DEEP_IMAGE_PRIOR = Card(
+    name="deep-image-prior",
+    title="Deep image prior",
+    family="images",
+    factory="ppl_zoo.models:DeepImagePrior",
+    summary="An image that an untrained encoder-decoder makes of noise, fitted to what was seen of"
+    " it and stopped before it fits the noise: zoo.restore(method='dip') takes a photograph.",
+    solvers=("EarlyStopping", "SVI"),
+    references=(
+        Reference(
+            "Ulyanov, Vedaldi & Lempitsky",
+            2018,
+            "Deep image prior",
+            "https://arxiv.org/abs/1711.10925",
+        ),
+        Reference(
+            "Wang, Li, Zhuang, Chen, Liang & Sun",
+            2023,
+            "Early stopping for deep image prior",
+            "https://arxiv.org/abs/2112.06074",
+        ),
+        Reference(
+            "Cheng, Gadelha, Maji & Sheldon",
+            2019,
+            "A Bayesian perspective on the deep image prior",
+            "https://arxiv.org/abs/1904.07457",
+        ),
+    ),
+    figures=(
+        Figure(
+            what="PSNR on a crop of F16, 128 x 128, noise of 25 grey levels, where it stops by"
+            " itself, dB",
+            published=31.06,
+            source="A plain skip net of 16 to 128 channels with moving average, after 1,500 steps",
+            reproduced=31.21,
+            command="python benchmarks/deep_image_prior.py f16",
+            tolerance=0.1,
+            better="higher",
+        ),
+        Figure(
+            what="PSNR of brightness on Set5, super-resolution x4, dB",
+            published=29.90,
+            source="Ulyanov, Vedaldi & Lempitsky 2018, table 1",
+            reproduced=None,
+            command="python benchmarks/deep_image_prior.py gpu-set5  (needs a GPU)",
+            tolerance=0.3,
+            better="higher",
+        ),
+        Figure(
+            what="PSNR on Barbara, half of the pixels missing, dB",
+            published=32.22,
+            source="Ulyanov, Vedaldi & Lempitsky 2018, inpainting table",
+            reproduced=None,
+            command="python benchmarks/deep_image_prior.py gpu-barbara  (needs a GPU)",
+            tolerance=0.5,
+            better="higher",
+        ),
+    ),
+)
+
+CARDS: tuple[Card, ...] = (
+    EPLL,
+    DEEP_IMAGE_PRIOR,
+    INDEPENDENT_PIXELS,
+    MULTIVARIATE_GAUSSIAN,
+    PCA_LAPLACE,
+    ICA,
+    MIXTURE_OF_SCALE_MIXTURES,
+    MINI_DEAD_LEAVES,
+)

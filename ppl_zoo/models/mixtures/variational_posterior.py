@@ -1,0 +1,349 @@
+"""Prior and posterior of a Bayesian mixture of Gaussians.
+
+All of q follows from the expected rows of each component, ``counts``, its mean ``loc`` and the
+``scale`` of its covariance: concentrations, strengths and degrees of freedom are those of the
+prior plus counts. Natural parameters are the prior's plus statistics, so that a natural
+gradient step is an average of statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_zoo.models.mixtures.covariance import Kind
+from ppl_zoo.models.mixtures.em_statistics import BufferPool, Scorer
+from ppl_zoo.models.mixtures.precision_priors import precisions
+from ppl_zoo.models.mixtures.prior import Prior
+from ppl_zoo.models.mixtures.whitening import Whitening
+
+__all__ = ["WEIGHTS", "BayesianPosterior", "Dirichlet", "Predictive", "Sticks", "Weights"]
+
+
+class BayesianPosterior(nn.Module):
+    """q(weights) q(means, precisions) and its prior; see ``BayesianGaussianMixture``."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        num_components: int,
+        num_features: int,
+        weights: str,
+        concentration: float,
+        mean_prior: Any,
+        mean_strength: float,
+        covariance_prior: Any,
+        degrees_of_freedom: float,
+    ) -> None:
+        super().__init__()
+        if weights not in WEIGHTS:
+            raise ValueError(f"weights: got {weights!r}, expected one of {tuple(WEIGHTS)}")
+        for name, value, least in (
+            ("weight_concentration", concentration, 0.0),
+            ("mean_strength", mean_strength, 0.0),
+            ("degrees_of_freedom", degrees_of_freedom, num_features - 1.0 if kind.matrix else 0.0),
+        ):
+            if not value > least:
+                raise ValueError(f"{name}: got {value}, expected more than {least:g}")
+        self.kind, self.num_features = kind, num_features
+        self.weights, self.precisions = WEIGHTS[weights], precisions(kind, num_features)
+        self.workspace = BufferPool()
+        nu = degrees_of_freedom
+        # the M-step of EM with this prior gives the posterior's parameters
+        given = None if covariance_prior is None else torch.as_tensor(covariance_prior) / nu
+        self.prior = Prior(kind, num_features, 1.0, mean_prior, mean_strength, given, nu)
+        self.coordinates = Whitening(kind, num_features, missing=False)
+        self.register_buffer("concentration", torch.tensor(float(concentration)))
+        self.register_buffer("strength", torch.tensor(float(mean_strength)))
+        self.register_buffer("freedom", torch.tensor(float(nu)))
+        self.register_buffer("prior_root", kind.start(num_components, num_features))
+        self.register_buffer("counts", torch.ones(num_components))
+        self.register_buffer("loc", torch.zeros(num_components, num_features))
+        self.register_buffer("scale", kind.start(num_components, num_features))
+        self._set_root()
+
+    # ---- as Pyro programs -------------------------------------------------------------------
+
+    def draw_prior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample weights (or sticks), means and precisions from the prior."""
+        none = torch.zeros_like(self.counts)
+        nu = self.freedom if self.precisions.tied else self.freedom.expand(none.shape)
+        drawn = self.weights.draw(self.concentration, none)
+        precision = self.precisions.draw(self.prior_root, nu)
+        strength = self.strength.expand(none.shape)
+        means = self.precisions.draw_means(
+            self.prior.mean.expand_as(self.loc), strength, precision
+        )
+        return drawn, means, precision
+
+    def draw_posterior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample the same sites from q."""
+        drawn = self.weights.draw(self.concentration, self.counts)
+        strength, nu = self.strength + self.counts, self._nu(self.counts)
+        root = self.precisions.root(self.scale, nu).to(self.scale)
+        precision = self.precisions.draw(root, nu)
+        return drawn, self.precisions.draw_means(self.loc, strength, precision), precision
+
+    # ---- CAVI -------------------------------------------------------------------------------
+
+    def centre(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take coordinates, and priors that were not given, from the moments of data."""
+        self.coordinates.take(mean, covariance)
+        if not self.prior.given[0]:
+            self.prior.mean.copy_(mean)
+        if not self.prior.given[1]:
+            self.prior.covariance.copy_(covariance / self.freedom.double())
+        self._set_root()
+
+    def update(self, statistics: Mapping[str, Tensor], step: float) -> None:
+        """Move natural parameters towards prior + statistics."""
+        coordinates, means = self.coordinates, self.coordinates.means_inside(self.loc)
+        if step < 1:
+            inside = coordinates.inside(self.loc, self.scale)
+            counts = self.counts.double()
+            old = self.prior.statistics(
+                counts.sum(), counts.clamp_min(1e-30).log(), *inside, coordinates
+            )
+            statistics = {k: (1 - step) * old[k] + step * statistics[k] for k in old}
+        _, means, scale = self.prior.maximize(statistics, means, coordinates)
+        counts = statistics["counts"]
+        self.store(counts, *coordinates.outside(means, scale))
+        self.keep(self.weights.order(self.concentration.double(), counts))
+
+    def store(self, counts: Tensor, loc: Tensor, scale: Tensor) -> None:
+        """Set q, in units of x."""
+        self.counts.copy_(counts)
+        self.loc.copy_(loc)
+        self.scale.copy_(scale)
+
+    def keep(self, order: Tensor) -> None:
+        """Put components in another order."""
+        for buffer in (self.counts, self.loc) + (() if self.precisions.tied else (self.scale,)):
+            buffer.copy_(buffer[order].clone())
+
+    def take(self, other: BayesianPosterior, chosen: Tensor) -> None:
+        """Copy the prior of another mixture, and q of some of its components."""
+        state = other.state_dict()
+        tied = () if self.precisions.tied else ("scale", "prior_root")
+        for name in ("counts", "loc", *tied):
+            state[name] = state[name][chosen]
+        self.load_state_dict(state)
+
+    def scorer(self, dtype: torch.dtype) -> Scorer:
+        """Score rows by E[log p(x, assignment | theta)]: a Gaussian's, shifted by component."""
+        counts = self.counts.double()
+        log_weights = self.weights.expected_log(self.concentration.double(), counts)
+        correction = self.precisions.correction(self._nu(counts))
+        known = self.num_features / (self.strength.double() + counts)
+        log_weights = log_weights + 0.5 * (correction - known)
+        inside = self.coordinates.inside(self.loc, self.scale)
+        stretch = self.coordinates.log_stretch()
+        return Scorer(self.kind, log_weights, *inside, stretch, dtype, self.workspace)
+
+    def negative_kl(self) -> Tensor:
+        """-KL(q || p), float64."""
+        counts, loc, scale = self.counts.double(), self.loc.double(), self.scale.double()
+        value = self.weights.negative_kl(self.concentration.double(), counts)
+        strength = self.strength.double()
+        share = strength / (strength + counts)
+        off = self.kind.whitened(loc - self.prior.mean.double(), scale).square().sum(-1)
+        means = self.num_features * (share.log() - share + 1.0) - strength * off
+        nu0 = self.freedom.double()
+        scale0 = self._prior_scale()
+        nu0 = nu0 if self.precisions.tied else nu0.expand(len(counts))
+        covariances = self.precisions.negative_kl(scale, self._nu(counts), scale0, nu0)
+        return value + 0.5 * means.sum() + covariances.sum()
+
+    # ---- what q says of new rows ------------------------------------------------------------
+
+    def mean_weights(self) -> Tensor:
+        """E[weights] ``(K,)``, float64."""
+        return self.weights.mean(self.concentration.double(), self.counts.double())
+
+    def predictive(self) -> Predictive:
+        """Return the predictive density, a mixture of Student t."""
+        counts = self.counts.double()
+        nu = self._nu(counts).expand(len(counts))
+        freedom, stretch = self.precisions.predictive(self.strength.double() + counts, nu)
+        weights = self.mean_weights().clamp_min(1e-300).log()
+        loc, scale = self.loc.double(), self.scale.double()
+        return Predictive(self.kind, weights, freedom, stretch, loc, scale)
+
+    def _nu(self, counts: Tensor) -> Tensor:
+        freedom = self.freedom.to(counts.dtype)
+        return freedom + counts.sum() if self.precisions.tied else freedom + counts
+
+    def _prior_scale(self) -> Tensor:
+        """Scale of one component of the prior, expanded as those of q are, float64."""
+        covariance = self.prior.covariance.double()
+        if self.kind.name == "spherical":
+            covariance = covariance.mean()
+        return self.kind.factor(covariance).expand(self.scale.shape)
+
+    def _set_root(self) -> None:
+        scale = self._prior_scale()
+        nu = self.freedom.double().expand(() if self.precisions.tied else scale.shape[:1])
+        self.prior_root.copy_(self.precisions.root(scale, nu))
+
+
+class Predictive:
+    """Mixture of Student t densities ``(freedom, loc, stretch * covariance)``, float64."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        log_weights: Tensor,
+        freedom: Tensor,
+        stretch: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+    ) -> None:
+        self.kind, self.log_weights, self.freedom, self.loc = kind, log_weights, freedom, loc
+        num_components, self.num_features = loc.shape
+        root = stretch.sqrt()
+        if kind.matrix:
+            scale = scale.expand(num_components, -1, -1) * root[:, None, None]
+            eye = torch.eye(self.num_features).to(scale).expand_as(scale)
+            self.units = torch.linalg.solve_triangular(scale, eye, upper=False)
+            self.log_det = scale.diagonal(dim1=1, dim2=2).log().sum(-1)
+        else:
+            scale = scale.reshape(num_components, -1).expand_as(loc) * root[:, None]
+            self.units, self.log_det = 1.0 / scale, scale.log().sum(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of rows ``(n, D)``."""
+        x = x.double()
+        return torch.stack([self._joint(x, k) for k in range(len(self.loc))]).logsumexp(0)
+
+    def _joint(self, x: Tensor, k: int) -> Tensor:
+        z, freedom = x - self.loc[k], self.freedom[k]
+        z = z @ self.units[k].mT if self.kind.matrix else z * self.units[k]
+        if self.kind.name == "diagonal":  # each feature has a precision of its own
+            log_density = dist.StudentT(freedom).log_prob(z).sum(-1)
+        else:
+            half, size = 0.5 * (freedom + self.num_features), 0.5 * self.num_features
+            constant = torch.lgamma(half) - torch.lgamma(0.5 * freedom)
+            constant = constant - size * (freedom.log() + math.log(math.pi))
+            log_density = constant - half * (z.square().sum(-1) / freedom).log1p()
+        return self.log_weights[k] + log_density - self.log_det[k]
+
+    def sample(self, num_samples: int) -> Tensor:
+        """Draw rows ``(num_samples, D)``."""
+        z = torch.multinomial(self.log_weights.exp(), num_samples, replacement=True)
+        freedom = self.freedom[z, None]
+        if self.kind.name == "diagonal":
+            freedom = freedom.expand(-1, self.num_features)
+        wide = (0.5 * freedom / torch._standard_gamma(0.5 * freedom)).sqrt()
+        noise = torch.randn(num_samples, self.num_features).to(wide) * wide
+        out = torch.empty_like(noise)
+        for k in z.unique().tolist():
+            own = z == k
+            if self.kind.matrix:
+                shift = torch.linalg.solve_triangular(self.units[k], noise[own].mT, upper=False).mT
+            else:
+                shift = noise[own] / self.units[k]
+            out[own] = self.loc[k] + shift
+        return out
+
+
+# ---- Priors of a mixture's weights: Dirichlet, and the sticks of a truncated Dirichlet process.
+#
+# Each q is conjugate, so that it is known from the expected number of rows of each component.
+
+
+class Dirichlet:
+    """``weights ~ Dirichlet(concentration, ..., concentration)``."""
+
+    name = "dirichlet"
+
+    def draw(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """Sample the weights ``(K,)``; counts are 0 for the prior."""
+        return pyro.sample("weights", dist.Dirichlet(concentration + counts))
+
+    def weights(self, drawn: Tensor) -> Tensor:
+        """Weights ``(..., K)`` of what was drawn."""
+        return drawn
+
+    def expected_log(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """E[log weights] ``(K,)``."""
+        total = (concentration + counts).sum()
+        return torch.digamma(concentration + counts) - torch.digamma(total)
+
+    def mean(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """E[weights] ``(K,)``."""
+        return (concentration + counts) / (concentration + counts).sum()
+
+    def negative_kl(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """-KL(q || p)."""
+        q = dist.Dirichlet(concentration + counts)
+        return -torch.distributions.kl_divergence(q, dist.Dirichlet(concentration + 0.0 * counts))
+
+    def order(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """Return an order of the components under which the bound is no lower: all are equal."""
+        return torch.arange(len(counts), device=counts.device)
+
+
+class Sticks:
+    """``weights[k] = sticks[k] prod_{j<k} (1 - sticks[j])``, ``sticks ~ Beta(1, concentration)``.
+
+    The last component takes what is left (Blei & Jordan 2006).
+    """
+
+    name = "dirichlet-process"
+
+    def draw(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """Sample the K - 1 sticks; counts are 0 for the prior."""
+        return pyro.sample("sticks", dist.Beta(*self._beta(concentration, counts)).to_event(1))
+
+    def weights(self, drawn: Tensor) -> Tensor:
+        """Weights ``(..., K)`` of what was drawn."""
+        left = (1.0 - drawn).cumprod(-1)
+        ones = torch.ones_like(drawn[..., :1])
+        broken = torch.cat([drawn, ones], -1) * torch.cat([ones, left], -1)
+        return pyro.deterministic("weights", broken, event_dim=1)
+
+    def expected_log(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """E[log weights] ``(K,)``."""
+        a, b = self._beta(concentration, counts)
+        total = torch.digamma(a + b)
+        taken, left = torch.digamma(a) - total, torch.digamma(b) - total
+        zero = a.new_zeros(1)
+        return torch.cat([taken, zero]) + torch.cat([zero, left.cumsum(0)])
+
+    def mean(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """E[weights] ``(K,)``."""
+        a, b = self._beta(concentration, counts)
+        one = a.new_ones(1)
+        return torch.cat([a / (a + b), one]) * torch.cat([one, (b / (a + b)).cumprod(0)])
+
+    def negative_kl(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """-KL(q || p)."""
+        q = dist.Beta(*self._beta(concentration, counts))
+        prior = dist.Beta(*self._beta(concentration, torch.zeros_like(counts)))
+        return -torch.distributions.kl_divergence(q, prior).sum()
+
+    def order(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """Return falling counts, the best order but where the truncation says otherwise."""
+        same = torch.arange(len(counts), device=counts.device)
+        sizes = counts.argsort(descending=True, stable=True)
+        gain = self._evidence(concentration, counts[sizes]) - self._evidence(concentration, counts)
+        return sizes if gain > 0 else same
+
+    def _evidence(self, concentration: Tensor, counts: Tensor) -> Tensor:
+        """Log probability of assignments with these counts, but for a constant."""
+        a, b = self._beta(concentration, counts)
+        return (torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)).sum()
+
+    def _beta(self, concentration: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        after = counts.flip(0).cumsum(0).flip(0)[1:]
+        return 1.0 + counts[:-1], concentration + after
+
+
+Weights = Dirichlet | Sticks
+WEIGHTS: dict[str, Weights] = {kind.name: kind for kind in (Dirichlet(), Sticks())}

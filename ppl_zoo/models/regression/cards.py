@@ -1,0 +1,210 @@
+"""Cards of the regressions."""
+
+from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+
+__all__ = ["CARDS"]
+
+LINEAR_REGRESSION = Card(
+    name="linear-regression",
+    title="Bayesian linear regression",
+    family="regression",
+    factory="ppl_zoo.models:LinearRegression",
+    summary="A line through the data, with a conjugate prior on its coefficients and noise; the"
+    " smallest model of the zoo, and the one to copy.",
+    solvers=("SVI",),
+    references=(
+        Reference(
+            "Bishop",
+            2006,
+            "Pattern Recognition and Machine Learning, section 3.3",
+            "https://www.microsoft.com/en-us/research/publication/"
+            "pattern-recognition-machine-learning/",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="old-faithful",
+            title="The wait for the next eruption, from the length of the last",
+            data="old-faithful",
+            data_options={"supervised": True},
+            options={"restarts": 2},
+            demo=True,
+        ),
+    ),
+    figures=(
+        Figure(
+            what="posterior mean of the slope, minutes of waiting a minute of eruption",
+            published=10.7296,
+            source="least squares, R: lm(waiting ~ eruptions, faithful)",
+            reproduced=10.7358,
+            command="ppl-zoo reproduce linear-regression",
+            recipe="old-faithful",
+            measure=lambda fit, data: fit.posterior(4000)["weights"].mean().item(),
+            tolerance=0.03,  # a tenth of the standard error of the slope
+        ),
+        Figure(
+            what="posterior mean of the intercept, minutes",
+            published=33.4744,
+            source="least squares, R: lm(waiting ~ eruptions, faithful)",
+            reproduced=33.4507,
+            command="ppl-zoo reproduce linear-regression",
+            recipe="old-faithful",
+            measure=lambda fit, data: fit.posterior(4000)["intercept"].mean().item(),
+            tolerance=0.12,
+        ),
+    ),
+)
+
+EIGHT_SCHOOLS = Card(
+    name="eight-schools",
+    title="Eight schools",
+    family="regression",
+    factory="ppl_zoo.models:EightSchools",
+    summary="Effects of coaching in eight schools, pooled as far as the data ask for it; the"
+    " hierarchical model on which samplers and guides are tried.",
+    solvers=("SVI",),
+    references=(
+        Reference(
+            "Rubin",
+            1981,
+            "Estimation in parallel randomized experiments",
+            "https://doi.org/10.3102/10769986006004377",
+        ),
+        Reference(
+            "Papaspiliopoulos, Roberts & Skold",
+            2007,
+            "A general framework for the parametrization of hierarchical models",
+            "https://arxiv.org/abs/0708.3797",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="noncentered",
+            title="Partial pooling without the funnel",
+            data="eight-schools",
+            model={"parametrization": "noncentered"},
+            demo=True,
+        ),
+        Recipe(
+            name="centered",
+            title="Partial pooling as the story is told: harder for a mean-field guide",
+            data="eight-schools",
+            model={"parametrization": "centered"},
+            options={"restarts": 4},
+        ),
+    ),
+    figures=(
+        Figure(
+            what="posterior mean of mu, points of the test",
+            published=4.4105,
+            source="posteriordb, 10,000 reference draws of eight_schools_noncentered",
+            reproduced=4.5559,
+            command="ppl-zoo reproduce eight-schools",
+            recipe="noncentered",
+            measure=lambda fit, data: fit.posterior(4000)["mu"].mean().item(),
+            tolerance=0.17,  # 0.05 posterior sd
+        ),
+        Figure(
+            what="posterior mean of theta in school A, points of the test",
+            published=6.1505,
+            source="posteriordb, 10,000 reference draws of eight_schools_noncentered",
+            reproduced=5.7381,
+            command="ppl-zoo reproduce eight-schools",
+            recipe="noncentered",
+            measure=lambda fit, data: fit.posterior(4000)["theta"][..., 0].mean().item(),
+            tolerance=1.0,  # the normal family itself is 0.17 posterior sd away
+        ),
+    ),
+)
+
+BAYESIAN_LINEAR_REGRESSION = Card(
+    name="bayesian-linear-regression",
+    title="Linear regression with relevances",
+    family="regression",
+    factory="ppl_zoo.models:BayesianLinearRegression",
+    summary="Linear regression that finds its noise and the strength of its own prior, for all"
+    " weights or for each (automatic relevance determination).",
+    solvers=("CAVI", "NUTS"),
+    references=(
+        Reference(
+            "Drugowitsch",
+            2013,
+            "Variational Bayesian inference for linear and logistic regression",
+            "https://arxiv.org/abs/1310.5438",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="old-faithful",
+            title="The wait for the next eruption, from the length of the last",
+            data="old-faithful",
+            data_options={"supervised": True},
+            dtype="float64",
+            demo=True,
+        ),
+    ),
+    figures=(
+        Figure(
+            what="posterior mean of the slope, minutes of waiting a minute of eruption",
+            published=10.7296,
+            source="least squares, R: lm(waiting ~ eruptions, faithful)",
+            reproduced=10.7155,
+            command="ppl-zoo reproduce bayesian-linear-regression",
+            recipe="old-faithful",
+            measure=lambda fit, data: fit.model.q_loc[0].item(),
+            tolerance=0.03,  # a tenth of the standard error of the slope
+        ),
+    ),
+)
+
+BAYESIAN_LOGISTIC_REGRESSION = Card(
+    name="bayesian-logistic-regression",
+    title="Bayesian logistic regression",
+    family="regression",
+    factory="ppl_zoo.models:BayesianLogisticRegression",
+    summary="Logistic regression with a normal prior, by Polya-gamma augmentation.",
+    solvers=("CAVI", "NUTS"),
+    references=(
+        Reference(
+            "Jaakkola & Jordan",
+            2000,
+            "Bayesian parameter estimation via variational methods",
+            "https://doi.org/10.1023/A:1008932416310",
+        ),
+        Reference(
+            "Durante & Rigon",
+            2019,
+            "Conditionally conjugate mean-field variational Bayes for logistic models",
+            "https://arxiv.org/abs/1711.06999",
+        ),
+    ),
+    recipes=(
+        Recipe(
+            name="old-faithful",
+            title="Whether the next wait takes more than 70 minutes, from the last eruption",
+            data="old-faithful",
+            data_options={"supervised": True, "longer_than": 70.0},
+            dtype="float64",
+            demo=True,
+        ),
+    ),
+    figures=(
+        Figure(
+            what="posterior mean of the slope, logits a minute of eruption",
+            published=3.8580,
+            source="quadrature on a grid of both coefficients",
+            reproduced=3.7590,
+            command="ppl-zoo reproduce bayesian-logistic-regression",
+            recipe="old-faithful",
+            measure=lambda fit, data: fit.model.q_loc[0].item(),
+            tolerance=0.15,  # 0.3 posterior sd: mean field over omega is that far off
+        ),
+    ),
+)
+
+CARDS = (
+    BAYESIAN_LINEAR_REGRESSION,
+    BAYESIAN_LOGISTIC_REGRESSION,
+    LINEAR_REGRESSION,
+    EIGHT_SCHOOLS,
+)

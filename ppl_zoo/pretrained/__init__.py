@@ -1,5 +1,0 @@
-"""Models that this project trained, by name; beside each its card, ``NAME.md``."""
-
-from ppl_zoo.pretrained.reading import PRETRAINED, load_pretrained
-
-__all__ = ["PRETRAINED", "load_pretrained"]

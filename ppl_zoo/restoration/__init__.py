@@ -1,0 +1,1 @@
+"""Image restoration: half-quadratic splitting, tilings, split Gibbs, deep image prior."""

@@ -1,0 +1,202 @@
+"""Coordinate ascent on the evidence lower bound L(q): the loop of EM and CAVI.
+
+With local latents z and parameters theta, and q(z, theta) = q(z) q(theta), the best q_j given
+the other is ``exp E_{-j} log p``. The model takes both steps, the loop sums over rows:
+
+* ``expected_statistics(*batch)``: q(z) given q(theta), and what q(theta) needs of it, additive
+  over rows; "log_likelihood" is the batch's ``E[log p(x, z | theta)] + H[q(z)]``.
+* the update of q(theta) from the statistics of all rows, and theta's own share of the bound.
+
+For EM q(theta) is a point mass at theta: the update is ``maximize`` and the share is
+``log_prior()``. For CAVI it is a conjugate density: ``update_posterior`` and ``negative_kl()``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import (
+    Solution,
+    chain_seed,
+    load_chain,
+    read_parameters,
+    set_seed,
+    stack_chains,
+)
+from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
+
+__all__ = ["CoordinateAscent", "Statistics"]
+
+Statistics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CoordinateAscent:
+    """What EM and CAVI share; see there for the options."""
+
+    max_steps: int = 1000
+    tol: float = 1e-6
+    restarts: int = 1
+    batch_size: int | None = None
+    initialize: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        for name in ("max_steps", "restarts", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{self._name}: got {name}={value}, expected 1 or more")
+        if not self.tol >= 0:
+            raise ValueError(f"{self._name}: got tol={self.tol}, expected 0 or more")
+
+    # ---- what differs: the family of q(theta) -----------------------------------------------
+
+    def check_model(self, model: Model) -> None:
+        """Refuse a model without the steps."""
+        self._demand(model, "expected_statistics", "maximize")
+
+    def update(self, model: Model, statistics: Statistics) -> None:
+        """Set q(theta) to its optimum given the statistics of all rows."""
+        model.maximize(statistics)
+
+    def global_term(self, model: Model) -> Tensor:
+        """Return what the bound has beside the rows' shares."""
+        return model.log_prior()
+
+    def _demand(self, model: Model, *names: str) -> None:
+        for name in names:
+            if not hasattr(model, name):
+                raise DataError(
+                    f"{type(model).__name__} has no {name}(): {self._name} needs it; use zoo.SVI()"
+                )
+
+    # ---- the loop ---------------------------------------------------------------------------
+
+    def solve(
+        self,
+        model: Model,
+        rows: Rows,
+        *,
+        seed: int = 0,
+        progress: bool = True,
+        resume: Solution | None = None,
+        checkpoint: Callable[[Solution], object] | None = None,
+        checkpoint_seconds: float = 30.0,
+    ) -> Solution:
+        """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
+        self.check_model(model)
+        chains = self._start(model, rows, seed, resume)
+
+        def solution() -> Solution:
+            parameters = stack_chains([read_parameters(c.model, None) for c in chains])
+            history = pad_history(chains)
+            final = np.array([c.objective[-1] if c.objective else np.nan for c in chains])
+            stopped = tuple(c.stopped or "interrupted" for c in chains)
+            return Solution(
+                parameters, {"objective": history}, final, stopped, getattr(model, "guide", None)
+            )
+
+        def advance(active: list[Chain]) -> int:
+            for chain in active:
+                self.advance(chain, rows, seed)
+            return 1
+
+        with torch.no_grad():
+            run_chains(
+                chains,
+                advance,
+                solution,
+                max_steps=self.max_steps + 1,  # the last objective takes an E-step of its own
+                label=f"{self._name} {type(model).__name__}",
+                progress=progress,
+                checkpoint=checkpoint,
+                checkpoint_seconds=checkpoint_seconds,
+            )
+        return solution()
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _start(self, model: Model, rows: Rows, seed: int, resume: Solution | None) -> list[Chain]:
+        chains = []
+        for index in range(self.restarts):
+            set_seed(chain_seed(seed, index), rows.device)
+            own = model if index == 0 else model.fresh()
+            chain = Chain(index, own)
+            if resume is not None:
+                load_chain(own, None, resume.parameters, index)
+                past = resume.history["objective"][index]
+                chain.objective = past[np.isfinite(past)].tolist()
+                if resume.stopped[index] == "converged":
+                    chain.stopped = "converged"
+                elif resume.stopped[index] == "max_steps":
+                    chain.objective.pop()  # the E-step that comes first finds it again
+            elif self.initialize:
+                with torch.no_grad():
+                    own.initialize(rows)
+            elif index > 0:
+                own.load_state_dict(model.state_dict())
+            chains.append(chain)
+        return chains
+
+    def advance(self, chain: Chain, rows: Rows, seed: int) -> None:
+        """E-step; then stop, or update. The last objective is always that of the parameters."""
+        statistics = self.expect(chain.model, rows)
+        value = self.objective(chain, statistics)
+        past = chain.objective
+        eps = torch.finfo(rows.dtype).eps
+        # sums of rounded terms move by this much without meaning anything
+        noise = 32 * eps * (abs(value) + len(rows))
+        if past and value < past[-1] - noise:
+            raise ConvergenceError(
+                f"{self._name}: iteration {len(past)} lowered the objective from {past[-1]:.9g} "
+                f"to {value:.9g}; expected_statistics and the update do not belong together"
+            )
+        past.append(value)
+        if self._converged(past, self.tol * len(rows), noise):
+            chain.stopped = "converged"
+        elif len(past) > self.max_steps:
+            chain.stopped = "max_steps"
+        else:
+            self.update(chain.model, statistics)
+
+    def objective(self, chain: Chain, statistics: Statistics) -> float:
+        """Return the bound; NaN is an error."""
+        value = float(statistics["log_likelihood"] + self.global_term(chain.model))
+        if not math.isfinite(value):
+            raise ConvergenceError(
+                f"{self._name}: the objective became {value} at iteration "
+                f"{len(chain.objective)} (restart {chain.index}); it was {chain.objective[-1:]}"
+            )
+        return value
+
+    def expect(self, model: Model, rows: Rows) -> Statistics:
+        """Sum the expected statistics of all rows."""
+        total: dict[str, Any] = {}
+        for batch in rows.chunks(self.batch_size or 4096):
+            for name, value in model.expected_statistics(*batch).items():
+                total[name] = total[name] + value if name in total else value
+        return total
+
+    @staticmethod
+    def _converged(past: list[float], tol: float, noise: float) -> bool:
+        if len(past) < 3:
+            return False
+        before, last = past[-2] - past[-3], past[-1] - past[-2]
+        if last <= noise and before <= noise:
+            return True  # nothing left that the arithmetic could see
+        if last <= 0 or before <= 0:
+            return False
+        rate = last / before
+        return rate < 1 and last * rate / (1 - rate) <= tol and last <= 100 * tol

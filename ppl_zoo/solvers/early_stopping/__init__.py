@@ -1,0 +1,1 @@
+"""Early-stopped optimisation of a deep image prior."""

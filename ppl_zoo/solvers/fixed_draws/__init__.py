@@ -1,0 +1,1 @@
+"""Sample-average approximation: variational inference with fixed draws."""

@@ -1,0 +1,117 @@
+"""The loop that all iterative solvers share: chains in lockstep, progress, Ctrl-C, checkpoints."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ppl_zoo.core.errors import ConvergenceError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.solution import Solution
+
+__all__ = ["Chain", "run_chains", "pad_history"]
+
+
+@dataclass
+class Chain:
+    """One restart: its model, its guide, and how far it has come."""
+
+    index: int
+    model: Model
+    guide: Any = None
+    objective: list[float] = field(default_factory=list)
+    stopped: str | None = None
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold a first Ctrl-C back until the step is complete; a second one is immediate."""
+    asked = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals reach the main thread only
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_chains(
+    chains: Sequence[Chain],
+    advance: Callable[[list], int],
+    solution: Callable[[], Solution],
+    *,
+    max_steps: int,
+    label: str,
+    progress: bool = True,
+    checkpoint: Callable[[Solution], object] | None = None,
+    checkpoint_seconds: float = 30.0,
+    shown: Callable[[], str] | None = None,
+) -> None:
+    """Advance all chains side by side until each has stopped.
+
+    ``advance(active)`` takes some steps of the chains that have not stopped, appends to
+    ``chain.objective``, sets ``chain.stopped`` of those that have converged, and returns how many
+    steps it took. Ctrl-C ends the loop after it and leaves "interrupted".
+    ``solution()`` is the record so far, for checkpoints and for errors to carry. ``shown()`` is
+    what the bar says besides the objective.
+    """
+    # disable=None: silent when standard error is no terminal
+    bar = tqdm(
+        total=max_steps,
+        initial=max(len(c.objective) for c in chains),
+        desc=label,
+        disable=None if progress else True,
+        mininterval=0.2,
+        dynamic_ncols=True,
+    )
+    for chain in chains:  # a fit resumed at its last step has none to take
+        if chain.stopped is None and len(chain.objective) >= max_steps:
+            chain.stopped = "max_steps"
+    saved = time.monotonic()
+    with bar, _deferred_interrupt() as interrupted:
+        try:
+            while active := [c for c in chains if c.stopped is None]:
+                bar.update(advance(active))
+                if not bar.disable:
+                    best = max((c.objective[-1] for c in chains if c.objective), default=np.nan)
+                    running = f", {len(active)}/{len(chains)} chains" if len(chains) > 1 else ""
+                    extra = shown() if shown is not None else ""
+                    bar.set_postfix_str(f"objective {best:.6g}{running}{extra}", refresh=False)
+                if checkpoint and time.monotonic() - saved > checkpoint_seconds:
+                    checkpoint(solution())
+                    saved = time.monotonic()
+                if interrupted():
+                    break
+        except KeyboardInterrupt:
+            pass  # a second Ctrl-C, in the middle of a step: what stands is kept
+        except ConvergenceError as error:
+            error.solution = solution()  # so that nothing is lost
+            raise
+    for chain in chains:
+        chain.stopped = chain.stopped or "interrupted"
+
+
+def pad_history(chains: Sequence[Chain]) -> np.ndarray:
+    """Objectives of all chains, ``(chain, step)``, NaN after a chain's end."""
+    width = max((len(c.objective) for c in chains), default=0)
+    out = np.full((len(chains), width), np.nan)
+    for row, chain in zip(out, chains, strict=True):
+        row[: len(chain.objective)] = chain.objective
+    return out

@@ -1,0 +1,1 @@
+"""The No-U-Turn Sampler, on NumPyro's or Pyro's kernel."""

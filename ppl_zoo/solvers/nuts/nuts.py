@@ -1,0 +1,411 @@
+"""The No-U-Turn Sampler: the referee that every approximation is held against."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_zoo.compiler import CaptureError
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.posterior import PosteriorDraws
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import Solution, chain_seed, read_parameters
+from ppl_zoo.solvers.loop import Chain, run_chains
+from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
+from ppl_zoo.solvers.unconstrained import Unconstrained
+
+__all__ = ["NUTS", "Record", "sample_many"]
+
+#: points tried for a chain's start
+TRIES = 400
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """The No-U-Turn Sampler (Hoffman & Gelman 2014, https://arxiv.org/abs/1111.4246).
+
+    Draws from the posterior of a model with continuous latents. Finite discrete latents are
+    summed out. The model's potential energy and its gradient are captured as one tensor graph,
+    which NumPyro's sampler runs in XLA, all chains side by side. Parameters of the model
+    (``nn.Parameter``) are not sampled: they stay as they are, and a warning names those that
+    the posterior depends on, unless ``init`` is a fit, whose parameters are taken.
+
+    Parameters
+    ----------
+    num_samples, num_warmup
+        Draws a chain that are kept, and iterations before them in which step size and mass
+        matrix adapt.
+    num_chains
+        Chains, from different starts.
+    backend
+        "numpyro", or "pyro" for Pyro's own sampler, some hundred times slower. A model whose
+        program has no static graph runs on Pyro's in any case, with a warning.
+    target_accept
+        Acceptance rate that the step size adapts to; more than 0.8 means smaller steps.
+    max_tree_depth
+        At most ``2**max_tree_depth - 1`` leapfrog steps an iteration.
+    init
+        None to start uniformly within 2 of the middle of the unconstrained scale; or a fit of the
+        model, of whose posterior draws the chains start. Saved fits do not hold it.
+    dense_mass
+        Whether the mass matrix is full, for posteriors with strong correlations.
+
+    Notes
+    -----
+    ``fit.posterior()`` returns the draws on the model's own scale with its deterministic sites,
+    but for those that depend on a latent that is summed out; ``fit.solution.sample_stats`` (and
+    ArviZ's group) has ``lp``, ``energy``, ``diverging``, ``n_steps``, ``tree_depth``,
+    ``acceptance_rate`` and ``step_size``. ``lp`` is the log density on the unconstrained scale,
+    Jacobian included, and so is ``fit.history["objective"]``, draw by draw. Ctrl-C keeps the
+    draws made so far; one while warming up leaves none. Draws that diverged are counted in one
+    warning. A fit with ``resume`` goes on as if it
+    had never stopped, also to more draws.
+
+    Examples
+    --------
+    >>> import ppl_zoo as zoo
+    >>> schools = zoo.data.load("eight-schools")
+    >>> nuts = zoo.NUTS(num_samples=50, num_warmup=50, num_chains=2)
+    >>> fit = zoo.fit(zoo.EightSchools(), schools, nuts, progress=False)
+    >>> fit.posterior(50)["theta"].shape  # (chain, draw, school)
+    torch.Size([2, 50, 8])
+    """
+
+    num_samples: int = 1000
+    num_warmup: int = 1000
+    num_chains: int = 4
+    backend: str = "numpyro"
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    init: Any = None
+    dense_mass: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        for name in ("num_samples", "num_warmup", "num_chains", "max_tree_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"NUTS: got {name}={getattr(self, name)}, expected 1 or more")
+        if not 0 < self.target_accept < 1:
+            raise ValueError(
+                f"NUTS: got target_accept={self.target_accept}, expected a number within (0, 1)"
+            )
+        if self.backend not in ("numpyro", "pyro"):
+            raise ValueError(f"NUTS: got backend={self.backend!r}, expected 'numpyro' or 'pyro'")
+        if self.init is not None and not hasattr(self.init, "posterior"):
+            raise ValueError(f"NUTS: got init={self.init!r}, expected None or a Fit")
+
+    def to_save(self) -> NUTS:
+        """Return the options that a saved fit holds: ``init`` is not among them."""
+        return dataclasses.replace(self, init=None)
+
+    def solve(
+        self,
+        model: Model,
+        rows: Rows,
+        *,
+        seed: int = 0,
+        progress: bool = True,
+        resume: Solution | None = None,
+        checkpoint: Callable[[Solution], object] | None = None,
+        checkpoint_seconds: float = 30.0,
+    ) -> Solution:
+        """Draw from the posterior of ``model``; see :func:`ppl_zoo.fit`."""
+        if self.init is not None and self.init.model is not model:
+            if type(self.init.model) is not type(model):
+                raise DataError(
+                    f"init: got a fit of {type(self.init.model).__name__}, "
+                    f"expected one of {type(model).__name__}"
+                )
+            model.load_state_dict(self.init.model.state_dict())
+        problem = Unconstrained(model, rows)
+        if self.init is None and resume is None:
+            self._name_fixed(problem)
+        backend = self.backend
+        if resume is not None:
+            backend = "numpyro" if resume.engine == "xla" else "pyro"
+        engine = self._engine(problem, seed, backend)
+        record = Record(problem, engine, self)
+        if resume is None:
+            engine.start(self.find_start(problem, engine, seed))
+        else:
+            record.restore(resume)
+        chains = [Chain(index, model) for index in range(self.num_chains)]
+        for index, chain in enumerate(chains):
+            chain.objective.extend(record.trace[index])
+        total = self.num_warmup + self.num_samples
+
+        def advance(active: Sequence[Chain]) -> int:
+            done = engine.iteration
+            end = self.num_warmup if done < self.num_warmup else total
+            found = engine.advance(end - done) if done < total else {}
+            if found and done >= self.num_warmup:
+                record.add(found)
+            for chain in active:
+                if found:
+                    chain.objective.extend(found["lp"][chain.index].tolist())
+                if engine.iteration >= total:
+                    chain.stopped = "max_steps"
+            return engine.iteration - done
+
+        def solution() -> Solution:
+            return record.solution(tuple(c.stopped or "interrupted" for c in chains))
+
+        run_chains(
+            chains,
+            advance,
+            solution,
+            max_steps=total,
+            label=f"NUTS {type(model).__name__}",
+            progress=progress,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        result = solution()
+        self._name_divergences(model, result)
+        return result
+
+    def kernel_options(self) -> dict[str, Any]:
+        """Return the options of a chain, by NumPyro's names."""
+        return {
+            "num_warmup": self.num_warmup,
+            "target_accept_prob": self.target_accept,
+            "max_tree_depth": self.max_tree_depth,
+            "dense_mass": self.dense_mass,
+        }
+
+    def _engine(self, problem: Unconstrained, seed: int, backend: str) -> Any:
+        options = self.kernel_options()
+        if backend == "numpyro":
+            from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
+
+            try:
+                return NumPyroEngine(problem, options, self.num_chains, seed)
+            except CaptureError as error:
+                reason = f"a graph stops at {error}"
+            except (ValueError, RuntimeError, NotImplementedError) as error:
+                reason = str(error)
+            warnings.warn(f"NUTS runs on Pyro's sampler, since {reason}", stacklevel=2)
+        from ppl_zoo.solvers.nuts.pyro_engine import PyroEngine
+
+        return PyroEngine(problem, options, self.num_chains, seed)
+
+    def solve_many(
+        self, model: Model, tables: Sequence[Rows], seed: int
+    ) -> list[tuple[Model, Solution]] | None:
+        """Draw from the posteriors of several data sets of one shape, all side by side.
+
+        Returns
+        -------
+        list or None
+            Model and solution of each; None where they cannot be drawn together.
+        """
+        if self.backend != "numpyro" or self.init is not None:
+            return None
+
+        try:
+            return sample_many(self, model, tables, seed)
+        except (CaptureError, ConvergenceError, ValueError, RuntimeError, NotImplementedError):
+            return None  # one by one, each says what is wrong with it
+
+    def _name_fixed(self, problem: Unconstrained) -> None:
+        fixed = problem.parameters()
+        if fixed and problem.model.example is None:  # a fit has not set them either
+            shown = ", ".join(fixed[:5]) + (", ..." if len(fixed) > 5 else "")
+            warnings.warn(
+                f"NUTS does not sample the parameters {shown} of {type(problem.model).__name__}: "
+                "they stay as they are; pass init=fit to take those of a fit",
+                stacklevel=2,
+            )
+
+    def _name_divergences(self, model: Model, result: Solution) -> None:
+        diverging = result.sample_stats.get("diverging")
+        if diverging is None or not diverging.any():
+            return
+        closer = 1 - (1 - self.target_accept) / 4
+        warnings.warn(
+            f"NUTS: {int(diverging.sum())} of {diverging.size} draws of {type(model).__name__} "
+            "diverged, so that the chains may have left out a part of the posterior; take smaller "
+            f"steps (target_accept={closer:.2f}, now {self.target_accept:.2f}), or write the "
+            "model in other parameters (a hierarchy non-centred)",
+            stacklevel=3,
+        )
+
+    def find_start(self, problem: Unconstrained, engine: Any, seed: int) -> Tensor:
+        """Choose where each chain begins, ``(chain, size)``."""
+        model = problem.model
+        if self.init is not None:
+            drawn = self.init.posterior(max(100, self.num_chains))
+            flat = {k: v.flatten(0, 1) for k, v in drawn.items()}
+            available = len(next(iter(flat.values())))
+            middle = (np.arange(self.num_chains) + 0.5) / self.num_chains
+            picked = (middle * available).astype(int)
+            points = [
+                problem.unconstrain({k: v[i].to(model.device, v.dtype) for k, v in flat.items()})
+                for i in picked
+            ]
+            z = torch.stack(points).to(model.dtype)
+            if engine.finite(z).all():
+                return z
+            raise ConvergenceError(
+                f"{type(model).__name__}: the density is not finite at the draws of init"
+            )
+        chains = range(self.num_chains)
+        generators = [torch.Generator().manual_seed(chain_seed(seed, c)) for c in chains]
+        starts = torch.empty(self.num_chains, problem.size, dtype=model.dtype)
+        lacking = torch.ones(self.num_chains, dtype=torch.bool)
+        for _ in range(TRIES):
+            for chain in lacking.nonzero()[:, 0].tolist():
+                starts[chain].uniform_(-2, 2, generator=generators[chain])
+            lacking = torch.from_numpy(~engine.finite(starts))
+            if not lacking.any():
+                return starts.to(model.device)
+        raise ConvergenceError(
+            f"{type(model).__name__}: no finite density within 2 of the middle of the "
+            f"unconstrained scale in {TRIES} tries; pass init=fit"
+        )
+
+
+# ---- What the chains of NUTS have drawn so far.
+
+
+class Record:
+    """What the chains have drawn so far."""
+
+    def __init__(self, problem: Unconstrained, engine: Any, options: Any) -> None:
+        self.problem, self.engine, self.options = problem, engine, options
+        self.draws = {
+            name: torch.zeros(options.num_chains, 0, *shape)
+            for name, shape in problem.shapes.items()
+        }
+        self.stats: dict[str, np.ndarray] = {}
+        self.waiting: list[dict[str, np.ndarray]] = []
+        #: log densities of all iterations, warm-up included; NaN where they were not kept
+        self.trace = np.zeros((options.num_chains, 0))
+
+    def add(self, found: dict[str, np.ndarray]) -> None:
+        """Take a block; it is put on the model's scale when the record is asked for."""
+        self.waiting.append(found)
+
+    def _settle(self) -> None:
+        if not self.waiting:
+            return
+        waiting, self.waiting = self.waiting, []
+        found = {k: np.concatenate([w[k] for w in waiting], 1) for k in waiting[0]}
+        new = self.engine.constrain(found.pop("z"))
+        started = next(iter(self.draws.values())).shape[1] > 0
+        self.draws = {
+            k: torch.cat([self.draws[k].to(v.dtype), v.cpu()], 1) if started else v.cpu()
+            for k, v in new.items()
+        }
+        steps = found["n_steps"].astype(np.int64)
+        found["n_steps"] = steps
+        found["tree_depth"] = np.floor(np.log2(np.maximum(steps, 1))).astype(np.int64) + 1
+        if self.stats:
+            found = {k: np.concatenate([self.stats[k], v], 1) for k, v in found.items()}
+        self.stats = found
+
+    def restore(self, before: Solution) -> None:
+        """Go on from a solution.
+
+        Raises
+        ------
+        DataError
+            If it has other chains or another warm-up, or its state was not kept.
+        """
+        options, values = self.options, before.state_values
+        asked = {"num_chains": options.num_chains, "num_warmup": options.num_warmup}
+        held = {k: values.get(k) for k in asked}
+        if held != asked:
+            raise DataError(f"resume: got a fit with {held}, expected {asked}")
+        z = torch.zeros(options.num_chains, self.problem.size, dtype=self.problem.model.dtype)
+        self.engine.unpack(before.state_tensors, z, values["iteration"])
+        if before.draws is not None:
+            self.draws = before.draws
+        self.stats = dict(before.sample_stats)
+        trace = before.history["objective"]
+        early = np.full((options.num_chains, min(values["iteration"], options.num_warmup)), np.nan)
+        self.trace = np.concatenate([early, trace], 1)
+
+    def solution(self, stopped: tuple[str, ...]) -> Solution:
+        """Return the record as a solution; the guide hands out its draws."""
+        self._settle()
+        problem, chains = self.problem, self.options.num_chains
+        lp = self.stats.get("lp", np.zeros((chains, 0))).astype(np.float64)
+        parameters = read_parameters(problem.model, None)
+        return Solution(
+            parameters={k: v.expand(chains, *v.shape) for k, v in parameters.items()},
+            history={"objective": lp},
+            objective=lp.mean(1) if lp.shape[1] else np.full(chains, np.nan),
+            stopped=stopped,
+            guide=PosteriorDraws(problem.model, self.draws, problem.data),
+            summed_out=problem.summed_out,
+            engine=self.engine.name,
+            draws=self.draws,
+            sample_stats=self.stats,
+            state_tensors=self.engine.pack(),
+            state_values={
+                "iteration": self.engine.iteration,
+                "num_chains": chains,
+                "num_warmup": self.options.num_warmup,
+            },
+        )
+
+
+# ---- NUTS on several data sets of one shape: the chains of all of them side by side.
+
+
+def sample_many(
+    options: Any, model: Model, tables: Sequence[Rows], seed: int
+) -> list[tuple[Model, Solution]]:
+    """Draw from the posterior of each data set, as ``options``, a :class:`zoo.NUTS`, say.
+
+    Raises
+    ------
+    CaptureError, ValueError, RuntimeError
+        If XLA cannot run the model.
+    ConvergenceError
+        If a chain finds no start.
+    """
+    each = options.num_chains
+    wide = dataclasses.replace(options, num_chains=each * len(tables))
+    problem = Unconstrained(model, tables[0])
+    data = [table.all() for table in tables for _ in range(each)]
+    engine = NumPyroEngine(problem, options.kernel_options(), wide.num_chains, seed, data)
+    engine.start(wide.find_start(problem, engine, seed))
+    found = []
+    total = options.num_warmup + options.num_samples
+    while engine.iteration < total:
+        warm = engine.iteration < options.num_warmup
+        end = options.num_warmup if warm else total
+        block = engine.advance(end - engine.iteration)
+        if not warm:
+            found.append(block)
+    draws = engine.constrain(np.concatenate([block["z"] for block in found], 1))
+    lp = np.concatenate([block["lp"] for block in found], 1).astype(np.float64)
+    held = read_parameters(model, None)
+    out = []
+    for index in range(len(tables)):
+        own = slice(index * each, (index + 1) * each)
+        kept = {name: values[own] for name, values in draws.items()}
+        copied = model.fresh()
+        copied.load_state_dict(model.state_dict())
+        solution = Solution(
+            parameters={k: v.expand(each, *v.shape) for k, v in held.items()},
+            history={"objective": lp[own]},
+            objective=lp[own].mean(1),
+            stopped=("max_steps",) * each,
+            guide=PosteriorDraws(copied, kept, data[index * each]),
+            summed_out=problem.summed_out,
+            engine=engine.name,
+            draws=kept,
+        )
+        out.append((copied, solution))
+    return out

@@ -1,0 +1,142 @@
+"""Pyro's own NUTS, chain after chain, on the interpreted potential."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer.mcmc import NUTS as PyroKernel
+from torch import Tensor
+
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.solution import chain_seed, set_seed
+from ppl_zoo.solvers.unconstrained import Unconstrained
+
+__all__ = ["PyroEngine"]
+
+
+class _Kernel(PyroKernel):
+    """Pyro's kernel, which keeps what it else forgets: energy, steps and acceptance."""
+
+    def sample(self, params: Any) -> Any:
+        self.kinetic, self.num_proposals = [], 0
+        before, n = self._mean_accept_prob, self._t + 1
+        n = n if n <= self._warmup_steps else n - self._warmup_steps
+        out = super().sample(params)
+        self.accepted = before + n * (self._mean_accept_prob - before)
+        return out
+
+    def _kinetic_energy(self, r_unscaled: Any) -> Any:
+        value = super()._kinetic_energy(r_unscaled)
+        if hasattr(self, "kinetic"):
+            self.kinetic.append(value)
+        return value
+
+    def _build_basetree(self, *args: Any) -> Any:
+        self.num_proposals += 1
+        tree = super()._build_basetree(*args)
+        self.diverged = bool(tree.diverging) or (self.num_proposals > 1 and self.diverged)
+        return tree
+
+
+class PyroEngine:
+    """Runs the chains; ``iteration`` counts warm-up and draws.
+
+    Parameters
+    ----------
+    problem
+        The density.
+    options
+        As for ``NumPyroEngine``.
+    num_chains, seed
+        Each chain's noise is a function of (seed, chain).
+    """
+
+    name = "interpreted"
+
+    def __init__(
+        self, problem: Unconstrained, options: dict[str, Any], num_chains: int, seed: int
+    ) -> None:
+        self.problem, self.options, self.seed = problem, options, seed
+        self.num_chains, self.iteration = num_chains, 0
+        self.kernels: list[_Kernel] = []
+
+    def _potential(self, params: dict[str, Tensor]) -> Tensor:
+        return self.problem.energy(params["z"], *self.problem.data)
+
+    def finite(self, z: Tensor) -> np.ndarray:
+        """Tell at which of the points ``(n, size)`` potential and gradient are finite."""
+        out = []
+        for point in z:
+            leaf = point.clone().requires_grad_()
+            with torch.enable_grad():
+                energy = self._potential({"z": leaf})
+                gradient = torch.autograd.grad(energy, leaf)[0]
+            out.append(bool(energy.isfinite() & gradient.isfinite().all()))
+        return np.array(out)
+
+    def start(self, z: Tensor) -> None:
+        """Begin at ``z (chain, size)``."""
+        for chain in range(self.num_chains):
+            set_seed(chain_seed(self.seed, chain), z.device)
+            kernel = _Kernel(
+                potential_fn=self._potential,
+                target_accept_prob=self.options["target_accept_prob"],
+                max_tree_depth=self.options["max_tree_depth"],
+                full_mass=self.options["dense_mass"],
+            )
+            kernel.initial_params = {"z": z[chain].clone()}
+            kernel.setup(self.options["num_warmup"])
+            self.kernels.append(kernel)
+
+    def advance(self, most: int) -> dict[str, np.ndarray]:
+        """Take one iteration of each chain; arrays ``(chain, 1, ...)``."""
+        rows = []
+        for chain, kernel in enumerate(self.kernels):
+            set_seed(chain_seed(self.seed, chain, self.iteration), self.problem.model.device)
+            potential = float(kernel._potential_energy_last)
+            size = float(kernel.step_size)
+            z = kernel.sample({"z": kernel._z_last["z"]})["z"]
+            if kernel._t == self.options["num_warmup"]:
+                kernel.end_warmup()
+            rows.append(
+                {
+                    "z": z.detach().numpy().copy(),
+                    "lp": -float(kernel._potential_energy_last),
+                    "energy": potential + float(kernel.kinetic[0]),
+                    "diverging": kernel.diverged,
+                    "n_steps": kernel.num_proposals,
+                    "acceptance_rate": float(kernel.accepted),
+                    "step_size": size,
+                }
+            )
+        self.iteration += 1
+        return {k: np.array([row[k] for row in rows])[:, None] for k in rows[0]}
+
+    def constrain(self, z: np.ndarray) -> dict[str, Tensor]:
+        """Return the values at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
+        points = torch.from_numpy(z).flatten(0, 1)
+        with torch.no_grad():
+            found = [self.problem.values(p, *self.problem.data) for p in points]
+        return {
+            k: torch.stack([f[k] for f in found]).reshape(*z.shape[:2], *shape)
+            for k, shape in self.problem.shapes.items()
+        }
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return nothing: Pyro's adaptation cannot be taken up again."""
+        return {}
+
+    def unpack(self, tensors: dict[str, Tensor], z: Tensor, iteration: int) -> None:
+        """Refuse to go on.
+
+        Raises
+        ------
+        DataError
+            Always.
+        """
+        raise DataError(
+            "resume: got a fit by backend='pyro', whose sampler cannot be taken up again; "
+            "expected one by backend='numpyro'"
+        )

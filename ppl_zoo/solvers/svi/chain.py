@@ -1,0 +1,277 @@
+"""One chain of SVI: programs, optimizer and stopping rule, and a step of it in Pyro."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.solution import Solution, load_chain
+from ppl_zoo.core.tracing import trace_program
+from ppl_zoo.core.tracing.sites import is_sample
+from ppl_zoo.solvers.elbos import LocalELBO, estimate_and_differentiate, ignore_nan_warnings
+from ppl_zoo.solvers.guides import Pair
+from ppl_zoo.solvers.loop import Chain
+
+__all__ = ["Alternation", "SVIChain", "pack_optimizer", "past_objective", "unpack_optimizer"]
+
+#: steps in a row whose objective may be non-finite before that is an error
+PATIENCE = 20
+
+
+@dataclass
+class SVIChain(Chain):
+    """A chain of SVI."""
+
+    pair: Pair | None = None
+    elbo: Any = None
+    parameters: list[Tensor] = field(default_factory=list)
+    optimizer: Any = None
+    schedule: Any = None
+    plateau: Any = None
+    watch: Any = None
+    alternation: Any = None
+    graph: Any = None
+    precision: str | None = None
+    skipped: int = 0
+    error: ConvergenceError | None = None
+
+    def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
+        """Estimate the negative ELBO, leaving gradients in the parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.graph is not None:
+            run, order = self.graph
+            own = [self.parameters[i] for i in order]
+            loss, *gradients = run(own, data)
+            for parameter, gradient in zip(own, gradients, strict=True):
+                parameter.grad = gradient
+            return loss.item()
+        if isinstance(self.elbo, LocalELBO):
+            self.elbo.step = len(self.objective)  # what an annealed KL goes by
+        precision = None
+        if self.precision is not None:
+            kind = self.parameters[0].device.type
+            precision = torch.autocast(kind, getattr(torch, self.precision))
+        with self.model.scaled_to(total):
+            return estimate_and_differentiate(
+                self.elbo, self.pair, data, self.parameters, precision
+            )
+
+    def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
+        """Take one step; notes the estimate of the ELBO before it, in nats."""
+        value = self.differentiate(data, total)
+        if self.alternation is not None:
+            self.alternation.hold(len(self.objective))
+        finite = math.isfinite(value)
+        if finite:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            finite = bool(norm.isfinite())
+            if finite and clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, clip_norm, norm)
+        if finite:
+            self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        self.note(-value if finite else math.nan, data)
+
+    def note(self, value: float, data: tuple[Tensor, ...]) -> None:
+        """Note an objective; one that is not finite counts as the one before.
+
+        A rare overflow of a heavy tail is stepped over; a run of them ends the chain.
+        """
+        if self.stopped == "diverged":
+            return
+        if math.isfinite(value):
+            self.skipped = 0
+        else:
+            self.skipped += 1
+            if self.skipped > PATIENCE or not self.objective:
+                self.stopped, self.error = "diverged", self._explain(data)
+                return
+            value = self.objective[-1]
+        self.objective.append(value)
+
+    def _explain(self, data: tuple[Tensor, ...]) -> ConvergenceError:
+        """Name the sites that are not finite."""
+        guide = trace_program(self.pair.guide, data)
+        model = trace_program(poutine.replay(self.model, trace=guide), data)
+        with ignore_nan_warnings():
+            model.compute_log_prob()
+        bad = [
+            name
+            for name, node in model.nodes.items()
+            if node["type"] == "sample" and not bool(torch.isfinite(node["log_prob"]).all())
+        ]
+        what = f"the log density of {bad} is not finite" if bad else "the gradient is not finite"
+        return ConvergenceError(
+            f"SVI: objective or gradient not finite at step {len(self.objective)} (chain "
+            f"{self.index}) and {self.skipped} times in a row: {what}; check the scale of the "
+            "data and the support of the model, or lower learning_rate"
+        )
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that resuming takes, beside the parameters."""
+        tensors, plain = pack_optimizer(self.optimizer)
+        if self.plateau.before is not None:
+            tensors["plateau"] = self.plateau.before
+        schedule = None if self.schedule is None else _plain(self.schedule.state_dict().items())
+        watched = None
+        if self.watch is not None:
+            kept, watched = self.watch.pack()
+            tensors |= kept
+        return tensors, {
+            "watch": watched,
+            "optimizer": plain,
+            "plateau": self.plateau.state(),
+            "schedule": schedule,
+        }
+
+    def restore(self, resume: Solution) -> None:
+        """Go on from where a solution stands."""
+        load_chain(self.model, self.guide, resume.parameters, self.index)
+        self.objective = past_objective(resume, self.index)
+        if resume.stopped[self.index] == "converged":
+            self.stopped = "converged"
+        prefix = f"{self.index}."
+        tensors = {
+            k.removeprefix(prefix): v
+            for k, v in resume.state_tensors.items()
+            if k.startswith(prefix)
+        }
+        values = resume.state_values[str(self.index)]
+        before = tensors.pop("plateau", None)
+        unpack_optimizer(self.optimizer, tensors, values["optimizer"])
+        self.plateau.restore(values["plateau"], before)
+        if self.schedule is not None and values["schedule"] is not None:
+            self.schedule.load_state_dict(values["schedule"])
+        if self.watch is not None:
+            self.watch.restore(tensors, values.get("watch"))
+
+
+def past_objective(resume: Solution, index: int) -> list[float]:
+    """Objectives of one chain of a solution."""
+    past = resume.history["objective"][index]
+    return past[past == past].tolist()  # without the padding, which is NaN
+
+
+def _plain(items: Iterable[tuple[str, Any]]) -> dict:
+    kinds = (int, float, str, bool, type(None), list)
+    return {k: v for k, v in items if isinstance(v, kinds)}
+
+
+# ---- The state of a torch optimizer as named tensors and plain values: nothing is pickled.
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors by name and values that JSON holds.
+
+    Returns
+    -------
+    tensors
+        ``{"PARAMETER.KEY": tensor}``.
+    plain
+        ``{"state": {"PARAMETER.KEY": value}, "groups": [...]}``.
+
+    Raises
+    ------
+    TypeError
+        If the optimizer keeps something else than tensors and plain values.
+    """
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            name = f"{index}.{key}"
+            if isinstance(value, Tensor):
+                tensors[name] = value.detach().clone()
+            elif isinstance(value, list) and value and all(isinstance(v, Tensor) for v in value):
+                plain[name] = {"tensors": len(value)}  # the history of L-BFGS
+                tensors |= {f"{name}.{i}": v.detach().clone() for i, v in enumerate(value)}
+            elif isinstance(value, (int, float, str, bool, type(None), list)):
+                plain[name] = value
+            else:
+                raise TypeError(f"optimizer state {name}: cannot save a {type(value).__name__}")
+    return tensors, {"state": plain, "groups": state["param_groups"]}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]
+) -> None:
+    """Put a packed state into an optimizer over the same parameters."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        if index.isdigit() and "." not in key:
+            state.setdefault(int(index), {})[key] = value
+    for name, value in plain["state"].items():
+        index, _, key = name.partition(".")
+        if isinstance(value, dict):
+            value = [tensors[f"{name}.{i}"] for i in range(value["tensors"])]
+        state.setdefault(int(index), {})[key] = value
+    groups = [
+        {k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in plain["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+# ---- Variational EM: steps of the guide's parameters and of the model's in turns.
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """Turns of the E-step (phi, of the guide) and the M-step (theta, of the model).
+
+    Neal & Hinton 1998, A view of the EM algorithm that justifies incremental, sparse, and other
+    variants: both climb the one bound, each in its own coordinates.
+    """
+
+    phi: tuple[Tensor, ...]
+    theta: tuple[Tensor, ...]
+    e_steps: int
+    m_steps: int
+
+    @classmethod
+    def of(cls, turns: Sequence[int], pair: Any, parameters: Sequence[Tensor], data: tuple) -> Any:
+        """Tell the guide's parameters from the model's: the guide's draws depend on them.
+
+        Raises
+        ------
+        DataError
+            If one of the two has none.
+        """
+        with torch.enable_grad(), poutine.block():
+            trace = poutine.trace(pair.guide).get_trace(*data)
+            trace.compute_log_prob()
+            total: Any = 0.0
+            for node in trace.nodes.values():
+                if is_sample(node):
+                    value = node["value"]
+                    total = total + node["log_prob"].sum()
+                    total = total + (value.sum() if value.requires_grad else 0.0)
+        gradients: Sequence[Any] = [None] * len(parameters)
+        if isinstance(total, Tensor) and total.requires_grad:
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        pairs = list(zip(parameters, gradients, strict=True))
+        phi = tuple(p for p, g in pairs if g is not None)
+        theta = tuple(p for p, g in pairs if g is None)
+        if not phi or not theta:
+            which = "guide" if not phi else "model"
+            raise DataError(
+                f"alternate: the {which} has no parameters of its own, so there is nothing to "
+                "take turns with; leave alternate out"
+            )
+        return cls(phi, theta, *turns)
+
+    def hold(self, step: int) -> None:
+        """Take the gradients from those whose turn it is not."""
+        turn = step % (self.e_steps + self.m_steps)
+        for parameter in self.theta if turn < self.e_steps else self.phi:
+            parameter.grad = None

@@ -1,0 +1,162 @@
+"""Which way a fit climbs the bound: fixed draws where they win, else stochastic gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import inspect
+import math
+import warnings
+from typing import Any
+
+import torch
+
+from ppl_zoo.compiler import CaptureError
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import Solution, chain_seed, set_seed
+from ppl_zoo.solvers.fixed_draws.families import AUTONORMALS
+from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential, reason_of, trainable
+from ppl_zoo.solvers.guides import GUIDES
+from ppl_zoo.solvers.svi.engines import COMPILE_FROM
+
+__all__ = ["Choice", "choose_objective"]
+
+#: latents that full rank takes where no guide is named, and that any guide takes
+FULL_RANK, LATENTS = 200, 1000
+#: numbers that the data may have: all rows are read for each of some hundred draws
+NUMBERS = 2**17
+#: options that only stochastic gradients have; setting one asks for them
+STOCHASTIC = (
+    *("elbo", "num_particles", "optimizer", "learning_rate", "schedule", "batch_size"),
+    *("clip_norm", "window", "patience", "validate_every", "average", "alternate"),
+    "precision",
+)
+
+
+@dataclasses.dataclass
+class Choice:
+    """How to climb, and why.
+
+    Attributes
+    ----------
+    points
+        The potential energy for a fit with fixed draws; None for stochastic gradients.
+    guide
+        The guide's name or class.
+    reason
+        In words.
+    """
+
+    points: BatchedPotential | None
+    guide: Any
+    reason: str
+
+
+def choose_objective(
+    options: Any, model: Model, rows: Rows, seed: int, resume: Solution | None = None
+) -> Choice:
+    """Decide by what is asked for, then by the model.
+
+    The model starts where the first chain does, since its density is what counts.
+
+    Raises
+    ------
+    ValueError
+        If fixed draws are asked for and the fit cannot have them; says why.
+    """
+    stochastic = Choice(None, options.guide, "stochastic gradients, as asked for")
+    asked = options.objective == "fixed-draws"
+    if resume is not None:
+        asked = resume.state_values.get("objective") == "fixed-draws"
+        if not asked:
+            return dataclasses.replace(stochastic, reason=resume.reason)
+    if options.objective == "stochastic" and not asked:
+        return stochastic
+    points = None
+    against = _against(options, model, rows, asked)
+    if not against:
+        if resume is None and options.initialize:
+            set_seed(chain_seed(seed, 0), rows.device)
+            with torch.no_grad():
+                model.initialize(rows)
+        points, against = _density(options, model, rows, asked)
+    if against and asked:
+        raise ValueError(f"objective='fixed-draws': {against}")
+    if against:
+        return dataclasses.replace(stochastic, reason=f"stochastic gradients: {against}")
+    guide = options.guide
+    if guide is None:
+        guide = "multivariate-normal" if points.size <= FULL_RANK else "normal"
+    return Choice(points, guide, f"fixed draws, a function of {points.size} latents")
+
+
+def _against(options: Any, model: Model, rows: Rows, asked: bool) -> str:
+    """Say what speaks against fixed draws before the model is looked into."""
+    if options.batch_size is not None and options.batch_size < len(rows):
+        return f"batch_size={options.batch_size}, and fixed draws see all rows"
+    if options.guide is None and model.guide is not None:
+        return f"{type(model).__name__} has its own guide"
+    if not _is_normal(options.guide):
+        return f"the guide {_name(options.guide)} is none of Pyro's normal autoguides"
+    if asked:
+        return ""
+    plain = type(options)()
+    for name in STOCHASTIC:
+        if getattr(options, name) != getattr(plain, name):
+            return f"{name}={_name(getattr(options, name))} is an option of theirs"
+    if options.compile not in ("auto", "xla"):
+        return f"compile={options.compile!r}, and fixed draws are compiled by XLA"
+    if options.steps < COMPILE_FROM:
+        return f"steps={options.steps} are too few to compile for"
+    if importlib.util.find_spec("jax") is None:
+        return "JAX is not installed, which compiles fixed draws"
+    numbers = sum(math.prod(shape) for shape in rows.sizes())
+    if numbers > NUMBERS:
+        return f"the data are {numbers} numbers, more than {NUMBERS}"
+    return ""
+
+
+def _density(
+    options: Any, model: Model, rows: Rows, asked: bool
+) -> tuple[BatchedPotential | None, str]:
+    """Return the density at many points, or what speaks against it."""
+    compiled = options.compile in ("auto", "xla")
+    try:
+        points = BatchedPotential(model, rows, compiled)
+    except CaptureError as error:
+        points, against = None, reason_of(error)
+    except Exception as error:  # noqa: BLE001 - whatever a model does, the other way is open
+        points, against = None, reason_of(error)
+        if isinstance(error, DataError):
+            return None, against
+    if points is None:
+        if not (asked and compiled):
+            return None, against
+        warnings.warn(f"SVI runs uncompiled, since {against}", stacklevel=5)
+        try:
+            points = BatchedPotential(model, rows, False)
+        except Exception as error:  # noqa: BLE001 - as above
+            return None, reason_of(error)
+    if points.size > LATENTS and not asked:
+        return None, f"{points.size} latents, more than {LATENTS}"
+    learnt = trainable(points)
+    if learnt:
+        shown = ", ".join(learnt[:3]) + (", ..." if len(learnt) > 3 else "")
+        return None, f"{type(model).__name__} has parameters to learn ({shown})"
+    return points, ""
+
+
+def _is_normal(spec: Any) -> bool:
+    if spec is None:
+        return True
+    if isinstance(spec, str):
+        return GUIDES.get(spec) in AUTONORMALS
+    target = spec.func if isinstance(spec, functools.partial) else spec
+    return inspect.isclass(target) and target in AUTONORMALS
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", repr(value))

@@ -1,0 +1,478 @@
+"""Variational inference: climb the evidence lower bound, by fixed draws or fresh ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import Solution, chain_seed, read_parameters, set_seed, stack_chains
+from ppl_zoo.solvers.elbos import ELBOS, make_elbo
+from ppl_zoo.solvers.fixed_draws.solver import NoStartError, solve_with_fixed_draws
+from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
+from ppl_zoo.solvers.loop import pad_history, run_chains
+from ppl_zoo.solvers.svi.chain import Alternation, SVIChain
+from ppl_zoo.solvers.svi.engines import InterpretedEngine, Minibatches, choose_engine, window_of
+from ppl_zoo.solvers.svi.objective import Choice, choose_objective
+from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
+
+__all__ = ["SVI", "fit_many", "make_chain", "solution_of"]
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Stochastic variational inference (Hoffman et al. 2013; Ranganath et al. 2014).
+
+    Maximises the evidence lower bound over the parameters of the guide and of the model
+    together. A model without latent variables is fitted by maximum likelihood. Finite discrete
+    latents are summed out (exactly, by ``TraceEnum_ELBO``).
+
+    With fixed draws the bound is averaged over the same quasi-random normals throughout and
+    climbed to its top by L-BFGS, in coordinates that Laplace's approximation has evened out;
+    ``fit.objective`` is then its value for fresh draws. With stochastic gradients every step
+    draws anew. ``fit.solution.reason`` says which way a fit went, and why.
+
+    Parameters
+    ----------
+    objective
+        "fixed-draws", "stochastic", or "auto" for fixed draws where they win: up to 1,000
+        continuous latents, a normal guide, no parameters of the model to learn, data that fit
+        one pass, and no option set that only stochastic gradients have.
+    steps
+        Most steps of a chain. Chains stop earlier once they have converged.
+    elbo
+        "auto", "trace", "stl" (sticking the landing), "mean-field" (analytic KL), "enum",
+        "graph", "importance", "iwae" (a bound for each row, for latents of single rows), or an
+        ELBO object: any of Pyro's, or ``zoo.LocalELBO``.
+    num_particles
+        Draws of the guide in each step's estimate.
+    guide
+        None for the model's own guide; where it has none, a normal: of full rank with fixed
+        draws and up to 200 latents, else mean field. Or "normal", "multivariate-normal",
+        "low-rank", "delta", "flow" (needs zuko); an autoguide class of Pyro; or a guide program
+        with the model's arguments.
+    optimizer
+        Called with the parameters; returns a torch optimizer. ``torch.optim.Adam`` by default.
+    learning_rate
+        Of the default optimizer, or passed as ``lr`` to an optimizer class.
+    schedule
+        None to divide the learning rate whenever the ELBO has come to a plateau; "constant";
+        "cosine", down to 0 over ``steps``; or called with the optimizer, returns a torch
+        learning-rate schedule, stepped every step.
+    batch_size
+        Rows in a minibatch, drawn without replacement in each pass over the data and scaled by
+        N / batch_size, so that gradients stay unbiased. None for all rows.
+    restarts
+        Number of chains, run side by side from different starts; the best one becomes the
+        model's parameters.
+    clip_norm
+        Bound on the norm of the gradient, None for none.
+    window, tol, parameter_tol
+        Every ``window`` steps (100, or 1,000 where steps are compiled) the median ELBO and the
+        parameters are compared with those of windows before. A chain is at a plateau when the
+        ELBO gained less than its own noise plus ``tol`` relative, and has converged when that
+        holds at the smallest learning rate and the parameters moved by less than
+        ``parameter_tol`` relative.
+    patience
+        Early stopping: looks at the ``valid`` rows of the data set without a gain after which a
+        chain stops. The parameters of the best look are kept, and choose the best chain.
+    validate_every
+        Steps between two looks; None for a pass over the data.
+    average
+        Decay of an exponential moving average of the parameters (0.999, say), which is what is
+        then looked at and kept; None for none.
+    alternate
+        ``(e_steps, m_steps)`` for variational EM: so many steps of the guide's parameters, then
+        so many of the model's, in turns (interpreted); None for all of them in every step.
+    precision
+        "bfloat16" for mixed precision (interpreted): matrix products and convolutions of the
+        programs run in it (``torch.autocast``), parameters, sums and the optimizer stay as they
+        are. None for one precision.
+    initialize
+        False to start from the parameters that the model has.
+    compile
+        "xla" to capture the programs as one tensor graph and run blocks of steps in XLA, False to
+        interpret them with Pyro, "auto" to compile by XLA where that pays. Both fit alike, from
+        different noise. "inductor" compiles the graph of one step by Inductor (CUDA graphs on a
+        GPU): the noise, and so the fit, is the interpreter's, with any torch optimizer; it needs
+        a C++ compiler on a CPU.
+    """
+
+    steps: int = 50_000
+    elbo: Any = "auto"
+    num_particles: int = 1
+    guide: Any = None
+    optimizer: Any = torch.optim.Adam
+    learning_rate: float = 0.02
+    schedule: Any = None
+    batch_size: int | None = None
+    restarts: int = 1
+    clip_norm: float | None = None
+    window: int | None = None
+    tol: float = 1e-6
+    parameter_tol: float = 1e-2
+    patience: int | None = None
+    validate_every: int | None = None
+    average: float | None = None
+    initialize: bool = True
+    compile: Any = "auto"
+    objective: str = "auto"
+    alternate: tuple[int, int] | None = None
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        for name in (
+            "steps",
+            "num_particles",
+            "restarts",
+            "window",
+            "batch_size",
+            "patience",
+            "validate_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"SVI: got {name}={value}, expected 1 or more")
+        if not self.learning_rate > 0:
+            raise ValueError(f"SVI: got learning_rate={self.learning_rate}, expected more than 0")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"SVI: got average={self.average}, expected between 0 and 1")
+        if self.compile not in ("auto", "xla", "inductor", False):
+            raise ValueError(
+                f"SVI: got compile={self.compile!r}, expected 'auto', 'xla', 'inductor' or False"
+            )
+        if self.precision not in (None, "bfloat16"):
+            raise ValueError(f"SVI: got precision={self.precision!r}, expected None or 'bfloat16'")
+        if self.precision is not None and self.compile in ("xla", "inductor"):
+            raise ValueError(
+                f"SVI: got precision={self.precision!r} with compile={self.compile!r}, expected "
+                "compile='auto' or False: mixed precision is interpreted"
+            )
+        if self.objective not in ("auto", "fixed-draws", "stochastic"):
+            raise ValueError(
+                f"SVI: got objective={self.objective!r}, expected 'auto', 'fixed-draws' or "
+                "'stochastic'"
+            )
+        if self.alternate is not None and (len(self.alternate) != 2 or min(self.alternate) < 1):
+            raise ValueError(
+                f"SVI: got alternate={self.alternate}, expected two numbers of steps, 1 or more"
+            )
+        known = ("auto", *ELBOS)
+        if isinstance(self.elbo, str) and self.elbo not in known:
+            raise ValueError(f"SVI: got elbo={self.elbo!r}, expected one of {known} or an ELBO")
+
+    def solve(
+        self,
+        model: Model,
+        rows: Rows,
+        *,
+        seed: int = 0,
+        progress: bool = True,
+        resume: Solution | None = None,
+        checkpoint: Callable[[Solution], object] | None = None,
+        checkpoint_seconds: float = 30.0,
+        valid: Rows | None = None,
+    ) -> Solution:
+        """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
+        if self.patience is not None and valid is None:
+            raise DataError(
+                f"SVI: got patience={self.patience} without validation rows, expected a data set "
+                "with valid (zoo.data.load, or zoo.data.Dataset of your own)"
+            )
+        held_out = valid if self.patience is not None else None
+        choice = choose_objective(self, model, rows, seed, resume)
+        reason = choice.reason
+        if choice.points is not None:
+            try:
+                return solve_with_fixed_draws(
+                    self,
+                    choice,
+                    model,
+                    rows,
+                    seed=seed,
+                    progress=progress,
+                    resume=resume,
+                    checkpoint=checkpoint,
+                    checkpoint_seconds=checkpoint_seconds,
+                )
+            except NoStartError as error:
+                if self.objective == "fixed-draws":
+                    raise
+                reason = f"stochastic gradients: {error}"
+                warnings.warn(f"SVI takes {reason}", stacklevel=3)
+        chains = [
+            make_chain(self, model, rows, seed, index, resume, held_out)
+            for index in range(self.restarts)
+        ]
+        batches = Minibatches(seed, self.batch_size, len(rows))
+        engine = choose_engine(
+            self.compile if self.precision is None else False,
+            chains,
+            InterpretedEngine(rows, batches, seed, self.clip_norm),
+            self.steps,
+            self.window,
+        )
+        for chain in chains:
+            chain.plateau.window = self.window or window_of(engine.name, self.steps)
+
+        def solution() -> Solution:
+            engine.sync()
+            return solution_of(self, chains, engine.name, reason)
+
+        run_chains(
+            chains,
+            partial(self.advance, engine),
+            solution,
+            max_steps=self.steps,
+            label=f"SVI {type(model).__name__}",
+            progress=progress,
+            checkpoint=checkpoint,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        result = solution()
+        lost = [chain for chain in chains if chain.error is not None]
+        if len(lost) == len(chains):
+            lost[0].error.solution = result  # so that nothing is lost
+            raise lost[0].error
+        for chain in lost:
+            warnings.warn(f"{chain.error}; the other chains went on", stacklevel=3)
+        return result
+
+    def solve_many(
+        self, model: Model, tables: Sequence[Rows], seed: int
+    ) -> list[tuple[Model, Solution] | None]:
+        """Fit the model to several data sets of one shape, compiled once and side by side.
+
+        Returns
+        -------
+        list
+            Model and solution of each data set; None for one that has to be fitted alone.
+        """
+        return fit_many(self, model, tables, seed)
+
+    def advance(self, engine: Any, active: Sequence[SVIChain]) -> int:
+        """Take some steps, and say which chains stop; return how many steps."""
+        count = engine.advance(active, self.steps)
+        for chain in active:
+            if chain.stopped == "diverged":
+                continue
+            if chain.watch is not None:
+                engine.sync()
+                if chain.watch.review():
+                    chain.stopped = "converged"
+                    continue
+            settled = chain.plateau.review(
+                chain.objective, chain.optimizer, partial(engine.vector, chain)
+            )
+            if settled and self.patience is None:  # rows held out decide where there are any
+                chain.stopped = "converged"
+            elif len(chain.objective) >= self.steps:
+                chain.stopped = "max_steps"
+        return count
+
+    def pair(self, model: Model, rows: Rows, held: Collection[str] = ()) -> Pair:
+        """Model and guide as programs; the guide's parameters are made.
+
+        ``held`` are the names of a saved fit's parameters, which tell what guide None stood for.
+        """
+        guide = self.guide
+        if guide is None and model.guide is None and "guide.scale_tril_unconstrained" in held:
+            guide = "multivariate-normal"
+        return make_pair(model, guide, rows, self.batch_size)
+
+
+# ---- SVI on several data sets of one shape: captured and compiled once, and side by side.
+
+Found = tuple[Model, Solution] | None
+
+
+def fit_many(options: Any, model: Model, tables: Sequence[Rows], seed: int) -> list[Found]:
+    """Fit as ``options``, a :class:`zoo.SVI`, say; None for a data set to be fitted alone."""
+    choice = choose_objective(options, model.fresh(), tables[0], seed)
+    if choice.points is None:
+        return _side_by_side(options, choice, model, tables, seed)
+    return [_climb(options, choice, model, rows, seed + i) for i, rows in enumerate(tables)]
+
+
+def _climb(options: Any, choice: Choice, model: Model, rows: Rows, seed: int) -> Found:
+    """Fit by fixed draws, the density compiled for all data sets."""
+    own = model.fresh()
+    if options.initialize:
+        set_seed(chain_seed(seed, 0), rows.device)
+        with torch.no_grad():
+            own.initialize(rows)
+    # what the graph holds as constants has to be the same for these data
+    constants = dict(choice.points.problem.model.named_buffers())
+    if any(
+        not torch.equal(b.cpu().to(constants[k]), constants[k]) for k, b in own.named_buffers()
+    ):
+        return None
+    try:
+        solution = solve_with_fixed_draws(
+            options,
+            dataclasses.replace(choice, points=choice.points.on(rows)),
+            own,
+            rows,
+            seed=seed,
+            progress=False,
+            resume=None,
+            checkpoint=None,
+            checkpoint_seconds=0.0,
+        )
+    except ConvergenceError:
+        return None
+    return own, solution
+
+
+def _side_by_side(
+    options: Any, choice: Choice, model: Model, tables: Sequence[Rows], seed: int
+) -> list[Found]:
+    """Fit by stochastic gradients, one chain for each data set."""
+    alone = [None] * len(tables)
+    plain = type(options)()
+    held_apart = ("restarts", "patience", "average", "alternate", "precision")
+    if any(getattr(options, name) != getattr(plain, name) for name in held_apart):
+        return alone
+    chains = [
+        make_chain(options, model.fresh(), rows, seed, index, None, None)
+        for index, rows in enumerate(tables)
+    ]
+    batches = Minibatches(seed, options.batch_size, len(tables[0]))
+    interpreted = InterpretedEngine(tables[0], batches, seed, options.clip_norm)
+    engine = choose_engine(
+        options.compile, chains, interpreted, options.steps, options.window, tables
+    )
+    if engine.name != "xla":
+        return alone
+    for chain in chains:
+        chain.plateau.window = options.window or window_of(engine.name, options.steps)
+    run_chains(
+        chains,
+        partial(options.advance, engine),
+        lambda: solution_of(options, chains, engine.name, choice.reason),
+        max_steps=options.steps,
+        label=f"SVI {type(model).__name__}",
+        progress=False,
+    )
+    engine.sync()
+    return [
+        None
+        if chain.error is not None
+        else (chain.model, solution_of(options, [chain], engine.name, choice.reason))
+        for chain in chains
+    ]
+
+
+# ---- What SVI found, written down.
+
+
+def solution_of(options: Any, chains: list[SVIChain], engine: str, reason: str) -> Solution:
+    """Write down where chains stand."""
+    own_guide = options.guide is None and chains[0].model.guide is not None
+    tensors, values = {}, {"objective": "stochastic", "reason": reason}
+    for chain in chains:
+        packed, values[str(chain.index)] = chain.pack()
+        tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
+    return Solution(
+        parameters=stack_chains([_kept_parameters(c) for c in chains]),
+        history={"objective": pad_history(chains)},
+        objective=np.array([_final_objective(c) for c in chains]),
+        stopped=tuple(c.stopped or "interrupted" for c in chains),
+        guide=chains[0].model.guide if own_guide else chains[0].guide,
+        summed_out=chains[0].pair.summed_out,
+        engine=engine,
+        state_tensors=tensors,
+        state_values=values,
+    )
+
+
+def _kept_parameters(chain: SVIChain) -> dict[str, Tensor]:
+    """Read the parameters that a chain answers with."""
+    with chain.watch.shown() if chain.watch is not None else nullcontext():
+        return read_parameters(chain.model, chain.guide)
+
+
+def _final_objective(chain: SVIChain) -> float:
+    """Median of the last estimates; of a watched chain, what held-out rows say for as many."""
+    if chain.error is not None or not chain.objective:
+        return np.nan
+    if chain.watch is not None and chain.watch.score is not None:
+        return chain.watch.score * chain.watch.num_rows
+    return float(np.median(chain.objective[-100:]))
+
+
+# ---- A chain of SVI as it is set up: model, guide, bound, optimizer and stopping rules.
+
+
+def make_chain(
+    options: Any,
+    model: Model,
+    rows: Rows,
+    seed: int,
+    index: int,
+    resume: Solution | None,
+    valid: Rows | None,
+) -> SVIChain:
+    """Set one chain up, its model at its start."""
+    set_seed(chain_seed(seed, index), rows.device)
+    own = model if index == 0 else model.fresh()
+    if resume is None and options.initialize:
+        with torch.no_grad():
+            own.initialize(rows)
+    elif index > 0:
+        own.load_state_dict(model.state_dict())
+    given = options.guide
+    guide = copy_guide(given) if index > 0 and not isinstance(given, (str, type)) else given
+    pair = make_pair(own, guide, rows, options.batch_size, index)
+    chain = SVIChain(
+        index,
+        own,
+        pair.guide,
+        pair=pair,
+        elbo=make_elbo(options.elbo, pair, options.num_particles),
+    )
+    modules = [m for m in (own, pair.guide) if isinstance(m, nn.Module)]
+    unique = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
+    chain.parameters = list(unique.values())
+    if not chain.parameters:
+        raise ConvergenceError(f"{type(model).__name__} and its guide have no parameter to fit")
+    chain.precision = options.precision
+    chain.optimizer = _make_optimizer(options, chain.parameters)
+    if options.schedule == "cosine":
+        chain.schedule = CosineAnnealingLR(chain.optimizer, options.steps)
+    elif callable(options.schedule):
+        chain.schedule = options.schedule(chain.optimizer)
+    chain.plateau = Plateau(
+        options.window or 0, options.tol, options.parameter_tol, decay=options.schedule is None
+    )
+    if options.alternate is not None:
+        shown = rows.head(options.batch_size or len(rows))
+        chain.alternation = Alternation.of(options.alternate, pair, chain.parameters, shown)
+    if options.average is not None or valid is not None:
+        every = options.validate_every or math.ceil(len(rows) / (options.batch_size or len(rows)))
+        chain.watch = ValidationMonitor(
+            chain, valid, options.patience, every, options.average, seed, len(rows)
+        )
+    if resume is not None:
+        chain.restore(resume)
+    return chain
+
+
+def _make_optimizer(options: Any, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    if isinstance(options.optimizer, type):
+        return options.optimizer(parameters, lr=options.learning_rate)
+    return options.optimizer(parameters)
