@@ -240,6 +240,28 @@ class Model(PyroModule):
         except (ValueError, TypeError) as error:
             raise DataError(f"{type(self).__name__}: {error}") from error
 
+    def checked_rows(self, *data: Any) -> Rows:
+        """Read the rows of a query, and refuse what the model cannot take.
+
+        Raises
+        ------
+        DataError
+            If this is no data of the model.
+        """
+        rows = self.as_rows(data)
+        self.check_data(rows)
+        return rows
+
+    def batches(self, *data: Any, size: int = 4096) -> Iterator[tuple[Tensor, ...]]:
+        """Read and check the rows of a query, in chunks of at most ``size``.
+
+        Raises
+        ------
+        DataError
+            If this is no data of the model.
+        """
+        return self.checked_rows(*data).chunks(size)
+
     def remember(self, rows: Rows, guide: Any = None) -> None:
         """Keep what queries after a fit need: one row of each argument, and the guide."""
         one = rows.head(1)
@@ -311,8 +333,7 @@ class Model(PyroModule):
         QueryError
             If the model has not been fitted, or its rows do not factorise.
         """
-        rows = self.as_rows(data)
-        self.check_data(rows)
+        rows = self.checked_rows(*data)
         guide = self.proposal()
         if hasattr(guide, "for_new_rows"):
             guide = guide.for_new_rows()  # draws of a sampler say nothing of their own density
@@ -387,8 +408,7 @@ class Model(PyroModule):
         QueryError
             If the model has no continuous local latents.
         """
-        rows = self.as_rows(data)
-        self.check_data(rows)
+        rows = self.checked_rows(*data)
         with self.defaults():
             plate = self.find_data_plate(rows)
             wanted = self.representation

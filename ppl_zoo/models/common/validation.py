@@ -1,4 +1,4 @@
-"""What a Gaussian mixture refuses, and how it says so: what was given, what was expected."""
+"""Validation of what enters a model: shapes of features, labels, weights and held values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.mixtures.covariance import KINDS, Kind
 
-__all__ = ["fittable", "given", "options", "parameters", "shapes"]
+__all__ = [
+    "check_features",
+    "check_fittable",
+    "options",
+    "parameters",
+    "read_given",
+    "refuse_given",
+]
 
 STARTS = ("k-means++", "random")
 
@@ -47,8 +54,28 @@ def options(
         )
 
 
-def shapes(rows: Rows, num_features: int) -> None:
-    """Refuse rows of another type or shape than the model's."""
+def check_features(
+    rows: Rows, num_features: int, *, second: str | None = None, integers: bool = False
+) -> None:
+    """Refuse x of another shape or type than ``(n, num_features)`` floating point.
+
+    Parameters
+    ----------
+    rows
+        The data of a fit or a query.
+    num_features
+        Columns of x.
+    second
+        What may follow x: "sample_weight", ``(n,)`` of finite numbers, 0 or more; "y", one label a
+        row ``(n,)``; None for whatever the model reads itself.
+    integers
+        Whether x may be integers or booleans.
+
+    Raises
+    ------
+    DataError
+        Saying what was given and what was expected.
+    """
     x, expected = rows.arrays[0], f"expected ({len(rows)}, {num_features})"
     shape = tuple(x.shape)
     if x.ndim != 2:
@@ -58,15 +85,20 @@ def shapes(rows: Rows, num_features: int) -> None:
             f"x: got shape {shape}, {expected}, since the model has num_features={num_features}"
         )
     floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
-    if not floating:
+    if not (floating or integers):
         raise DataError(
             f"x: got dtype {x.dtype}, expected floating point; convert with .float() "
             "(a density of numbers on a grid grows without bound; add noise to them first)"
         )
-    if len(rows.arrays) > 2:
-        raise DataError(f"data: got {len(rows.arrays)} arrays, expected x, or (x, sample_weight)")
-    if len(rows.arrays) == 2:
-        _weights(rows)
+    if second == "sample_weight":
+        if len(rows.arrays) > 2:
+            raise DataError(
+                f"data: got {len(rows.arrays)} arrays, expected x, or (x, sample_weight)"
+            )
+        if len(rows.arrays) == 2:
+            _weights(rows)
+    if second == "y" and len(rows.arrays) > 1 and tuple(rows.arrays[1].shape) != (len(rows),):
+        raise DataError(f"y: got shape {tuple(rows.arrays[1].shape)}, expected ({len(rows)},)")
 
 
 def _weights(rows: Rows) -> None:
@@ -87,7 +119,7 @@ def _weights(rows: Rows) -> None:
         raise DataError("sample_weight: got zeros only, expected some positive weight")
 
 
-def fittable(rows: Rows, num_components: int) -> None:
+def check_fittable(rows: Rows, num_components: int) -> None:
     """Refuse rows that are too few, and features that do not vary."""
     if len(rows) < num_components:
         raise DataError(
@@ -112,17 +144,52 @@ def fittable(rows: Rows, num_components: int) -> None:
     )
 
 
-def given(values: Any, num_samples: int, num_features: int) -> Tensor:
-    """Read the values that a conditional sample holds, ``(num_samples, D)``."""
-    held = torch.as_tensor(values)
-    if tuple(held.shape) not in ((num_features,), (num_samples, num_features)):
+def read_given(given: Any, num_samples: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Read the values that a conditional sample holds fixed, NaN where a feature is free.
+
+    Parameters
+    ----------
+    given
+        ``shape``, for all samples alike, or ``(num_samples, *shape)``.
+    num_samples
+        Samples to draw.
+    shape
+        Of one row.
+    like
+        Gives the dtype and device of the result.
+
+    Returns
+    -------
+    Tensor
+        ``(num_samples, *shape)``.
+
+    Raises
+    ------
+    DataError
+        If ``given`` has another shape, or infinite values.
+    """
+    held = torch.as_tensor(given).to(like)
+    if tuple(held.shape) not in (shape, (num_samples, *shape)):
         raise DataError(
-            f"given: got shape {tuple(held.shape)}, expected ({num_features},) or "
-            f"({num_samples}, {num_features}) with NaN where free"
+            f"given: got shape {tuple(held.shape)}, expected {shape} or "
+            f"{(num_samples, *shape)} with NaN where free"
         )
     if held.isinf().any():
         raise DataError("given: got infinite values, expected finite ones, or NaN where free")
-    return held.expand(num_samples, -1)
+    return held.expand(num_samples, *shape)
+
+
+def refuse_given(given: Any, model: object, instead: str = "") -> None:
+    """Refuse a conditional sample of a model that has none.
+
+    Raises
+    ------
+    DataError
+        If ``given`` is not None; ``instead`` names what to take in its place.
+    """
+    if given is not None:
+        hint = f"; {instead}" if instead else ""
+        raise DataError(f"given: {type(model).__name__} holds no features, expected None{hint}")
 
 
 def parameters(

@@ -153,7 +153,7 @@ class MiniDeadLeaves(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()

@@ -106,13 +106,13 @@ class IndependentPixels(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Spread the means over the quantiles of each feature, scales from narrow to wide."""
-        validation.fittable(rows, self.num_components)
+        validation.check_fittable(rows, self.num_components)
         mean, variance = moments(rows, matrix=False)
         some = rows.spread(10_000)[0]
         levels = (torch.arange(self.num_components) + 0.5) / self.num_components

@@ -76,7 +76,7 @@ class LinearSources(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     def _log_density(self, sources: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def principal_axes(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     DataError
         If the rows lie in a subspace.
     """
-    validation.fittable(rows, 2)
+    validation.check_fittable(rows, 2)
     mean, covariance = moments(rows, matrix=True)
     variances, axes = torch.linalg.eigh(covariance)
     if not variances[0] > 1e-13 * variances[-1]:

@@ -145,13 +145,13 @@ class MixtureOfScaleMixtures(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Divide some rows among random ones by direction, and scales by their lengths."""
-        validation.fittable(rows, self.num_shapes * self.num_scales)
+        validation.check_fittable(rows, self.num_shapes * self.num_scales)
         mean, covariance = moments(rows, matrix=True)
         second = covariance + torch.outer(mean, mean)
         self.floor.copy_(FLOOR * second.diagonal().mean())

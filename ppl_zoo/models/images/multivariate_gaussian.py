@@ -105,13 +105,13 @@ class MultivariateGaussian(PatchPrior):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape."""
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start near the data, so that squares around the start do not cancel."""
-        validation.fittable(rows, 1)
+        validation.check_fittable(rows, 1)
         some = rows.spread(1000)[0]
         self.loc.copy_(some.mean(0))
         spread = (some - self.loc).square().mean(0).sqrt().clamp_min(1e-12)

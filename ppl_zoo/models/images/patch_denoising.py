@@ -110,7 +110,7 @@ def denoise_patches(
     mixture = components(prior)
     rows = prior.as_rows(patches)
     # not the prior's own check, which asks for rows that it could be fitted to
-    validation.shapes(rows, prior.num_features)
+    validation.check_features(rows, prior.num_features, second="sample_weight")
     Model.check_data(prior, rows)
     variance = float(sigma) ** 2
     return torch.cat(

@@ -281,7 +281,7 @@ class FactorAnalysis(Model):
         """
         held = self.loc.new_full((num_samples, self.num_features), torch.nan)
         if given is not None:
-            held = validation.given(given, num_samples, self.num_features).to(self.loc)
+            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
         r, observed = residuals(held, self.loc, True)
         factors = infer(r, observed, self.weight.double(), 1.0 / self.noise.double())
         z = factors.mean + (factors.scale_tril @ torch.randn_like(factors.mean)[..., None])[..., 0]

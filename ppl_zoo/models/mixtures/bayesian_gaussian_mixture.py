@@ -258,10 +258,10 @@ class BayesianGaussianMixture(Model):
             finite or constant features.
         """
         self._check_rows(rows)
-        validation.fittable(rows, self.num_components)
+        validation.check_fittable(rows, self.num_components)
 
     def _check_rows(self, rows: Rows) -> None:
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     def _chunks(self, x: Any) -> Iterator[Tensor]:

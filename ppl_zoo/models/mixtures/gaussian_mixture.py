@@ -101,12 +101,12 @@ class GaussianParameters(Model):
             missing=True) or constant features, or weights are not finite and non-negative.
         """
         self._check_rows(rows)
-        validation.fittable(rows, self.num_components)
+        validation.check_fittable(rows, self.num_components)
 
     # ---- plumbing ---------------------------------------------------------------------------
 
     def _check_rows(self, rows: Rows) -> None:
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()
@@ -488,7 +488,7 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         """
         held, logits = None, self.logits.expand(num_samples, -1)
         if given is not None:
-            held = validation.given(given, num_samples, self.num_features).to(self.loc)
+            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
             logits = self._partial_scorer().log_joint(held.mT).mT
         z = torch.multinomial(logits.softmax(-1), 1)[:, 0]
         return draw_rows(self, z, held)

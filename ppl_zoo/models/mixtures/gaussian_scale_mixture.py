@@ -155,13 +155,13 @@ class GaussianScaleMixture(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape, too few rows and constant features."""
-        validation.shapes(rows, self.num_features)
+        validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Take the covariance of x, and scales from the lengths of some whitened rows."""
-        validation.fittable(rows, self.num_components)
+        validation.check_fittable(rows, self.num_components)
         mean, covariance = moments(rows, matrix=True)
         if self.zero_mean:
             covariance, mean = covariance + torch.outer(mean, mean), torch.zeros_like(mean)
@@ -268,7 +268,7 @@ class GaussianScaleMixture(Model):
         if given is None:
             held = None
         else:
-            held = validation.given(given, num_samples, self.num_features).to(self.loc)
+            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
             observed = ~held.isnan()
             part = marginal_factor(factor @ factor.mT, observed)
             r = torch.where(observed, held - self.loc, 0.0)
