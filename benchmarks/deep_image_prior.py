@@ -29,7 +29,7 @@ from torch import nn
 
 import ppl_zoo as zoo
 from ppl_zoo.core.precision import gains_by_bfloat16
-from ppl_zoo.core.solution import chain_seed
+from ppl_zoo.core.random import chain_seed
 from ppl_zoo.imaging import Blur, Downsample, Lanczos, Mask, psnr, read_image
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
 from ppl_zoo.restoration.dip import RUNS

@@ -10,8 +10,8 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
 from ppl_zoo.fitting.calibration import calibrate
-from ppl_zoo.fitting.run import Fit, fit
-from ppl_zoo.fitting.saving import load
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run import fit, load
 from ppl_zoo.models import *
 from ppl_zoo.models import __all__ as _models
 from ppl_zoo.restoration.restoration import Restoration, SplitGibbs, Tiling, restore

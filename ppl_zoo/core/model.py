@@ -58,6 +58,8 @@ class Model(PyroModule):
         Whether NaN in the data means "not observed".
     compiles
         False for a program that runs faster as it is written: one with its own gradients.
+    offers_em
+        False where the options of a model leave out EM and CAVI, though its class has the steps.
 
     Attributes
     ----------
@@ -94,6 +96,7 @@ class Model(PyroModule):
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     allow_missing: bool = False
     compiles: ClassVar[bool] = True
+    offers_em: bool = True
 
     guide: Any = None
     data_plate: str | None = None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "evenly_spaced"]
 
 
 class Rows:
@@ -145,10 +145,10 @@ class Rows:
         return self[:count]
 
     def spread(self, count: int) -> tuple[Tensor, ...]:
-        """At most ``count`` rows at even distances."""
+        """At most ``count`` evenly spaced rows."""
         if count >= self.num_rows:
             return self.all()
-        return self[torch.linspace(0, self.num_rows - 1, count).round().long()]
+        return self[evenly_spaced(self.num_rows, count)]
 
     def sizes(self) -> Sequence[tuple[int, ...]]:
         """Shapes of all arrays."""
@@ -173,6 +173,11 @@ class Rows:
             missing = next(n for n in names if n not in data)
             raise TypeError(f"data: argument {missing!r} is missing before {given[-1]!r}")
         return tuple(data[name] for name in given)
+
+
+def evenly_spaced(size: int, count: int) -> Tensor:
+    """At most ``count`` evenly spaced indices of ``size``, the first and the last among them."""
+    return torch.linspace(0, size - 1, min(size, count)).round().long()
 
 
 def _is_sparse(part: Any) -> bool:

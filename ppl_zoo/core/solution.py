@@ -1,4 +1,4 @@
-"""The plain record that a solver returns; ``ppl_zoo.fitting.run`` wraps it as a Fit."""
+"""Solution: the plain record that a solver returns; ``ppl_zoo.fitting`` wraps it as a Fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.model import Model
 
-__all__ = ["Solution", "chain_seed", "load_chain", "read_parameters", "stack_chains"]
+__all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
 
 
 @dataclass
@@ -76,28 +76,6 @@ class Solution:
     def steps(self) -> tuple[int, ...]:
         """Number of steps each chain took."""
         return tuple(int(np.isfinite(h).sum()) for h in self.history["objective"])
-
-
-def chain_seed(seed: int, chain: int, step: int = -1) -> int:
-    """Return the seed of one step of one chain.
-
-    Noise is a function of (seed, chain, step), as with JAX's keys: a chain does not depend on
-    how many others run beside it, and a resumed fit needs no saved random state.
-    """
-    mixed = seed & 0xFFFFFFFF
-    for part in (chain + 1, step + 2):  # splitmix64, one round a part
-        mixed = (mixed + 0x9E3779B97F4A7C15 * part) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed >> 1
-
-
-def set_seed(seed: int, device: torch.device) -> None:
-    """Seed the generators of the CPU and of the device in use."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed_all(seed)
 
 
 def read_parameters(model: Model, guide: Any) -> dict[str, Tensor]:

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ppl_zoo.core.errors import DataError, QueryError
-from ppl_zoo.core.solution import chain_seed, set_seed
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
+from ppl_zoo.core.rows import evenly_spaced
 from ppl_zoo.diagnostics.khat import khat
 from ppl_zoo.evaluation.annealing import anneal, bridge, log_mean
-from ppl_zoo.fitting.run import Fit, fork_generators
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["Evidence", "evidence"]
@@ -55,7 +56,12 @@ class Evidence:
 
 
 def evidence(
-    fit: Fit, method: str = "bridge", *, num_samples: int = 1000, seed: int = 0, **options: Any
+    fit: FittedModel,
+    method: str = "bridge",
+    *,
+    num_samples: int = 1000,
+    seed: int = 0,
+    **options: Any,
 ) -> Evidence:
     """Estimate log p(x) of a fit's data.
 
@@ -112,7 +118,9 @@ def evidence(
         return _integrate(fit, method, num_samples, options)
 
 
-def _integrate(fit: Fit, method: str, num_samples: int, options: dict[str, Any]) -> Evidence:
+def _integrate(
+    fit: FittedModel, method: str, num_samples: int, options: dict[str, Any]
+) -> Evidence:
     problem = _problem(fit)
     draws = _unconstrained_draws(fit, problem, num_samples)
     sampled = fit.solution.draws is not None
@@ -151,7 +159,7 @@ def _integrate(fit: Fit, method: str, num_samples: int, options: dict[str, Any])
     return Evidence(float(found.value), float(found.error), method, num_samples, float("nan"))
 
 
-def _problem(fit: Fit) -> Unconstrained:
+def _problem(fit: FittedModel) -> Unconstrained:
     rows = fit.model.as_rows(fit.data())
     try:
         return Unconstrained(fit.model, rows)
@@ -159,7 +167,7 @@ def _problem(fit: Fit) -> Unconstrained:
         raise QueryError(f"{error}; use method='importance'") from error
 
 
-def _unconstrained_draws(fit: Fit, problem: Unconstrained, count: int) -> Tensor:
+def _unconstrained_draws(fit: FittedModel, problem: Unconstrained, count: int) -> Tensor:
     """Draws of the best chain (all chains of a sampler) as vectors, ``(draws, size)``."""
     if fit.solution.draws is None:
         drawn = fit.draws(max(count, 4 * problem.size))[fit.solution.best].values
@@ -167,13 +175,13 @@ def _unconstrained_draws(fit: Fit, problem: Unconstrained, count: int) -> Tensor
         drawn = {k: v.flatten(0, 1) for k, v in fit.solution.draws.items()}
     total = len(next(iter(drawn.values())))
     wanted = min(total, max(2 * count, 4 * problem.size))
-    picked = torch.linspace(0, total - 1, wanted).round().long()
+    picked = evenly_spaced(total, wanted)
     chosen = {k: drawn[k].to(problem.model.device)[picked] for k in problem.places}
     with pyro.validation_enabled(False), _Detached():
         return torch.func.vmap(problem.unconstrain, randomness="different")(chosen)
 
 
-def _effective_size(fit: Fit) -> float:
+def _effective_size(fit: FittedModel) -> float:
     """Smallest effective sample size of the latents, a draw."""
     from pyro.ops.stats import effective_sample_size
 

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.solution import chain_seed, set_seed
+from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
+from ppl_zoo.core.rows import evenly_spaced
 from ppl_zoo.core.tracing import describe, simulate
-from ppl_zoo.fitting.run import Fit, fit_many, fork_generators
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run import fit_many
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -202,5 +203,5 @@ def _thinned(done: Fit, num_draws: int) -> dict[str, Tensor]:
     out = {}
     for name, values in done.solution.draws.items():
         flat = values.reshape(-1, *values.shape[2:])
-        out[name] = flat[torch.linspace(0, len(flat) - 1, num_draws).round().long()]
+        out[name] = flat[evenly_spaced(len(flat), num_draws)]
     return out

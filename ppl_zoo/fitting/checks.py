@@ -1,4 +1,4 @@
-"""Checks of a fit: which rows and draws are looked at, and what a reference is run on."""
+"""Checks of a fit: the rows and draws that are measured, and the reference beside them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,50 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.tracing import Draws, trace_program
+from ppl_zoo.core.solver import Solver
+from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.diagnostics.check import Check, check_draws
-from ppl_zoo.diagnostics.khat import khat
+from ppl_zoo.diagnostics.khat import khat, khat_of_rows
 from ppl_zoo.diagnostics.row_check import RowCheck
 from ppl_zoo.diagnostics.row_check import check_rows as compare_rows
 from ppl_zoo.evaluation.active_units import LatentUse, latent_use
-from ppl_zoo.fitting import run as fitting
-from ppl_zoo.fitting.result import Fit
 
 __all__ = ["check", "check_rows"]
 
-#: rows that are looked at one by one where each has latents of its own
-LOOKED_AT = 30
+#: rows whose local latents are checked one by one, and rows that active units are counted on
+NUM_CHECKED_ROWS, NUM_ROWS_FOR_ACTIVITY = 30, 2000
+#: draws of the posterior predictive distribution for the predictive checks
+MAX_REPLICATES = 1000
+#: asks a sampler for all the draws it has
+ALL_DRAWS = 10**9
+
+Reference = Solver | FittedModel | Mapping[str, Any] | None
 
 
-def check(fit: Fit, reference: Any, num_samples: int) -> Check:
-    """Measure how good the answer is; see :meth:`Fit.check`."""
-    rows, use = _looked_at(fit)
-    if hasattr(reference, "solve"):
-        reference = _solved_by(fit, reference, fit.data() if rows is None else rows.all())
-    if isinstance(reference, Fit):
-        reference = reference.posterior(10**9 if reference.solution.draws else num_samples)
+def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
+    """Check a fit; see :meth:`ppl_zoo.Fit.check`."""
+    rows, use = _checked_rows(fit)
+    if isinstance(reference, Solver):
+        fit.data()  # says what is missing where a run holds no data
+        reference = fit.solved_by(reference, fit.rows if rows is None else rows)
+    if isinstance(reference, FittedModel):
+        reference = reference.posterior(ALL_DRAWS if reference.solution.draws else num_samples)
     if use is None:
         drawn, data = fit.posterior(num_samples), fit.data()
         sampled = fit.solution.draws is not None
-        khats = [np.nan] * len(fit.solution.stopped) if sampled else fit.khat(num_samples)
+        khats = [np.nan] * len(fit.solution.stopped)
+        if not sampled:
+            khats = [khat(weights) for weights in fit.log_weights(num_samples)]
     else:
         chains = fit.draws(num_samples, rows)
         drawn = {k: torch.stack([d.values[k] for d in chains]) for k in chains[0].values}
-        khats, data = [_khat_of_rows(d) for d in chains], rows.all()
+        data = rows.all()
+        khats = [
+            np.nan if d.log_weight_rows is None else khat_of_rows(d.log_weight_rows)
+            for d in chains
+        ]
     sites = fit.model.sites(*data)
     observed = {
         name: trace_program(fit.model, data).nodes[name]["value"]
@@ -48,7 +61,7 @@ def check(fit: Fit, reference: Any, num_samples: int) -> Check:
         if site.kind == "observed"
     }
     with fit.model.defaults():
-        best = fit.replicates(min(num_samples, 1000), rows)[fit.solution.best]
+        best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
     guide = type(fit.guide).__name__
     return check_draws(
         _arrays(drawn),
@@ -62,30 +75,22 @@ def check(fit: Fit, reference: Any, num_samples: int) -> Check:
     )
 
 
-def check_rows(fit: Fit, data: tuple, reference: Any, num_samples: int) -> RowCheck:
-    """Hold the guide's posterior of rows against a sampler's; see :meth:`Fit.check_rows`."""
-    rows = fit.model.as_rows(data)
-    fit.model.check_data(rows)
-    if not _guesses_rows(fit, rows):
+def check_rows(
+    fit: FittedModel, data: tuple[Any, ...], reference: Solver | None, num_samples: int
+) -> RowCheck:
+    """Check the guide's posterior of rows against a sampler's; see :meth:`Fit.check_rows`."""
+    rows = fit.model.checked_rows(*data)
+    if not _is_amortised(fit, rows):
         raise QueryError(
             f"{type(fit.model).__name__}: its guide draws no continuous latents of rows that "
             "it is shown; check() looks at those of the fit"
         )
-    chosen = Fit(fit.model, fit.solver, fit.solution, rows, seed=fit.seed, seconds=fit.seconds)
-    sampled = None if reference is None else _solved_by(fit, reference, rows.all())
-    return compare_rows(chosen, sampled, num_samples)
+    sampled = None if reference is None else fit.solved_by(reference, rows)
+    return compare_rows(fit.on(rows), sampled, num_samples)
 
 
-def _solved_by(fit: Fit, solver: Any, data: tuple[Tensor, ...]) -> Fit:
-    """Let another solver find the latents of some rows, at the same parameters."""
-    own = fit.model.fresh()
-    own.load_state_dict(fit.model.state_dict())
-    own.remember(fit.model.as_rows(data), fit.guide)
-    return fitting.fit(own, data, solver, device=fit.model.device, seed=fit.seed, progress=False)
-
-
-def _guesses_rows(fit: Fit, rows: Rows) -> bool:
-    """Whether the guide takes any rows, and draws continuous latents of each by itself."""
+def _is_amortised(fit: FittedModel, rows: Rows) -> bool:
+    """Whether the guide takes any rows, and draws continuous local latents of each alone."""
     guide = fit.model.guide
     if guide is None or fit.guide != guide or fit.solution.draws is not None:
         return False
@@ -96,25 +101,18 @@ def _guesses_rows(fit: Fit, rows: Rows) -> bool:
     return bool(local) and not fit.solution.summed_out
 
 
-def _looked_at(fit: Fit) -> tuple[Rows | None, LatentUse | None]:
-    """Choose rows to check, and what their latents carry, under a guide that takes any rows.
+def _checked_rows(fit: FittedModel) -> tuple[Rows | None, LatentUse | None]:
+    """Rows to check under an amortised guide, and the activity of their latents.
 
-    Latents of single rows do not depend on each other there, and there may be millions.
+    Local latents do not depend on each other there, and there may be millions. None where the
+    whole posterior is checked.
     """
     if fit.rows is None:
         return None, None  # a run without its data, which is said where they are asked for
-    some = fit.model.as_rows(fit.rows.spread(LOOKED_AT))
-    if not _guesses_rows(fit, some):
+    some = fit.model.as_rows(fit.rows.spread(NUM_CHECKED_ROWS))
+    if not _is_amortised(fit, some):
         return None, None
-    return some, latent_use(fit.model, *fit.rows.spread(2000))
-
-
-def _khat_of_rows(draws: Draws) -> float:
-    """Pareto k-hat that nine of ten rows are below."""
-    if draws.log_joint_rows is None or draws.log_guide_rows is None:
-        return np.nan
-    each = [khat(w) for w in (draws.log_joint_rows - draws.log_guide_rows).mT]
-    return float(np.nanquantile(each, 0.9)) if np.isfinite(each).any() else np.nan
+    return some, latent_use(fit.model, *fit.rows.spread(NUM_ROWS_FOR_ACTIVITY))
 
 
 def _arrays(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:

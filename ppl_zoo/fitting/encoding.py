@@ -1,4 +1,9 @@
-"""Models' arguments and solvers' options as JSON and tensors, and back, with nothing pickled."""
+"""Encoding of models' arguments and solvers' options as JSON and tensors; nothing is pickled.
+
+The zoo's own classes are written by public name, ``ppl_zoo:GaussianMixture``, so that saved runs
+outlive a move of their file; runs of earlier versions, which name the file too, are read the same
+way.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_zoo import solvers
+from ppl_zoo import models
 from ppl_zoo.core.errors import RunError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.solver import Solver, find_solver
+from ppl_zoo.solvers.elbos import LocalELBO
 
 __all__ = ["class_name", "decode", "decode_solver", "encode", "encode_solver", "find_class"]
+
+PACKAGE = "ppl_zoo"
 
 
 def find_class(name: str) -> type[Model] | None:
     """Find a model class by name among those that are imported; nothing is imported for a file."""
-    import ppl_zoo.models  # noqa: F401  so that the zoo's own classes are known
-
+    module, _, public = name.partition(":")
+    if module == PACKAGE or module.startswith(f"{PACKAGE}."):
+        found = getattr(models, public, None)
+        return found if isinstance(found, type) and issubclass(found, Model) else None
     waiting = [Model]
     while waiting:
         cls = waiting.pop()
@@ -31,8 +42,9 @@ def find_class(name: str) -> type[Model] | None:
 
 
 def class_name(cls: type) -> str:
-    """Name a class as ``module:qualname``."""
-    return f"{cls.__module__}:{cls.__qualname__}"
+    """Name a class as ``module:qualname``, the zoo's own as ``ppl_zoo:Name``."""
+    zoo = _is_ours(cls) and getattr(models, cls.__name__, None) is cls
+    return f"{PACKAGE if zoo else cls.__module__}:{cls.__qualname__}"
 
 
 def encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
@@ -67,31 +79,39 @@ def decode(value: Any, tensors: dict[str, Tensor], key: str, path: Path) -> Any:
     return value
 
 
-def encode_solver(solver: Any) -> dict:
+def encode_solver(solver: Solver) -> dict[str, Any]:
     """Write a solver's options; classes by name, functions only as a note."""
-    solver = solver.to_save() if hasattr(solver, "to_save") else solver
+    solver = solver.to_save()
     options = {}
     for field in dataclasses.fields(solver):
         value = getattr(solver, field.name)
         if isinstance(value, type):
             value = {"type": class_name(value)}
-        elif isinstance(value, solvers.LocalELBO) and _is_plain(value.options):
+        elif isinstance(value, LocalELBO) and _is_plain(value.options):
             value = {"local_elbo": value.options}
         elif not isinstance(value, (str, int, float, bool, type(None))):
             value = {"unsaved": repr(value)}
         options[field.name] = value
-    return {"class": type(solver).__name__, "options": options}
+    cls = type(solver)
+    name = cls.__qualname__ if _is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
+    return {"class": name, "options": options}
 
 
-def decode_solver(record: dict) -> Any:
-    """Make the solver again."""
-    cls = getattr(solvers, record["class"], None)
+def decode_solver(record: dict[str, Any]) -> Solver:
+    """Make the solver again.
+
+    Raises
+    ------
+    RunError
+        If it is not known here, or an option was no plain value.
+    """
+    cls = find_solver(record["class"])
     if cls is None:
         raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
     options = {}
     for name, value in record["options"].items():
         if isinstance(value, dict) and "local_elbo" in value:
-            value = solvers.LocalELBO(**value["local_elbo"])
+            value = LocalELBO(**value["local_elbo"])
         elif isinstance(value, dict):
             known = {class_name(c): c for c in _torch_and_pyro_classes()}
             if value.get("type") not in known:
@@ -102,6 +122,10 @@ def decode_solver(record: dict) -> Any:
             value = known[value["type"]]
         options[name] = value
     return cls(**options)
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == PACKAGE
 
 
 def _is_plain(options: dict) -> bool:

@@ -1,4 +1,4 @@
-"""``fit``: a model, data and a solver in; a :class:`Fit` out. It alone knows them all."""
+"""``fit``: a model, data and a solver in, a :class:`Fit` out; and ``load``, from disk."""
 
 from __future__ import annotations
 
@@ -10,33 +10,21 @@ from typing import Any
 import torch
 
 from ppl_zoo import solvers
+from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import fork_generators
 from ppl_zoo.core.solution import Solution
-from ppl_zoo.fitting.result import Fit, fork_generators
+from ppl_zoo.core.solver import FitContext, Solver
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.saving import read
+from ppl_zoo.models.pretrained import PRETRAINED, load_pretrained
 
-__all__ = ["Fit", "default_solver", "fit", "fit_many", "fork_generators", "pick_device"]
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """Resolve "auto": a GPU where there is one.
-
-    Raises
-    ------
-    DataError
-        If the device asked for is not there.
-    """
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"device: got {device!r}, which is not available here: {error}") from error
-    return torch.device(device)
+__all__ = ["default_solver", "fit", "fit_many", "load"]
 
 
-def default_solver(model: Model) -> Any:
+def default_solver(model: Model) -> Solver:
     """Make the solver that the model names as its own."""
     name, options = model.default_solver
     return getattr(solvers, name)(**options)
@@ -45,7 +33,7 @@ def default_solver(model: Model) -> Any:
 def fit(
     model: Any,
     data: Any,
-    solver: Any = None,
+    solver: Solver | None = None,
     *,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -99,11 +87,9 @@ def fit(
         model = FunctionModel(model)
     before: Fit | None = None
     if resume is not None:
-        from ppl_zoo.fitting.saving import load
-
         before = resume
         if not isinstance(resume, Fit):
-            before = load(resume, model=model, data=data, solver=solver)
+            before = read(resume, Fit, model=model, data=data, solver=solver)
         if type(before.model) is not type(model):
             raise DataError(
                 f"resume: got a fit of {type(before.model).__name__}, "
@@ -112,15 +98,15 @@ def fit(
         solver = before.solver if solver is None else solver
         seed = before.seed
     solver = default_solver(model) if solver is None else solver
-    if not hasattr(solver, "solve"):
+    if not isinstance(solver, Solver):
         raise DataError(f"solver: got {solver!r}, expected zoo.SVI(...), zoo.EM(...), ...")
     model.to(pick_device(device))
     rows = model.as_rows(getattr(data, "train", data))
     model.check_data(rows)
-    held_out = {}
-    if getattr(solver, "patience", None) is not None and getattr(data, "valid", None) is not None:
-        held_out["valid"] = model.as_rows(data.valid)
-        model.check_data(held_out["valid"])
+    valid = None
+    if solver.uses_validation and getattr(data, "valid", None) is not None:
+        valid = model.as_rows(data.valid)
+        model.check_data(valid)
     with fork_generators(model.device), model.defaults():
         model.find_data_plate(rows)
     started = time.perf_counter()
@@ -131,18 +117,17 @@ def fit(
         return Fit(model, solver, solution, rows, seed=seed, seconds=seconds)
 
     keep = None if checkpoint is None else lambda solution: wrap(solution).save(checkpoint)
+    context = FitContext(
+        seed=seed,
+        progress=progress,
+        resume=None if before is None else before.solution,
+        checkpoint=keep,
+        checkpoint_seconds=checkpoint_seconds,
+        valid=valid,
+    )
     try:
         with fork_generators(model.device), model.defaults():
-            solution = solver.solve(
-                model,
-                rows,
-                seed=seed,
-                progress=progress,
-                resume=None if before is None else before.solution,
-                checkpoint=keep,
-                checkpoint_seconds=checkpoint_seconds,
-                **held_out,
-            )
+            solution = solver.solve(model, rows, context)
     except ConvergenceError as error:
         if error.solution is not None:
             error.fit = wrap(error.solution)
@@ -156,7 +141,7 @@ def fit(
 
 
 def fit_many(
-    model: Model, tables: Sequence[Any], solver: Any, *, seed: int = 0
+    model: Model, tables: Sequence[Any], solver: Solver | None, *, seed: int = 0
 ) -> list[Fit | None]:
     """Fit copies of a model to data sets of one shape, compiled once and side by side if possible.
 
@@ -177,11 +162,9 @@ def fit_many(
     template = model.fresh()
     for table in rows:
         template.check_data(table)
-    found = None
-    if hasattr(solver, "solve_many"):
-        with fork_generators(model.device), template.defaults():
-            template.find_data_plate(rows[0])
-            found = solver.solve_many(template, rows, seed)
+    with fork_generators(model.device), template.defaults():
+        template.find_data_plate(rows[0])
+        found = solver.solve_many(template, rows, seed)
     out: list[Fit | None] = []
     for index, pair in enumerate(found or [None] * len(rows)):
         if pair is None:
@@ -199,3 +182,43 @@ def fit_many(
         own.remember(rows[index], solution.guide)
         out.append(done)
     return out
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Model | type[Model] | None = None,
+    data: Any = None,
+    solver: Solver | None = None,
+    device: str | torch.device = "auto",
+) -> Fit | Model:
+    """Read a saved fit, or a model that this project trained.
+
+    Parameters
+    ----------
+    path
+        A run directory written by :meth:`Fit.save`, or the name of a pretrained model, such as
+        "gmm200-patches".
+    model
+        A model or class of one's own; found by name if it is imported already. No code is run
+        or imported because a file names it.
+    data
+        The data, where the run does not hold them.
+    solver
+        The solver, where its options hold functions that JSON does not (a schedule, a guide).
+    device
+        Where to put it; "auto" takes a GPU where there is one.
+
+    Returns
+    -------
+    Fit or Model
+        The fit; for a name, the model.
+
+    Raises
+    ------
+    RunError
+        If the run is missing, truncated, corrupt or of a class that is not known here.
+    """
+    if isinstance(path, str) and path in PRETRAINED and not Path(path).exists():
+        return load_pretrained(path, pick_device(device))
+    return read(path, Fit, model=model, data=data, solver=solver, device=device)

@@ -1,6 +1,6 @@
-"""A fit on disk and back: what of it goes into a run directory, and how it is made of one.
+"""Saving and reading of fits: what of a fit goes into a run directory, and back.
 
-The form of the directory is in ``run_folder``.
+The form of the directory is in ``run_directory``.
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import RunError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.posterior import PosteriorDraws
+from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
+from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, chain_seed, set_seed
+from ppl_zoo.core.solution import Solution
 from ppl_zoo.fitting.encoding import (
     class_name,
     decode,
@@ -27,17 +29,17 @@ from ppl_zoo.fitting.encoding import (
     encode_solver,
     find_class,
 )
-from ppl_zoo.fitting.run import Fit, fork_generators, pick_device
 from ppl_zoo.fitting.run_directory import FILES, read_run, write_run
-from ppl_zoo.models.pretrained import PRETRAINED, load_pretrained
 
-__all__ = ["load", "save", "versions"]
+__all__ = ["read", "save", "versions"]
+
+AnyFit = TypeVar("AnyFit", bound=FittedModel)
 
 #: data up to this many bytes go into the run unless told otherwise
 SMALL_DATA = 100 * 2**20
 
 
-def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Path:
+def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None) -> Path:
     """Write a fit to a directory, replacing a run that stands there.
 
     Parameters
@@ -103,43 +105,22 @@ def save(fit: Fit, path: str | Path, *, include_data: bool | None = None) -> Pat
     return path
 
 
-def load(
+def read(
     path: str | Path,
+    cls: type[AnyFit],
     *,
     model: Model | type[Model] | None = None,
     data: Any = None,
-    solver: Any = None,
+    solver: Solver | None = None,
     device: str | torch.device = "auto",
-) -> Fit | Model:
-    """Read a saved fit, or a model that this project trained.
-
-    Parameters
-    ----------
-    path
-        A run directory written by :meth:`Fit.save`, or the name of a pretrained model, such as
-        "gmm200-patches".
-    model
-        A model or class of one's own; found by name if it is imported already. No code is run
-        or imported because a file names it.
-    data
-        The data, where the run does not hold them.
-    solver
-        The solver, where its options hold functions that JSON does not (a schedule, a guide).
-    device
-        Where to put it; "auto" takes a GPU where there is one.
-
-    Returns
-    -------
-    Fit or Model
-        The fit; for a name, the model.
+) -> AnyFit:
+    """Read a saved fit as a ``cls``; see :func:`ppl_zoo.load` for the other arguments.
 
     Raises
     ------
     RunError
         If the run is missing, truncated, corrupt or of a class that is not known here.
     """
-    if isinstance(path, str) and path in PRETRAINED and not Path(path).exists():
-        return load_pretrained(path, pick_device(device))
     path = Path(path)
     record, tensors = read_run(path)
     weights = tensors["weights"]
@@ -177,7 +158,7 @@ def load(
         state_tensors={k: v.to(own.device) for k, v in tensors["state"].items()},
         state_values=record["state"],
     )
-    fit = Fit(own, solver, solution, rows, seed=record["seed"], seconds=record["seconds"])
+    fit = cls(own, solver, solution, rows, seed=record["seed"], seconds=record["seconds"])
     try:
         fit.show(solution.best)
     except RuntimeError as error:
@@ -209,16 +190,13 @@ def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
 def _build_guide(
     model: Model, solver: Any, rows: Rows | None, example: list, seed: int, parameters: dict
 ) -> Any:
-    if not hasattr(solver, "pair"):
-        return model.guide
     if rows is None:
         if not example:
             return model.guide
         rows = Rows(tuple(t for t, _ in example), model.device, model.dtype)
     with fork_generators(model.device), model.defaults():
         set_seed(chain_seed(seed, 0), model.device)
-        pair = solver.pair(model, rows, parameters)
-    guide = pair.guide if model.guide is None or solver.guide is not None else model.guide
+        guide = solver.rebuild_guide(model, rows, parameters)
     if isinstance(guide, nn.Module):
         made = {k: tuple(v.shape) for k, v in guide.state_dict().items()}
         held = {

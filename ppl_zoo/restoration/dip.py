@@ -9,7 +9,8 @@ from typing import Any
 from pyro.infer import autoguide
 from torch import Tensor
 
-from ppl_zoo.fitting.run import Fit, fit
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run import fit
 from ppl_zoo.imaging.operators import LinearOperator, Mask
 from ppl_zoo.models.images.deep_image_prior import DeepImagePrior
 from ppl_zoo.solvers.early_stopping.solver import EarlyStopping

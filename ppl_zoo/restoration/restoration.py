@@ -11,7 +11,9 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
-from ppl_zoo.fitting.run import Fit, fit, pick_device
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run import fit
+from ppl_zoo.core.device import pick_device
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
 from ppl_zoo.imaging.noise import estimate_noise
 from ppl_zoo.imaging.operators import Identity, LinearOperator

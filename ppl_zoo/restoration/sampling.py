@@ -13,7 +13,10 @@ from tqdm import tqdm
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.posterior import PosteriorDraws
-from ppl_zoo.core.solution import Solution, chain_seed, read_parameters, set_seed, stack_chains
+from ppl_zoo.core.random import chain_seed, set_seed
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
+from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.imaging.operators import Identity
 from ppl_zoo.imaging.patches import PatchGrid
 from ppl_zoo.models.images.epll import EPLL
@@ -31,7 +34,7 @@ CHAINED = 2**24
 
 
 @dataclass(frozen=True)
-class Tiling:
+class Tiling(Solver):
     """Posterior draws of noisy images by tilings, see :mod:`ppl_zoo.restoration.tilings`.
 
     Parameters
@@ -51,21 +54,21 @@ class Tiling:
         if self.num_draws < 8:
             raise DataError(f"num_draws: got {self.num_draws}, expected 8 or more")
 
-    def solve(
-        self, model: Model, rows: Any, *, seed: int = 0, progress: bool = True, **_: Any
-    ) -> Solution:
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Draw; see :func:`ppl_zoo.fit`."""
         if not isinstance(model, EPLL) or not isinstance(model.operator, Identity):
             raise DataError("Tiling: expected an EPLL model without an operator")
         (channels, noise), mixture = rows.all(), model.mixture.to(rows.device)
         schedule = make_schedule(self.quality, self.stride)
-        mode = Splitting(channels, noise, model.operator, mixture, schedule, progress).mode()
+        mode = Splitting(
+            channels, noise, model.operator, mixture, schedule, context.progress
+        ).mode()
         draws, means, sds = [], [], []
         count = PatchGrid(tuple(mode.shape[-2:]), mixture.size).count(mode)
         for channel, (y, sd) in enumerate(zip(channels, noise.tolist(), strict=True)):
             tilings = survey(y, mixture, sd**2)
             mean = (tilings.mean + (count - 1.0) * mode[channel]) / count
-            set_seed(chain_seed(seed, channel), y.device)
+            set_seed(chain_seed(context.seed, channel), y.device)
             spread = draw_tilings(y, mixture, sd**2, 2 * (self.num_draws // 2))
             draws.append(mean + tilings.shrinkage() * spread)
             means.append(mean)
@@ -74,7 +77,7 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class SplitGibbs:
+class SplitGibbs(Solver):
     """Posterior draws of images behind an operator, see :mod:`ppl_zoo.restoration.split_gibbs`.
 
     Every draw is the end of a chain of its own, which starts at the posterior mode, under a
@@ -108,22 +111,20 @@ class SplitGibbs:
             if getattr(self, name) < least:
                 raise DataError(f"{name}: got {getattr(self, name)}, expected {least} or more")
 
-    def solve(
-        self, model: Model, rows: Any, *, seed: int = 0, progress: bool = True, **_: Any
-    ) -> Solution:
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Draw; see :func:`ppl_zoo.fit`."""
         if not isinstance(model, EPLL):
             raise DataError(f"SplitGibbs: got a {type(model).__name__}, expected an EPLL model")
         (channels, noise), mixture = rows.all(), model.mixture.to(rows.device)
         schedule, operator = make_schedule(self.quality, self.stride), model.operator
-        mode = Splitting(channels, noise, operator, mixture, schedule, progress).mode()
+        mode = Splitting(channels, noise, operator, mixture, schedule, context.progress).mode()
         # an image of one patch has no other tiling: there, nothing is tempered
         share = 1.0 / PatchGrid(tuple(mode.shape[-2:]), mixture.size).count(mode)
         draws, means, sds = [], [], []
-        num_draws, silent = 2 * (self.num_draws // 2), None if progress else True
+        num_draws, silent = 2 * (self.num_draws // 2), None if context.progress else True
         with tqdm(total=num_draws * len(mode), desc="draws", disable=silent) as bar:
             for channel, (y, sd) in enumerate(zip(channels, noise.tolist(), strict=True)):
-                set_seed(chain_seed(seed, channel), y.device)
+                set_seed(chain_seed(context.seed, channel), y.device)
                 found = self._ends(y, sd, model, mixture, mode[channel], num_draws, bar)
                 centre = found.mean(0)
                 mean = share * centre + (1.0 - share) * mode[channel]
@@ -166,7 +167,7 @@ class SplitGibbs:
         return torch.cat(ends)
 
 
-def _solution(model: Model, rows: Any, draws: Tensor, means: Tensor, sds: Tensor) -> Solution:
+def _solution(model: Model, rows: Rows, draws: Tensor, means: Tensor, sds: Tensor) -> Solution:
     """Return draws ``(draw, image, height, width)`` as those of two chains."""
     images = draws.reshape(2, -1, *draws.shape[1:])
     one = read_parameters(model, None)

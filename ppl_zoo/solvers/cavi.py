@@ -9,9 +9,14 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import chain_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import chain_seed
-from ppl_zoo.solvers.coordinate_ascent import CoordinateAscent, Statistics
+from ppl_zoo.solvers.coordinate_ascent import (
+    ConjugateUpdate,
+    CoordinateAscent,
+    MaximizationStep,
+    Statistics,
+)
 from ppl_zoo.solvers.loop import Chain
 
 __all__ = ["CAVI"]
@@ -93,11 +98,11 @@ class CAVI(CoordinateAscent):
 
     def check_model(self, model: Model) -> None:
         """Refuse a model without the steps."""
-        if not hasattr(model, "maximize"):
+        if not isinstance(model, MaximizationStep):
             self._demand(model, "expected_statistics", "update_posterior", "negative_kl")
         else:
             self._demand(model, "expected_statistics")
-        if self.stochastic and not _has_density(model):
+        if self.stochastic and not isinstance(model, ConjugateUpdate):
             raise DataError(
                 f"{type(model).__name__} has no update_posterior(): stochastic CAVI needs it; "
                 "use zoo.EM() or zoo.SVI()"
@@ -105,14 +110,14 @@ class CAVI(CoordinateAscent):
 
     def update(self, model: Model, statistics: Statistics) -> None:
         """Set q(theta) to its optimum: a density if the model has one, else a point."""
-        if _has_density(model):
+        if isinstance(model, ConjugateUpdate):
             model.update_posterior(statistics)
         else:
             model.maximize(statistics)
 
     def global_term(self, model: Model) -> Tensor:
         """Return -KL(q(theta) || p(theta)), or the log prior of a point."""
-        return model.negative_kl() if _has_density(model) else model.log_prior()
+        return model.negative_kl() if isinstance(model, ConjugateUpdate) else model.log_prior()
 
     def advance(self, chain: Chain, rows: Rows, seed: int) -> None:
         """Take one iteration, or one pass of stochastic ones."""
@@ -144,7 +149,3 @@ class CAVI(CoordinateAscent):
             )
             time += 1
         return total
-
-
-def _has_density(model: Model) -> bool:
-    return hasattr(model, "update_posterior")

@@ -1,4 +1,4 @@
-"""Coordinate ascent on the evidence lower bound L(q): the loop of EM and CAVI.
+"""Coordinate ascent on the evidence lower bound L(q): the algorithm of EM and CAVI.
 
 With local latents z and parameters theta, and q(z, theta) = q(z) q(theta), the best q_j given
 the other is ``exp E_{-j} log p``. The model takes both steps, the loop sums over rows:
@@ -14,9 +14,8 @@ For EM q(theta) is a point mass at theta: the update is ``maximize`` and the sha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,24 +23,60 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import (
-    Solution,
-    chain_seed,
-    load_chain,
-    read_parameters,
-    set_seed,
-    stack_chains,
-)
-from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
+from ppl_zoo.core.solution import Solution, load_chain, read_parameters, stack_chains
+from ppl_zoo.core.solver import FitContext, Solver
+from ppl_zoo.solvers.loop import Chain, pad_history, past_objective, run_chains
 
-__all__ = ["CoordinateAscent", "Statistics"]
+__all__ = ["ConjugateUpdate", "CoordinateAscent", "MaximizationStep", "Statistics"]
 
 Statistics = dict[str, Tensor]
 
 
+@runtime_checkable
+class ExpectationStep(Protocol):
+    """A model with the E-step of EM and CAVI."""
+
+    def expected_statistics(self, *batch: Tensor) -> Statistics:
+        """Statistics of a batch under q(z), additive over rows."""
+
+
+@runtime_checkable
+class MaximizationStep(Protocol):
+    """A model with the M-step of EM: q(theta) is a point."""
+
+    def maximize(self, statistics: Statistics) -> None:
+        """Set theta to its optimum given the statistics of all rows."""
+
+
+@runtime_checkable
+class ConjugateUpdate(Protocol):
+    """A model with the global update of CAVI: q(theta) is a conjugate density."""
+
+    def update_posterior(self, statistics: Statistics, step: float = 1.0) -> None:
+        """Move the natural parameters of q(theta) towards their optimum."""
+
+
+@runtime_checkable
+class GlobalDivergence(Protocol):
+    """A model that knows theta's own share of the bound."""
+
+    def negative_kl(self) -> Tensor:
+        """``-KL(q(theta) || p(theta))``, ``()``."""
+
+
+#: what a model offers, by the method that a user writes
+STEPS: dict[str, type] = {
+    "expected_statistics": ExpectationStep,
+    "maximize": MaximizationStep,
+    "update_posterior": ConjugateUpdate,
+    "negative_kl": GlobalDivergence,
+}
+
+
 @dataclass(frozen=True)
-class CoordinateAscent:
+class CoordinateAscent(Solver):
     """What EM and CAVI share; see there for the options."""
 
     max_steps: int = 1000
@@ -75,36 +110,25 @@ class CoordinateAscent:
 
     def _demand(self, model: Model, *names: str) -> None:
         for name in names:
-            if not hasattr(model, name):
+            if not (model.offers_em and isinstance(model, STEPS[name])):
                 raise DataError(
                     f"{type(model).__name__} has no {name}(): {self._name} needs it; use zoo.SVI()"
                 )
 
     # ---- the loop ---------------------------------------------------------------------------
 
-    def solve(
-        self,
-        model: Model,
-        rows: Rows,
-        *,
-        seed: int = 0,
-        progress: bool = True,
-        resume: Solution | None = None,
-        checkpoint: Callable[[Solution], object] | None = None,
-        checkpoint_seconds: float = 30.0,
-    ) -> Solution:
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
         self.check_model(model)
-        chains = self._start(model, rows, seed, resume)
+        seed = context.seed
+        chains = self._start(model, rows, seed, context.resume)
 
         def solution() -> Solution:
             parameters = stack_chains([read_parameters(c.model, None) for c in chains])
             history = pad_history(chains)
             final = np.array([c.objective[-1] if c.objective else np.nan for c in chains])
             stopped = tuple(c.stopped or "interrupted" for c in chains)
-            return Solution(
-                parameters, {"objective": history}, final, stopped, getattr(model, "guide", None)
-            )
+            return Solution(parameters, {"objective": history}, final, stopped, model.guide)
 
         def advance(active: list[Chain]) -> int:
             for chain in active:
@@ -118,9 +142,7 @@ class CoordinateAscent:
                 solution,
                 max_steps=self.max_steps + 1,  # the last objective takes an E-step of its own
                 label=f"{self._name} {type(model).__name__}",
-                progress=progress,
-                checkpoint=checkpoint,
-                checkpoint_seconds=checkpoint_seconds,
+                context=context,
             )
         return solution()
 
@@ -136,8 +158,7 @@ class CoordinateAscent:
             chain = Chain(index, own)
             if resume is not None:
                 load_chain(own, None, resume.parameters, index)
-                past = resume.history["objective"][index]
-                chain.objective = past[np.isfinite(past)].tolist()
+                chain.objective = past_objective(resume, index)
                 if resume.stopped[index] == "converged":
                     chain.stopped = "converged"
                 elif resume.stopped[index] == "max_steps":

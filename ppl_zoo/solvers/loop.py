@@ -1,10 +1,11 @@
-"""The loop that all iterative solvers share: chains in lockstep, progress, Ctrl-C, checkpoints."""
+"""Loop of the iterative solvers: chains in lockstep, progress bar, Ctrl-C, checkpoints."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,19 +18,21 @@ from tqdm import tqdm
 from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.solution import Solution
+from ppl_zoo.core.solver import FitContext
 
-__all__ = ["Chain", "run_chains", "pad_history"]
+__all__ = ["Chain", "pad_history", "past_objective", "raise_if_all_diverged", "run_chains"]
 
 
 @dataclass
 class Chain:
-    """One restart: its model, its guide, and how far it has come."""
+    """One chain (restart) of a solver: its model, its guide, and how far it has come."""
 
     index: int
     model: Model
     guide: Any = None
     objective: list[float] = field(default_factory=list)
     stopped: str | None = None
+    error: ConvergenceError | None = None
 
 
 @contextmanager
@@ -59,9 +62,7 @@ def run_chains(
     *,
     max_steps: int,
     label: str,
-    progress: bool = True,
-    checkpoint: Callable[[Solution], object] | None = None,
-    checkpoint_seconds: float = 30.0,
+    context: FitContext,
     shown: Callable[[], str] | None = None,
 ) -> None:
     """Advance all chains side by side until each has stopped.
@@ -77,7 +78,7 @@ def run_chains(
         total=max_steps,
         initial=max(len(c.objective) for c in chains),
         desc=label,
-        disable=None if progress else True,
+        disable=None if context.progress else True,
         mininterval=0.2,
         dynamic_ncols=True,
     )
@@ -94,8 +95,9 @@ def run_chains(
                     running = f", {len(active)}/{len(chains)} chains" if len(chains) > 1 else ""
                     extra = shown() if shown is not None else ""
                     bar.set_postfix_str(f"objective {best:.6g}{running}{extra}", refresh=False)
-                if checkpoint and time.monotonic() - saved > checkpoint_seconds:
-                    checkpoint(solution())
+                due = time.monotonic() - saved > context.checkpoint_seconds
+                if context.checkpoint is not None and due:
+                    context.checkpoint(solution())
                     saved = time.monotonic()
                 if interrupted():
                     break
@@ -106,6 +108,22 @@ def run_chains(
             raise
     for chain in chains:
         chain.stopped = chain.stopped or "interrupted"
+
+
+def raise_if_all_diverged(chains: Sequence[Chain], solution: Solution) -> None:
+    """Raise the first chain's error where none is left; warn of those that were lost."""
+    lost = [chain for chain in chains if chain.error is not None]
+    if lost and len(lost) == len(chains):
+        lost[0].error.solution = solution  # so that nothing is lost
+        raise lost[0].error
+    for chain in lost:
+        warnings.warn(f"{chain.error}; the other chains went on", stacklevel=4)
+
+
+def past_objective(resume: Solution, index: int) -> list[float]:
+    """Objective of each step that a chain of a solution took."""
+    past = resume.history["objective"][index]
+    return past[~np.isnan(past)].tolist()  # without the padding
 
 
 def pad_history(chains: Sequence[Chain]) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""Langevin dynamics: gradient ascent with so much noise that it draws from the posterior."""
+"""Stochastic gradient Langevin dynamics, with an RMSprop preconditioner (pSGLD)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,11 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.posterior import PosteriorDraws
+from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, chain_seed, read_parameters, set_seed
+from ppl_zoo.core.solution import Solution, read_parameters
+from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
 from ppl_zoo.solvers.unconstrained import Unconstrained
@@ -27,7 +28,7 @@ FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
-class SGLD:
+class SGLD(Solver):
     """Stochastic gradient Langevin dynamics, for models of very many latents.
 
     Each step moves by half a step size along the gradient of the log joint density and adds
@@ -49,9 +50,9 @@ class SGLD:
         Decay of the mean square gradient whose root the steps are divided by (pSGLD); None for
         steps of one size in all directions.
     num_draws
-        Draws of each chain that are kept, at even distances.
+        Draws of each chain that are kept, evenly spaced.
     batch_size
-        Rows in a minibatch, drawn anew each step; None for all. Not for latents of single rows.
+        Rows in a minibatch, drawn anew each step; None for all. Not for local latents.
     num_chains
         Number of chains.
     init
@@ -73,7 +74,7 @@ class SGLD:
     num_draws: int = 100
     batch_size: int | None = None
     num_chains: int = 1
-    init: Any = field(default=None, repr=False, compare=False)
+    init: FittedModel | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
@@ -85,28 +86,17 @@ class SGLD:
         if self.memory is not None and not 0 < self.memory < 1:
             raise DataError(f"memory: got {self.memory}, expected between 0 and 1, or None")
 
-    def solve(
-        self,
-        model: Model,
-        rows: Rows,
-        *,
-        seed: int = 0,
-        progress: bool = True,
-        resume: Solution | None = None,
-        checkpoint: Callable[[Solution], object] | None = None,
-        checkpoint_seconds: float = 30.0,
-    ) -> Solution:
-        """Draw; see :func:`ppl_zoo.fit`."""
-        if resume is not None:
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
+        """Draw from the posterior of ``model``; see :func:`ppl_zoo.fit`."""
+        seed = context.seed
+        if context.resume is not None:
             raise DataError("resume: SGLD cannot go on; start a new one with init=fit")
         problem = Unconstrained(model, rows)
         local = [
             n for n in problem.places if model.sites(*problem.data)[n].is_local(model.data_plate)
         ]
         if self.batch_size is not None and local:
-            raise DataError(
-                f"batch_size: got {self.batch_size} with latents {local} of single rows"
-            )
+            raise DataError(f"batch_size: got {self.batch_size} with local latents {local}")
         chains = []
         for index in range(self.num_chains):
             set_seed(chain_seed(seed, index), rows.device)
@@ -129,9 +119,7 @@ class SGLD:
             solution,
             max_steps=self.burn_in + self.steps,
             label=f"SGLD {type(model).__name__}",
-            progress=progress,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
+            context=context,
         )
         return solution()
 
@@ -153,7 +141,7 @@ class SGLD:
 
 @dataclass
 class SGLDChain(Chain):
-    """One chain."""
+    """One chain: its position, preconditioner and kept draws."""
 
     problem: Unconstrained | None = None
     options: SGLD | None = None

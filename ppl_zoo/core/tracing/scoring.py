@@ -41,6 +41,16 @@ class Draws:
         """Log importance weight of each draw, ``(num_draws,)``."""
         return self.log_joint - self.log_guide
 
+    @property
+    def log_weight_rows(self) -> Tensor | None:
+        """Log importance weights of each row's local latents, ``(num_draws, num_rows)``.
+
+        None where the rows do not factorise, or no latent is local.
+        """
+        if self.log_joint_rows is None or self.log_guide_rows is None:
+            return None
+        return self.log_joint_rows - self.log_guide_rows
+
     @staticmethod
     def stack(parts: Iterable[Draws]) -> Draws:
         """Put draws after one another."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, chain_seed, read_parameters, set_seed, stack_chains
+from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
+from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.solvers.early_stopping.muon import MuonVector
 from ppl_zoo.solvers.early_stopping.rules import (
     RULES,
@@ -40,7 +42,7 @@ FITTED = 7.0
 
 
 @dataclass(frozen=True)
-class EarlyStopping:
+class EarlyStopping(Solver):
     """Gradient ascent on a net's image, averaged over steps and runs and stopped early.
 
     For :class:`ppl_zoo.DeepImagePrior`, and models with its ``image``, ``likelihood`` and
@@ -146,23 +148,14 @@ class EarlyStopping:
             return Discrepancy(self.patience, margin)
         return Rule(self.patience)
 
-    def solve(
-        self,
-        model: Model,
-        rows: Rows,
-        *,
-        seed: int = 0,
-        progress: bool = True,
-        resume: Solution | None = None,
-        checkpoint: Callable[[Solution], object] | None = None,
-        checkpoint_seconds: float = 30.0,
-    ) -> Solution:
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
         if not hasattr(model, "training_on"):
             raise DataError(
                 f"EarlyStopping: got a {type(model).__name__}, expected a zoo.DeepImagePrior"
             )
-        if resume is not None:
+        seed = context.seed
+        if context.resume is not None:
             raise DataError("resume: EarlyStopping cannot go on; run it again with more steps")
         data = rows.all()
         truth = None if self.truth is None else torch.as_tensor(self.truth).to(data[0])
@@ -187,9 +180,7 @@ class EarlyStopping:
             lambda: _solution(runs),
             max_steps=self.steps,
             label=f"EarlyStopping {type(model).__name__}",
-            progress=progress,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
+            context=context,
             shown=shown,
         )
         return _solution(runs)

@@ -10,8 +10,7 @@ their number is doubled.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,38 +20,53 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import (
-    Solution,
-    chain_seed,
-    load_chain,
-    read_parameters,
-    set_seed,
-    stack_chains,
-)
+from ppl_zoo.core.solution import Solution, load_chain, read_parameters, stack_chains
+from ppl_zoo.core.solver import FitContext
 from ppl_zoo.solvers.fixed_draws.families import Family, family_of, location, write
 from ppl_zoo.solvers.fixed_draws.laplace import Normal, approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
 from ppl_zoo.solvers.guides import make_pair
-from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
-from ppl_zoo.solvers.svi.chain import past_objective
-from ppl_zoo.solvers.svi.objective import Choice
+from ppl_zoo.solvers.loop import (
+    Chain,
+    pad_history,
+    past_objective,
+    raise_if_all_diverged,
+    run_chains,
+)
 
 __all__ = ["FixedDrawsChain", "NoStartError", "quasi_normals", "solve_with_fixed_draws"]
 
 
+@dataclass
+class Choice:
+    """How to climb, and why.
+
+    Attributes
+    ----------
+    points
+        The potential energy for a fit with fixed draws; None for stochastic gradients.
+    guide
+        The guide's name or class.
+    reason
+        In words.
+    """
+
+    points: BatchedPotential | None
+    guide: Any
+    reason: str
+
+
 def solve_with_fixed_draws(
-    options: Any,
     choice: Choice,
     model: Model,
     rows: Rows,
+    context: FitContext,
     *,
-    seed: int,
-    progress: bool,
-    resume: Solution | None,
-    checkpoint: Callable[[Solution], object] | None,
-    checkpoint_seconds: float,
+    restarts: int,
+    steps: int,
 ) -> Solution:
     """Fit the guide of each chain.
 
@@ -64,18 +78,17 @@ def solve_with_fixed_draws(
         If the bound has no end.
     """
     chains = []
-    for index in range(options.restarts):
-        set_seed(chain_seed(seed, index), rows.device)
+    for index in range(restarts):
+        seed = chain_seed(context.seed, index)
+        set_seed(seed, rows.device)
         own = model
         if index > 0:
             own = model.fresh()
             own.load_state_dict(model.state_dict())
         pair = make_pair(own, choice.guide, rows, None, index)
-        chain = FixedDrawsChain(
-            index, own, pair.guide, seed=chain_seed(seed, index), points=choice.points, pair=pair
-        )
-        if resume is not None:
-            chain.restore(resume)
+        chain = FixedDrawsChain(index, own, pair.guide, seed=seed, points=choice.points, pair=pair)
+        if context.resume is not None:
+            chain.restore(context.resume)
         chains.append(chain)
 
     def solution() -> Solution:
@@ -84,7 +97,7 @@ def solve_with_fixed_draws(
     def advance(active: Sequence[FixedDrawsChain]) -> int:
         for chain in active:
             try:
-                chain.advance(options.steps)
+                chain.advance(steps)
             except ConvergenceError as error:
                 chain.stopped, chain.error = "diverged", error
         return 1
@@ -93,19 +106,12 @@ def solve_with_fixed_draws(
         chains,
         advance,
         solution,
-        max_steps=options.steps,
+        max_steps=steps,
         label=f"SVI {type(model).__name__}",
-        progress=progress,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
+        context=context,
     )
     result = solution()
-    lost = [chain for chain in chains if chain.error is not None]
-    if len(lost) == len(chains):
-        lost[0].error.solution = result
-        raise lost[0].error
-    for chain in lost:
-        warnings.warn(f"{chain.error}; the other chains went on", stacklevel=4)
+    raise_if_all_diverged(chains, result)
     return result
 
 
@@ -168,7 +174,6 @@ class FixedDrawsChain(Chain):
     climber: LBFGS | None = None
     elbo: float = np.nan
     elbo_error: float = np.nan
-    error: ConvergenceError | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
     def begin(self) -> None:

@@ -14,7 +14,7 @@ from numpyro.infer.hmc import HMCState, hmc
 from torch import Tensor
 
 from ppl_zoo.compiler.xla.potential import CapturedPotential
-from ppl_zoo.core.solution import chain_seed
+from ppl_zoo.core.random import chain_seed
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["NumPyroEngine"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.posterior import PosteriorDraws
+from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
+from ppl_zoo.core.random import chain_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, chain_seed, read_parameters
+from ppl_zoo.core.solution import Solution, read_parameters
+from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.solvers.loop import Chain, run_chains
 from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
 from ppl_zoo.solvers.unconstrained import Unconstrained
@@ -29,7 +31,7 @@ TRIES = 400
 
 
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(Solver):
     """The No-U-Turn Sampler (Hoffman & Gelman 2014, https://arxiv.org/abs/1111.4246).
 
     Draws from the posterior of a model with continuous latents. Finite discrete latents are
@@ -85,7 +87,7 @@ class NUTS:
     backend: str = "numpyro"
     target_accept: float = 0.8
     max_tree_depth: int = 10
-    init: Any = None
+    init: FittedModel | None = None
     dense_mass: bool = False
 
     def __post_init__(self) -> None:
@@ -99,25 +101,16 @@ class NUTS:
             )
         if self.backend not in ("numpyro", "pyro"):
             raise ValueError(f"NUTS: got backend={self.backend!r}, expected 'numpyro' or 'pyro'")
-        if self.init is not None and not hasattr(self.init, "posterior"):
+        if self.init is not None and not isinstance(self.init, FittedModel):
             raise ValueError(f"NUTS: got init={self.init!r}, expected None or a Fit")
 
     def to_save(self) -> NUTS:
         """Return the options that a saved fit holds: ``init`` is not among them."""
         return dataclasses.replace(self, init=None)
 
-    def solve(
-        self,
-        model: Model,
-        rows: Rows,
-        *,
-        seed: int = 0,
-        progress: bool = True,
-        resume: Solution | None = None,
-        checkpoint: Callable[[Solution], object] | None = None,
-        checkpoint_seconds: float = 30.0,
-    ) -> Solution:
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Draw from the posterior of ``model``; see :func:`ppl_zoo.fit`."""
+        seed, resume = context.seed, context.resume
         if self.init is not None and self.init.model is not model:
             if type(self.init.model) is not type(model):
                 raise DataError(
@@ -164,9 +157,7 @@ class NUTS:
             solution,
             max_steps=total,
             label=f"NUTS {type(model).__name__}",
-            progress=progress,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
+            context=context,
         )
         result = solution()
         self._name_divergences(model, result)

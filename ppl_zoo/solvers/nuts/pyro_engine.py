@@ -10,7 +10,7 @@ from pyro.infer.mcmc import NUTS as PyroKernel
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
-from ppl_zoo.core.solution import chain_seed, set_seed
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["PyroEngine"]

@@ -1,14 +1,15 @@
-"""One chain of SVI: programs, optimizer and stopping rule, and a step of it in Pyro."""
+"""Chain of SVI: programs, optimizer, stopping rules, and one interpreted step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
@@ -17,43 +18,61 @@ from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.core.tracing.sites import is_sample
 from ppl_zoo.solvers.elbos import LocalELBO, estimate_and_differentiate, ignore_nan_warnings
 from ppl_zoo.solvers.guides import Pair
-from ppl_zoo.solvers.loop import Chain
+from ppl_zoo.solvers.loop import Chain, past_objective
+from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
 
-__all__ = ["Alternation", "SVIChain", "pack_optimizer", "past_objective", "unpack_optimizer"]
+__all__ = ["Alternation", "SVIChain", "pack_optimizer", "unpack_optimizer"]
 
 #: steps in a row whose objective may be non-finite before that is an error
-PATIENCE = 20
+MAX_NONFINITE_STEPS = 20
+#: what JSON holds
+PLAIN_TYPES = (int, float, str, bool, type(None), list)
 
 
 @dataclass
 class SVIChain(Chain):
-    """A chain of SVI."""
+    """A chain (restart) of SVI.
+
+    Attributes
+    ----------
+    pair, elbo
+        Model and guide as programs, and the estimator of the bound.
+    parameters
+        All that is learned, of model and guide.
+    optimizer, schedule
+        Of torch; ``schedule`` is None where the plateau rule lowers the learning rate.
+    plateau, validation
+        Stopping rules: by the objective, and by validation rows (None without any).
+    alternation
+        Turns of variational EM; None for joint steps.
+    compiled_gradient
+        ``compiled_gradient(data)`` estimates the negative ELBO and leaves gradients in the
+        parameters, by a compiled graph; None for Pyro's interpreter.
+    precision
+        Dtype of mixed precision; None for one precision.
+    skipped
+        Steps in a row whose objective was not finite.
+    """
 
     pair: Pair | None = None
-    elbo: Any = None
+    elbo: ELBO | None = None
     parameters: list[Tensor] = field(default_factory=list)
-    optimizer: Any = None
-    schedule: Any = None
-    plateau: Any = None
-    watch: Any = None
-    alternation: Any = None
-    graph: Any = None
+    optimizer: torch.optim.Optimizer | None = None
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    plateau: Plateau | None = None
+    validation: ValidationMonitor | None = None
+    alternation: Alternation | None = None
+    compiled_gradient: Callable[[tuple[Tensor, ...]], float] | None = None
     precision: str | None = None
     skipped: int = 0
-    error: ConvergenceError | None = None
 
     def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
         """Estimate the negative ELBO, leaving gradients in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.graph is not None:
-            run, order = self.graph
-            own = [self.parameters[i] for i in order]
-            loss, *gradients = run(own, data)
-            for parameter, gradient in zip(own, gradients, strict=True):
-                parameter.grad = gradient
-            return loss.item()
+        if self.compiled_gradient is not None:
+            return self.compiled_gradient(data)
         if isinstance(self.elbo, LocalELBO):
-            self.elbo.step = len(self.objective)  # what an annealed KL goes by
+            self.elbo.step = len(self.objective)  # an annealed KL depends on it
         precision = None
         if self.precision is not None:
             kind = self.parameters[0].device.type
@@ -64,7 +83,7 @@ class SVIChain(Chain):
             )
 
     def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
-        """Take one step; notes the estimate of the ELBO before it, in nats."""
+        """Take one step; records the estimate of the ELBO before it, in nats."""
         value = self.differentiate(data, total)
         if self.alternation is not None:
             self.alternation.hold(len(self.objective))
@@ -79,10 +98,10 @@ class SVIChain(Chain):
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
-        self.note(-value if finite else math.nan, data)
+        self.record(-value if finite else math.nan, data)
 
-    def note(self, value: float, data: tuple[Tensor, ...]) -> None:
-        """Note an objective; one that is not finite counts as the one before.
+    def record(self, value: float, data: tuple[Tensor, ...]) -> None:
+        """Record an objective; one that is not finite counts as the one before.
 
         A rare overflow of a heavy tail is stepped over; a run of them ends the chain.
         """
@@ -92,7 +111,7 @@ class SVIChain(Chain):
             self.skipped = 0
         else:
             self.skipped += 1
-            if self.skipped > PATIENCE or not self.objective:
+            if self.skipped > MAX_NONFINITE_STEPS or not self.objective:
                 self.stopped, self.error = "diverged", self._explain(data)
                 return
             value = self.objective[-1]
@@ -123,8 +142,8 @@ class SVIChain(Chain):
             tensors["plateau"] = self.plateau.before
         schedule = None if self.schedule is None else _plain(self.schedule.state_dict().items())
         watched = None
-        if self.watch is not None:
-            kept, watched = self.watch.pack()
+        if self.validation is not None:
+            kept, watched = self.validation.pack()
             tensors |= kept
         return tensors, {
             "watch": watched,
@@ -151,22 +170,15 @@ class SVIChain(Chain):
         self.plateau.restore(values["plateau"], before)
         if self.schedule is not None and values["schedule"] is not None:
             self.schedule.load_state_dict(values["schedule"])
-        if self.watch is not None:
-            self.watch.restore(tensors, values.get("watch"))
-
-
-def past_objective(resume: Solution, index: int) -> list[float]:
-    """Objectives of one chain of a solution."""
-    past = resume.history["objective"][index]
-    return past[past == past].tolist()  # without the padding, which is NaN
+        if self.validation is not None:
+            self.validation.restore(tensors, values.get("watch"))
 
 
 def _plain(items: Iterable[tuple[str, Any]]) -> dict:
-    kinds = (int, float, str, bool, type(None), list)
-    return {k: v for k, v in items if isinstance(v, kinds)}
+    return {k: v for k, v in items if isinstance(v, PLAIN_TYPES)}
 
 
-# ---- The state of a torch optimizer as named tensors and plain values: nothing is pickled.
+# ---- the state of a torch optimizer as tensors and plain values: nothing is pickled ----------
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -195,7 +207,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
             elif isinstance(value, list) and value and all(isinstance(v, Tensor) for v in value):
                 plain[name] = {"tensors": len(value)}  # the history of L-BFGS
                 tensors |= {f"{name}.{i}": v.detach().clone() for i, v in enumerate(value)}
-            elif isinstance(value, (int, float, str, bool, type(None), list)):
+            elif isinstance(value, PLAIN_TYPES):
                 plain[name] = value
             else:
                 raise TypeError(f"optimizer state {name}: cannot save a {type(value).__name__}")
@@ -222,12 +234,12 @@ def unpack_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-# ---- Variational EM: steps of the guide's parameters and of the model's in turns.
+# ---- variational EM ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Alternation:
-    """Turns of the E-step (phi, of the guide) and the M-step (theta, of the model).
+    """Variational EM: turns of the E-step (phi, of the guide) and the M-step (theta).
 
     Neal & Hinton 1998, A view of the EM algorithm that justifies incremental, sparse, and other
     variants: both climb the one bound, each in its own coordinates.
@@ -239,8 +251,14 @@ class Alternation:
     m_steps: int
 
     @classmethod
-    def of(cls, turns: Sequence[int], pair: Any, parameters: Sequence[Tensor], data: tuple) -> Any:
-        """Tell the guide's parameters from the model's: the guide's draws depend on them.
+    def of(
+        cls,
+        turns: Sequence[int],
+        pair: Pair,
+        parameters: Sequence[Tensor],
+        data: tuple[Tensor, ...],
+    ) -> Alternation:
+        """Split the parameters: phi are those that the guide's draws or density depend on.
 
         Raises
         ------
@@ -271,7 +289,7 @@ class Alternation:
         return cls(phi, theta, *turns)
 
     def hold(self, step: int) -> None:
-        """Take the gradients from those whose turn it is not."""
+        """Drop the gradients of those whose turn it is not."""
         turn = step % (self.e_steps + self.m_steps)
         for parameter in self.theta if turn < self.e_steps else self.phi:
             parameter.grad = None

@@ -1,10 +1,15 @@
-"""Minibatches, and the engine that takes a step at a time by Pyro's interpreter."""
+"""Engines of SVI: Pyro's interpreter, and the captured graph compiled by XLA or Inductor.
+
+All advance all chains, record an objective for each step, and leave the same state behind, so
+that a fit can be saved, resumed and stopped alike.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_zoo.compiler import Captured, CaptureError, capture
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import chain_seed, set_seed
 from ppl_zoo.solvers.elbos import differentiable_loss
 from ppl_zoo.solvers.svi.chain import SVIChain
 
@@ -23,13 +28,20 @@ __all__ = [
     "InterpretedEngine",
     "Minibatches",
     "choose_engine",
-    "graph_of",
+    "capture_step",
     "window_of",
 ]
 
+#: Steps, chains added up, from which "auto" compiles. Pyro's interpreter takes a millisecond or
+#: more a step and compiling takes seconds. It is a count and not a measured time, since the two
+#: engines draw different noise: which one runs must not depend on how busy a machine is.
+COMPILE_FROM = 2000
+#: data of more bytes than this are not compiled unless asked for
+MAX_COMPILED_BYTES = 2**30
+
 
 class Minibatches:
-    """Rows of each step: the passes' own permutations, one after the other, cut into batches."""
+    """Minibatches without replacement: each pass' own permutation, cut into batches."""
 
     def __init__(self, seed: int, size: int | None, total: int) -> None:
         self.seed, self.total = seed, total
@@ -55,7 +67,7 @@ class Minibatches:
 
 
 class InterpretedEngine:
-    """One step at a time, chain by chain, by Pyro's interpreter."""
+    """Interpreted steps: one at a time, chain by chain, by Pyro's interpreter."""
 
     name = "interpreted"
 
@@ -87,11 +99,8 @@ class InterpretedEngine:
         """Do nothing: the chains hold their parameters themselves."""
 
 
-# ---- A step at a time, by a graph that Inductor compiled.
-
-
 class InductorEngine(InterpretedEngine):
-    """One step at a time, loss and gradients by a graph that Inductor compiled.
+    """Interpreted steps whose loss and gradients come from a graph that Inductor compiled.
 
     Noise, optimizer and stopping are the interpreter's own, and so are the results.
 
@@ -108,21 +117,20 @@ class InductorEngine(InterpretedEngine):
     def __init__(self, chains: Sequence[SVIChain], interpreted: InterpretedEngine) -> None:
         from ppl_zoo.compiler import inductor
 
-        vars(self).update(vars(interpreted))
+        super().__init__(
+            interpreted.rows, interpreted.batches, interpreted.seed, interpreted.clip_norm
+        )
         missing = inductor.lacks(self.rows.device)
         if missing:
             raise ValueError(missing)
-        captured, order = graph_of(chains, interpreted)
+        captured, order = capture_step(chains, interpreted)
         run = inductor.compile_graph(captured, self.rows.device)
         for chain in chains:
-            chain.graph = (run, order)
-
-
-# ---- Blocks of SVI steps of all chains, in one XLA program.
+            chain.compiled_gradient = partial(_gradient, run, [chain.parameters[i] for i in order])
 
 
 class XLAEngine:
-    """A block of steps of all chains at a time, in one XLA program.
+    """Blocks of steps of all chains at once, in one XLA program.
 
     ``tables`` are the data of each chain, where they have some of their own.
 
@@ -152,7 +160,7 @@ class XLAEngine:
         if chain.alternation is not None:
             raise ValueError("the compiled loop moves all parameters in every step")
         options = _adam_options(chain, interpreted.clip_norm)
-        captured, self.order = graph_of(chains, interpreted)
+        captured, self.order = capture_step(chains, interpreted)
         data = rows.all()
         if tables is not None:
             columns = zip(*(table.all() for table in tables), strict=True)
@@ -191,7 +199,7 @@ class XLAEngine:
                 continue
             self.sync()
             for value in row.tolist():
-                chain.note(value, self.interpreted.data(chain, step))
+                chain.record(value, self.interpreted.data(chain, step))
         return count
 
     def vector(self, chain: SVIChain) -> Tensor:
@@ -238,6 +246,16 @@ class XLAEngine:
         return np.array(rows)
 
 
+def _gradient(
+    run: Callable[..., Any], parameters: list[Tensor], data: tuple[Tensor, ...]
+) -> float:
+    """Run a compiled graph: the loss, its gradients left in the parameters."""
+    loss, *gradients = run(parameters, data)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return loss.item()
+
+
 def _adam_options(chain: SVIChain, clip_norm: float | None) -> dict[str, Any]:
     optimizer = chain.optimizer
     groups = optimizer.param_groups
@@ -270,33 +288,22 @@ def _rates(chain: SVIChain, count: int) -> np.ndarray:
     return np.array(rates)
 
 
-# ---- Ways to take steps of SVI: Pyro's interpreter, and the graph compiled by XLA or Inductor.
-#
-# All advance all chains, note an objective for each step, and leave the same state behind, so
-# that a fit can be saved, resumed and stopped alike.
-
-#: Steps, chains added up, from which "auto" compiles. Pyro's interpreter takes a millisecond or
-#: more a step and compiling takes seconds. It is a count and not a measured time, since the two
-#: engines draw different noise: which one runs must not depend on how busy a machine is.
-COMPILE_FROM = 2000
-
-
 def window_of(engine: str, steps: int) -> int:
-    """Choose how many steps lie between two looks of the stopping rule."""
+    """Return the number of steps in a window of the convergence test."""
     if engine != "xla":
         return 100
     return min(1000, max(100, steps // 20))  # a short fit shall see its learning rate fall, too
 
 
 def choose_engine(
-    mode: Any,
+    mode: str | bool,
     chains: Sequence[SVIChain],
     interpreted: InterpretedEngine,
     steps: int,
     window: int | None,
     tables: Sequence[Rows] | None = None,
 ) -> InterpretedEngine | XLAEngine:
-    """Compile, where asked for or where it pays.
+    """Choose the engine: compile where asked for or where it pays.
 
     "auto" compiles fits of many steps, where JAX is installed and the data fit into memory. A
     program that cannot be captured runs interpreted, with a warning that names its line.
@@ -305,7 +312,10 @@ def choose_engine(
         return interpreted
     asked = mode != "auto"
     if not asked:
-        if importlib.util.find_spec("jax") is None or interpreted.rows.num_bytes > 2**30:
+        if (
+            importlib.util.find_spec("jax") is None
+            or interpreted.rows.num_bytes > MAX_COMPILED_BYTES
+        ):
             return interpreted
         if steps * len(chains) < COMPILE_FROM or not chains[0].model.compiles:
             return interpreted
@@ -324,13 +334,10 @@ def choose_engine(
     return interpreted
 
 
-# ---- The graph of one step of SVI, the same for all chains.
-
-
-def graph_of(
+def capture_step(
     chains: Sequence[SVIChain], interpreted: InterpretedEngine
 ) -> tuple[Captured, list[int]]:
-    """Capture the programs, and number the graph's parameters as the chains do.
+    """Capture the graph of one step, and number its parameters as the chains do.
 
     Raises
     ------
@@ -338,7 +345,7 @@ def graph_of(
         If they have no static graph, or chains have different ones.
     """
 
-    def look(chain: SVIChain) -> Captured:
+    def captured_of(chain: SVIChain) -> Captured:
         def objective(*data: Tensor) -> Tensor:
             with chain.model.scaled_to(len(interpreted.rows)), chain.model.defaults():
                 return differentiable_loss(chain.elbo, chain.pair, data)
@@ -346,11 +353,11 @@ def graph_of(
         modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
         return capture(objective, modules, interpreted.data(chain, 0))
 
-    captured = look(chains[0])
+    captured = captured_of(chains[0])
     order, identity = _order(chains[0], captured), captured.fingerprint()
-    # a second look: at another chain, or at the one again
+    # a second capture: of another chain, or of the one again
     other = chains[-1]
-    again = look(other)
+    again = captured_of(other)
     shapes = [[p.shape for p in chain.parameters] for chain in chains]
     same = _order(other, again) == order and again.fingerprint() == identity
     if not same or any(own != shapes[0] for own in shapes):

@@ -1,4 +1,4 @@
-"""Which way a fit climbs the bound: fixed draws where they win, else stochastic gradients."""
+"""Objective of SVI: sample-average approximation (fixed draws) or stochastic gradients."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import importlib.util
 import inspect
 import math
 import warnings
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, chain_seed, set_seed
+from ppl_zoo.core.solution import Solution
 from ppl_zoo.solvers.fixed_draws.families import AUTONORMALS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential, reason_of, trainable
+from ppl_zoo.solvers.fixed_draws.solver import Choice
 from ppl_zoo.solvers.guides import GUIDES
 from ppl_zoo.solvers.svi.engines import COMPILE_FROM
 
-__all__ = ["Choice", "choose_objective"]
+__all__ = ["choose_objective"]
 
-#: latents that full rank takes where no guide is named, and that any guide takes
-FULL_RANK, LATENTS = 200, 1000
-#: numbers that the data may have: all rows are read for each of some hundred draws
-NUMBERS = 2**17
+#: most latents of a full-rank guide where none is named, and of any guide
+MAX_FULL_RANK_LATENTS, MAX_LATENTS = 200, 1000
+#: most numbers in the data: all rows are read for each of some hundred draws
+MAX_DATA_NUMBERS = 2**17
 #: options that only stochastic gradients have; setting one asks for them
 STOCHASTIC = (
     *("elbo", "num_particles", "optimizer", "learning_rate", "schedule", "batch_size"),
@@ -36,29 +38,22 @@ STOCHASTIC = (
 )
 
 
-@dataclasses.dataclass
-class Choice:
-    """How to climb, and why.
+@runtime_checkable
+class SVIOptions(Protocol):
+    """The options of :class:`ppl_zoo.SVI` that the choice depends on."""
 
-    Attributes
-    ----------
-    points
-        The potential energy for a fit with fixed draws; None for stochastic gradients.
-    guide
-        The guide's name or class.
-    reason
-        In words.
-    """
-
-    points: BatchedPotential | None
+    objective: str
     guide: Any
-    reason: str
+    batch_size: int | None
+    compile: str | bool
+    steps: int
+    initialize: bool
 
 
 def choose_objective(
-    options: Any, model: Model, rows: Rows, seed: int, resume: Solution | None = None
+    options: SVIOptions, model: Model, rows: Rows, seed: int, resume: Solution | None = None
 ) -> Choice:
-    """Decide by what is asked for, then by the model.
+    """Choose by the options, then by the model.
 
     The model starts where the first chain does, since its density is what counts.
 
@@ -82,19 +77,19 @@ def choose_objective(
             set_seed(chain_seed(seed, 0), rows.device)
             with torch.no_grad():
                 model.initialize(rows)
-        points, against = _density(options, model, rows, asked)
+        points, against = _potential(options, model, rows, asked)
     if against and asked:
         raise ValueError(f"objective='fixed-draws': {against}")
     if against:
         return dataclasses.replace(stochastic, reason=f"stochastic gradients: {against}")
     guide = options.guide
     if guide is None:
-        guide = "multivariate-normal" if points.size <= FULL_RANK else "normal"
+        guide = "multivariate-normal" if points.size <= MAX_FULL_RANK_LATENTS else "normal"
     return Choice(points, guide, f"fixed draws, a function of {points.size} latents")
 
 
-def _against(options: Any, model: Model, rows: Rows, asked: bool) -> str:
-    """Say what speaks against fixed draws before the model is looked into."""
+def _against(options: SVIOptions, model: Model, rows: Rows, asked: bool) -> str:
+    """Reason against fixed draws that options and data give; empty for none."""
     if options.batch_size is not None and options.batch_size < len(rows):
         return f"batch_size={options.batch_size}, and fixed draws see all rows"
     if options.guide is None and model.guide is not None:
@@ -114,15 +109,15 @@ def _against(options: Any, model: Model, rows: Rows, asked: bool) -> str:
     if importlib.util.find_spec("jax") is None:
         return "JAX is not installed, which compiles fixed draws"
     numbers = sum(math.prod(shape) for shape in rows.sizes())
-    if numbers > NUMBERS:
-        return f"the data are {numbers} numbers, more than {NUMBERS}"
+    if numbers > MAX_DATA_NUMBERS:
+        return f"the data are {numbers} numbers, more than {MAX_DATA_NUMBERS}"
     return ""
 
 
-def _density(
-    options: Any, model: Model, rows: Rows, asked: bool
+def _potential(
+    options: SVIOptions, model: Model, rows: Rows, asked: bool
 ) -> tuple[BatchedPotential | None, str]:
-    """Return the density at many points, or what speaks against it."""
+    """Return the batched potential, or the reason against it."""
     compiled = options.compile in ("auto", "xla")
     try:
         points = BatchedPotential(model, rows, compiled)
@@ -140,8 +135,8 @@ def _density(
             points = BatchedPotential(model, rows, False)
         except Exception as error:  # noqa: BLE001 - as above
             return None, reason_of(error)
-    if points.size > LATENTS and not asked:
-        return None, f"{points.size} latents, more than {LATENTS}"
+    if points.size > MAX_LATENTS and not asked:
+        return None, f"{points.size} latents, more than {MAX_LATENTS}"
     learnt = trainable(points)
     if learnt:
         shown = ", ".join(learnt[:3]) + (", ..." if len(learnt) > 3 else "")

@@ -1,4 +1,4 @@
-"""When a noisy objective has come to rest."""
+"""Convergence test for a stochastic objective (windowed median), and early stopping."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import chain_seed, set_seed
 from ppl_zoo.solvers.elbos import differentiable_loss, ignore_nan_warnings
+from ppl_zoo.solvers.guides import Pair
+from ppl_zoo.solvers.loop import Chain
 
 __all__ = ["Plateau", "ValidationMonitor"]
+
+#: validation rows that are scored at once
+ROWS_PER_CHUNK = 4096
 
 
 class Plateau:
@@ -42,7 +48,7 @@ class Plateau:
         optimizer: torch.optim.Optimizer,
         parameters: Callable[[], Tensor],
     ) -> bool:
-        """Look at the last window when it is full; return whether the chain has converged.
+        """Test the last window when it is full; return whether the chain has converged.
 
         ``parameters()`` gives all of them as one vector.
         """
@@ -82,37 +88,38 @@ class Plateau:
         self.before = before
 
 
-# ---- Early stopping on rows held out, and averages of the parameters.
-
-#: rows scored at once
-CHUNK = 4096
-
-
 class ValidationMonitor:
-    """Looks at one chain from outside: which of its parameters are the ones to keep.
+    """Early stopping by validation rows, and the moving average of the parameters.
+
+    It decides which parameters of a chain are kept.
 
     Parameters
     ----------
     chain
-        The chain, its programs and parameters made.
+        The chain: its model, and the objectives that it has recorded.
+    parameters, pair, elbo
+        What the chain learns, its programs, and the estimator of the bound.
     valid
-        Rows held out; None to watch the average only.
+        Validation rows; None to keep the average only.
     patience
-        Looks at ``valid`` without a gain after which the chain stops.
+        Evaluations on ``valid`` without a gain after which the chain stops.
     every
-        Steps between two looks.
+        Steps between two evaluations.
     decay
         Of the exponential moving average of the parameters (Polyak & Juditsky 1992); None for
         none. It is shorter at the start, where the parameters move fast.
     seed
-        Of the ELBO's noise, the same at each look.
+        Of the ELBO's noise, the same at each evaluation.
     num_rows
         Rows of the fit.
     """
 
     def __init__(
         self,
-        chain: Any,
+        chain: Chain,
+        parameters: list[Tensor],
+        pair: Pair,
+        elbo: ELBO,
         valid: Rows | None,
         patience: int | None,
         every: int,
@@ -121,9 +128,10 @@ class ValidationMonitor:
         num_rows: int,
     ) -> None:
         self.chain, self.valid, self.patience, self.every = chain, valid, patience, every
+        self.parameters, self.pair, self.elbo = parameters, pair, elbo
         self.num_rows = num_rows
         self.decay, self.seed = decay, chain_seed(seed, chain.index, -5)
-        self.average = _copy(chain.parameters) if decay is not None else None
+        self.average = _copy(parameters) if decay is not None else None
         self.best: list[Tensor] | None = None
         self.values: list[float] = []
         self.seen = self.averaged = 0
@@ -133,7 +141,7 @@ class ValidationMonitor:
 
     @torch.no_grad()
     def review(self) -> bool:
-        """Take note of the steps since the last review; return whether the chain should stop."""
+        """Account for the steps since the last review; return whether the chain should stop."""
         before, self.seen = self.seen, len(self.chain.objective)
         count = self.seen - self.averaged
         if self.average is not None and count >= self.stride:
@@ -145,24 +153,24 @@ class ValidationMonitor:
         with self.shown(latest=True):
             self.values.append(self._score())
             if max(self.values) == self.values[-1]:
-                self.best = _copy(self.chain.parameters)
+                self.best = _copy(self.parameters)
         return len(self.values) - 1 - self.values.index(max(self.values)) >= self.patience
 
     @property
     def score(self) -> float | None:
-        """Best mean ELBO of a row held out, in nats."""
+        """Best mean ELBO of a validation row, in nats."""
         return max(self.values, default=None)
 
     def _score(self) -> float:
-        """Mean ELBO of a row held out; exact log likelihood where there is no latent."""
-        chain, total = self.chain, 0.0
-        plate = chain.model.data_plate
-        latent = [s for s in chain.pair.sites.values() if s.kind == "latent"]
+        """Mean ELBO of a validation row; exact log likelihood where there is no latent."""
+        total = 0.0
+        plate = self.chain.model.data_plate
+        latent = [s for s in self.pair.sites.values() if s.kind == "latent"]
         shared = any(not s.is_local(plate) for s in latent)
         set_seed(self.seed, self.valid.device)
-        for chunk in self.valid.chunks(len(self.valid) if shared else CHUNK):
+        for chunk in self.valid.chunks(len(self.valid) if shared else ROWS_PER_CHUNK):
             with ignore_nan_warnings():
-                total -= float(differentiable_loss(chain.elbo, chain.pair, chunk))
+                total -= float(differentiable_loss(self.elbo, self.pair, chunk))
         return total / len(self.valid)
 
     @contextmanager
@@ -175,7 +183,7 @@ class ValidationMonitor:
         if kept is None:
             yield
             return
-        current = _copy(self.chain.parameters)
+        current = _copy(self.parameters)
         self._put(kept)
         try:
             yield
@@ -193,13 +201,13 @@ class ValidationMonitor:
         return tensors, {"values": self.values, "seen": self.seen}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any] | None) -> None:
-        """Go on from a saved state; a chain that was not watched is watched from here on."""
+        """Go on from a saved state; a chain that had no monitor has one from here on."""
         self.seen = len(self.chain.objective)
         if values is None:
-            self.average = _copy(self.chain.parameters) if self.average is not None else None
+            self.average = _copy(self.parameters) if self.average is not None else None
             return
         groups = {
-            name: [tensors[f"{name}.{i}"] for i in range(len(self.chain.parameters))]
+            name: [tensors[f"{name}.{i}"] for i in range(len(self.parameters))]
             for name in ("current", "average", "best")
             if f"{name}.0" in tensors
         }
@@ -213,15 +221,15 @@ class ValidationMonitor:
 
     def _near(self, values: list[Tensor]) -> list[Tensor]:
         """Copy tensors to where the parameters are."""
-        pairs = zip(self.chain.parameters, values, strict=True)
+        pairs = zip(self.parameters, values, strict=True)
         return [torch.empty_like(p).copy_(v) for p, v in pairs]
 
     def _current(self) -> list[Tensor]:
-        return [p.detach() for p in self.chain.parameters]
+        return [p.detach() for p in self.parameters]
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.chain.parameters, values, strict=True):
+        for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
 

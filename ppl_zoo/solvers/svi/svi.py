@@ -1,11 +1,11 @@
-"""Variational inference: climb the evidence lower bound, by fixed draws or fresh ones."""
+"""Stochastic variational inference: maximise the evidence lower bound by gradients."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,32 +18,43 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, chain_seed, read_parameters, set_seed, stack_chains
+from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
+from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
-from ppl_zoo.solvers.fixed_draws.solver import NoStartError, solve_with_fixed_draws
-from ppl_zoo.solvers.guides import Pair, copy_guide, make_pair
-from ppl_zoo.solvers.loop import pad_history, run_chains
+from ppl_zoo.solvers.fixed_draws.solver import Choice, NoStartError, solve_with_fixed_draws
+from ppl_zoo.solvers.guides import copy_guide, make_pair
+from ppl_zoo.solvers.loop import pad_history, raise_if_all_diverged, run_chains
 from ppl_zoo.solvers.svi.chain import Alternation, SVIChain
-from ppl_zoo.solvers.svi.engines import InterpretedEngine, Minibatches, choose_engine, window_of
-from ppl_zoo.solvers.svi.objective import Choice, choose_objective
+from ppl_zoo.solvers.svi.engines import (
+    InterpretedEngine,
+    Minibatches,
+    XLAEngine,
+    choose_engine,
+    window_of,
+)
+from ppl_zoo.solvers.svi.objective import choose_objective
 from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
 
-__all__ = ["SVI", "fit_many", "make_chain", "solution_of"]
+__all__ = ["SVI"]
+
+#: steps whose median is reported as the final objective
+NUM_STEPS_REPORTED = 100
 
 
 @dataclass(frozen=True)
-class SVI:
+class SVI(Solver):
     """Stochastic variational inference (Hoffman et al. 2013; Ranganath et al. 2014).
 
     Maximises the evidence lower bound over the parameters of the guide and of the model
     together. A model without latent variables is fitted by maximum likelihood. Finite discrete
     latents are summed out (exactly, by ``TraceEnum_ELBO``).
 
-    With fixed draws the bound is averaged over the same quasi-random normals throughout and
-    climbed to its top by L-BFGS, in coordinates that Laplace's approximation has evened out;
-    ``fit.objective`` is then its value for fresh draws. With stochastic gradients every step
-    draws anew. ``fit.solution.reason`` says which way a fit went, and why.
+    With fixed draws (sample-average approximation) the bound is averaged over the same
+    quasi-random normals throughout and maximised by L-BFGS, preconditioned by Laplace's
+    approximation; ``fit.objective`` is then its value for fresh draws. With stochastic gradients
+    every step draws anew. ``fit.solution.reason`` says which of the two was taken, and why.
 
     Parameters
     ----------
@@ -55,7 +66,7 @@ class SVI:
         Most steps of a chain. Chains stop earlier once they have converged.
     elbo
         "auto", "trace", "stl" (sticking the landing), "mean-field" (analytic KL), "enum",
-        "graph", "importance", "iwae" (a bound for each row, for latents of single rows), or an
+        "graph", "importance", "iwae" (a bound for each row, for local latents), or an
         ELBO object: any of Pyro's, or ``zoo.LocalELBO``.
     num_particles
         Draws of the guide in each step's estimate.
@@ -87,13 +98,14 @@ class SVI:
         holds at the smallest learning rate and the parameters moved by less than
         ``parameter_tol`` relative.
     patience
-        Early stopping: looks at the ``valid`` rows of the data set without a gain after which a
-        chain stops. The parameters of the best look are kept, and choose the best chain.
+        Early stopping: evaluations on the ``valid`` rows of the data set without a gain after
+        which a chain stops. The parameters of the best evaluation are kept, and choose the best
+        chain.
     validate_every
-        Steps between two looks; None for a pass over the data.
+        Steps between two evaluations; None for a pass over the data.
     average
-        Decay of an exponential moving average of the parameters (0.999, say), which is what is
-        then looked at and kept; None for none.
+        Decay of an exponential moving average of the parameters (0.999, say), which is then
+        evaluated and kept; None for none.
     alternate
         ``(e_steps, m_steps)`` for variational EM: so many steps of the guide's parameters, then
         so many of the model's, in turns (interpreted); None for all of them in every step.
@@ -175,47 +187,31 @@ class SVI:
         if isinstance(self.elbo, str) and self.elbo not in known:
             raise ValueError(f"SVI: got elbo={self.elbo!r}, expected one of {known} or an ELBO")
 
-    def solve(
-        self,
-        model: Model,
-        rows: Rows,
-        *,
-        seed: int = 0,
-        progress: bool = True,
-        resume: Solution | None = None,
-        checkpoint: Callable[[Solution], object] | None = None,
-        checkpoint_seconds: float = 30.0,
-        valid: Rows | None = None,
-    ) -> Solution:
+    @property
+    def uses_validation(self) -> bool:
+        """Whether validation rows stop the fit."""
+        return self.patience is not None
+
+    def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
-        if self.patience is not None and valid is None:
+        seed, resume = context.seed, context.resume
+        if self.uses_validation and context.valid is None:
             raise DataError(
                 f"SVI: got patience={self.patience} without validation rows, expected a data set "
                 "with valid (zoo.data.load, or zoo.data.Dataset of your own)"
             )
-        held_out = valid if self.patience is not None else None
         choice = choose_objective(self, model, rows, seed, resume)
         reason = choice.reason
         if choice.points is not None:
             try:
-                return solve_with_fixed_draws(
-                    self,
-                    choice,
-                    model,
-                    rows,
-                    seed=seed,
-                    progress=progress,
-                    resume=resume,
-                    checkpoint=checkpoint,
-                    checkpoint_seconds=checkpoint_seconds,
-                )
+                return self.solve_with_fixed_draws(choice, model, rows, context)
             except NoStartError as error:
                 if self.objective == "fixed-draws":
                     raise
                 reason = f"stochastic gradients: {error}"
                 warnings.warn(f"SVI takes {reason}", stacklevel=3)
         chains = [
-            make_chain(self, model, rows, seed, index, resume, held_out)
+            _make_chain(self, model, rows, seed, index, resume, context.valid)
             for index in range(self.restarts)
         ]
         batches = Minibatches(seed, self.batch_size, len(rows))
@@ -231,7 +227,7 @@ class SVI:
 
         def solution() -> Solution:
             engine.sync()
-            return solution_of(self, chains, engine.name, reason)
+            return _solution(self, chains, engine.name, reason)
 
         run_chains(
             chains,
@@ -239,18 +235,19 @@ class SVI:
             solution,
             max_steps=self.steps,
             label=f"SVI {type(model).__name__}",
-            progress=progress,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
+            context=context,
         )
         result = solution()
-        lost = [chain for chain in chains if chain.error is not None]
-        if len(lost) == len(chains):
-            lost[0].error.solution = result  # so that nothing is lost
-            raise lost[0].error
-        for chain in lost:
-            warnings.warn(f"{chain.error}; the other chains went on", stacklevel=3)
+        raise_if_all_diverged(chains, result)
         return result
+
+    def solve_with_fixed_draws(
+        self, choice: Choice, model: Model, rows: Rows, context: FitContext
+    ) -> Solution:
+        """Fit by fixed draws; see :mod:`ppl_zoo.solvers.fixed_draws.solver`."""
+        return solve_with_fixed_draws(
+            choice, model, rows, context, restarts=self.restarts, steps=self.steps
+        )
 
     def solve_many(
         self, model: Model, tables: Sequence[Rows], seed: int
@@ -262,53 +259,54 @@ class SVI:
         list
             Model and solution of each data set; None for one that has to be fitted alone.
         """
-        return fit_many(self, model, tables, seed)
+        return _fit_many(self, model, tables, seed)
 
-    def advance(self, engine: Any, active: Sequence[SVIChain]) -> int:
-        """Take some steps, and say which chains stop; return how many steps."""
+    def advance(self, engine: InterpretedEngine | XLAEngine, active: Sequence[SVIChain]) -> int:
+        """Take some steps, and test which chains stop; return the number of steps."""
         count = engine.advance(active, self.steps)
         for chain in active:
             if chain.stopped == "diverged":
                 continue
-            if chain.watch is not None:
+            if chain.validation is not None:
                 engine.sync()
-                if chain.watch.review():
+                if chain.validation.review():
                     chain.stopped = "converged"
                     continue
             settled = chain.plateau.review(
                 chain.objective, chain.optimizer, partial(engine.vector, chain)
             )
-            if settled and self.patience is None:  # rows held out decide where there are any
+            if settled and self.patience is None:  # validation decides where there is any
                 chain.stopped = "converged"
             elif len(chain.objective) >= self.steps:
                 chain.stopped = "max_steps"
         return count
 
-    def pair(self, model: Model, rows: Rows, held: Collection[str] = ()) -> Pair:
-        """Model and guide as programs; the guide's parameters are made.
-
-        ``held`` are the names of a saved fit's parameters, which tell what guide None stood for.
-        """
+    def rebuild_guide(self, model: Model, rows: Rows, held: Mapping[str, Tensor]) -> Any:
+        """Make the guide of a saved fit again; its parameters tell what guide None stood for."""
         guide = self.guide
-        if guide is None and model.guide is None and "guide.scale_tril_unconstrained" in held:
+        if guide is None and model.guide is not None:
+            return model.guide
+        if guide is None and "guide.scale_tril_unconstrained" in held:
             guide = "multivariate-normal"
-        return make_pair(model, guide, rows, self.batch_size)
+        return make_pair(model, guide, rows, self.batch_size).guide
 
 
-# ---- SVI on several data sets of one shape: captured and compiled once, and side by side.
+# ---- several data sets of one shape: captured and compiled once, side by side ----------------
 
 Found = tuple[Model, Solution] | None
 
 
-def fit_many(options: Any, model: Model, tables: Sequence[Rows], seed: int) -> list[Found]:
-    """Fit as ``options``, a :class:`zoo.SVI`, say; None for a data set to be fitted alone."""
+def _fit_many(options: SVI, model: Model, tables: Sequence[Rows], seed: int) -> list[Found]:
+    """Fit several data sets; None for one that has to be fitted alone."""
     choice = choose_objective(options, model.fresh(), tables[0], seed)
     if choice.points is None:
         return _side_by_side(options, choice, model, tables, seed)
-    return [_climb(options, choice, model, rows, seed + i) for i, rows in enumerate(tables)]
+    return [
+        _with_fixed_draws(options, choice, model, rows, seed + i) for i, rows in enumerate(tables)
+    ]
 
 
-def _climb(options: Any, choice: Choice, model: Model, rows: Rows, seed: int) -> Found:
+def _with_fixed_draws(options: SVI, choice: Choice, model: Model, rows: Rows, seed: int) -> Found:
     """Fit by fixed draws, the density compiled for all data sets."""
     own = model.fresh()
     if options.initialize:
@@ -322,16 +320,11 @@ def _climb(options: Any, choice: Choice, model: Model, rows: Rows, seed: int) ->
     ):
         return None
     try:
-        solution = solve_with_fixed_draws(
-            options,
+        solution = options.solve_with_fixed_draws(
             dataclasses.replace(choice, points=choice.points.on(rows)),
             own,
             rows,
-            seed=seed,
-            progress=False,
-            resume=None,
-            checkpoint=None,
-            checkpoint_seconds=0.0,
+            FitContext(seed=seed, progress=False),
         )
     except ConvergenceError:
         return None
@@ -339,16 +332,16 @@ def _climb(options: Any, choice: Choice, model: Model, rows: Rows, seed: int) ->
 
 
 def _side_by_side(
-    options: Any, choice: Choice, model: Model, tables: Sequence[Rows], seed: int
+    options: SVI, choice: Choice, model: Model, tables: Sequence[Rows], seed: int
 ) -> list[Found]:
     """Fit by stochastic gradients, one chain for each data set."""
     alone = [None] * len(tables)
     plain = type(options)()
-    held_apart = ("restarts", "patience", "average", "alternate", "precision")
-    if any(getattr(options, name) != getattr(plain, name) for name in held_apart):
+    interpreted_only = ("restarts", "patience", "average", "alternate", "precision")
+    if any(getattr(options, name) != getattr(plain, name) for name in interpreted_only):
         return alone
     chains = [
-        make_chain(options, model.fresh(), rows, seed, index, None, None)
+        _make_chain(options, model.fresh(), rows, seed, index, None, None)
         for index, rows in enumerate(tables)
     ]
     batches = Minibatches(seed, options.batch_size, len(tables[0]))
@@ -363,25 +356,25 @@ def _side_by_side(
     run_chains(
         chains,
         partial(options.advance, engine),
-        lambda: solution_of(options, chains, engine.name, choice.reason),
+        lambda: _solution(options, chains, engine.name, choice.reason),
         max_steps=options.steps,
         label=f"SVI {type(model).__name__}",
-        progress=False,
+        context=FitContext(seed=seed, progress=False),
     )
     engine.sync()
     return [
         None
         if chain.error is not None
-        else (chain.model, solution_of(options, [chain], engine.name, choice.reason))
+        else (chain.model, _solution(options, [chain], engine.name, choice.reason))
         for chain in chains
     ]
 
 
-# ---- What SVI found, written down.
+# ---- the record -------------------------------------------------------------------------------
 
 
-def solution_of(options: Any, chains: list[SVIChain], engine: str, reason: str) -> Solution:
-    """Write down where chains stand."""
+def _solution(options: SVI, chains: list[SVIChain], engine: str, reason: str) -> Solution:
+    """Solution of the chains as they stand."""
     own_guide = options.guide is None and chains[0].model.guide is not None
     tensors, values = {}, {"objective": "stochastic", "reason": reason}
     for chain in chains:
@@ -401,25 +394,25 @@ def solution_of(options: Any, chains: list[SVIChain], engine: str, reason: str) 
 
 
 def _kept_parameters(chain: SVIChain) -> dict[str, Tensor]:
-    """Read the parameters that a chain answers with."""
-    with chain.watch.shown() if chain.watch is not None else nullcontext():
+    """Parameters of a chain: those that validation kept, or the last."""
+    with chain.validation.shown() if chain.validation is not None else nullcontext():
         return read_parameters(chain.model, chain.guide)
 
 
 def _final_objective(chain: SVIChain) -> float:
-    """Median of the last estimates; of a watched chain, what held-out rows say for as many."""
+    """Median of the last estimates; under validation, its best mean ELBO times the rows."""
     if chain.error is not None or not chain.objective:
         return np.nan
-    if chain.watch is not None and chain.watch.score is not None:
-        return chain.watch.score * chain.watch.num_rows
-    return float(np.median(chain.objective[-100:]))
+    if chain.validation is not None and chain.validation.score is not None:
+        return chain.validation.score * chain.validation.num_rows
+    return float(np.median(chain.objective[-NUM_STEPS_REPORTED:]))
 
 
-# ---- A chain of SVI as it is set up: model, guide, bound, optimizer and stopping rules.
+# ---- a chain's start --------------------------------------------------------------------------
 
 
-def make_chain(
-    options: Any,
+def _make_chain(
+    options: SVI,
     model: Model,
     rows: Rows,
     seed: int,
@@ -427,7 +420,7 @@ def make_chain(
     resume: Solution | None,
     valid: Rows | None,
 ) -> SVIChain:
-    """Set one chain up, its model at its start."""
+    """Make a chain: model, guide, bound, optimizer and stopping rules, at its start."""
     set_seed(chain_seed(seed, index), rows.device)
     own = model if index == 0 else model.fresh()
     if resume is None and options.initialize:
@@ -464,15 +457,24 @@ def make_chain(
         chain.alternation = Alternation.of(options.alternate, pair, chain.parameters, shown)
     if options.average is not None or valid is not None:
         every = options.validate_every or math.ceil(len(rows) / (options.batch_size or len(rows)))
-        chain.watch = ValidationMonitor(
-            chain, valid, options.patience, every, options.average, seed, len(rows)
+        chain.validation = ValidationMonitor(
+            chain,
+            chain.parameters,
+            pair,
+            chain.elbo,
+            valid,
+            options.patience,
+            every,
+            options.average,
+            seed,
+            len(rows),
         )
     if resume is not None:
         chain.restore(resume)
     return chain
 
 
-def _make_optimizer(options: Any, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def _make_optimizer(options: SVI, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if isinstance(options.optimizer, type):
         return options.optimizer(parameters, lr=options.learning_rate)
     return options.optimizer(parameters)
