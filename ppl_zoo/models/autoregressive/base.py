@@ -1,9 +1,9 @@
-"""What autoregressive models share: p(x) = prod_i p(x_i | x_<i), scored as one site."""
+"""Base class of autoregressive models: p(x) = prod_i p(x_i | x_<i), one Pyro site."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro
@@ -16,33 +16,35 @@ from torch.distributions import constraints
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.autoregressive.order import make_orders, read_shape
+from ppl_zoo.models.autoregressive.order import Order, make_orders, read_shape
 from ppl_zoo.models.autoregressive.outputs import Output
 from ppl_zoo.models.autoregressive.sampling import SequentialSampler, draw, gibbs
+from ppl_zoo.models.common.validation import read_given
 
-__all__ = ["AutoregressiveModel", "AutoregressiveDistribution"]
+__all__ = ["AutoregressiveDistribution", "AutoregressiveModel"]
 
-#: rows that a query holds at once
-CHUNK = 4096
+#: particles that a conditional sample draws at once
+MAX_PARTICLES_PER_BATCH = 8192
 
 
 class AutoregressiveModel(Model):
-    """Base class: every variable given those before it, in a fixed order.
+    """Autoregressive model: each variable given those before it, in a fixed order.
 
-    The chain rule makes any joint distribution a product of conditionals::
+    Generative model, for each place p of the order::
 
-        x[order[p]] ~ Output(parameters = net_p(x[order[0]], ..., x[order[p - 1]]))   for each p
+        x[order[p]] ~ Output(parameters = net_p(x[order[0]], ..., x[order[p - 1]]))
 
-    A subclass writes ``conditionals`` (all of them in one pass, for scoring) and ``walk`` (one
-    after another with what can be kept, for sampling). With ``num_members`` above 1 the model is
-    the mixture, in equal parts, of as many orders or nets.
+    By the chain rule any joint distribution is such a product of conditionals. A subclass writes
+    ``conditionals`` (all of them in one pass, for scoring) and ``sampler`` (one after another with
+    cached activations, for sampling). With ``num_members`` above 1 the model is the mixture, in
+    equal parts, of as many orders or nets.
 
     Parameters
     ----------
     num_features
         D, or the shape of a row.
     output
-        What a conditional is.
+        Family of the conditionals.
     order
         None, "random" or a permutation; see :func:`make_orders`.
     missing
@@ -66,9 +68,9 @@ class AutoregressiveModel(Model):
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         output: Output,
-        order: Any = None,
+        order: Order = None,
         missing: bool = False,
         num_members: int = 1,
         seed: int = 0,
@@ -86,31 +88,31 @@ class AutoregressiveModel(Model):
 
     # ---- what a subclass writes -------------------------------------------------------------
 
-    def conditionals(self, x: Tensor, member: Any = 0) -> Tensor:
+    def conditionals(self, x: Tensor, member: int | Tensor = 0) -> Tensor:
         """Parameters of all p(x_i | x_<i), ``(n, D, num_parameters)``, from ``x (n, D)``."""
         raise NotImplementedError(
             f"{type(self).__name__} has no conditionals; write all p(x_i | x_<i) in one pass"
         )
 
-    def walk(self, num_rows: int, member: int = 0) -> SequentialSampler:
-        """Start at the first variable, with nothing observed."""
+    def sampler(self, num_rows: int, member: int = 0) -> SequentialSampler:
+        """Sampler of one member, before the first variable."""
         raise NotImplementedError(
-            f"{type(self).__name__} has no walk; write one that draws variable by variable"
+            f"{type(self).__name__} has no sampler; write one that draws variable by variable"
         )
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Activations of the last hidden layer that has seen all it can see, ``(n, H)``."""
+        """Activations of the last hidden layer given the whole row, ``(n, H)``."""
         raise NotImplementedError(
             f"{type(self).__name__} has no hidden; write its last hidden layer, for encode"
         )
 
-    def start(self, marginal: Tensor) -> None:
-        """Make the conditionals independent ones of these parameters ``(D, num_parameters)``."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at independent variables with these parameters, ``(D, num_parameters)``."""
 
     # ---- the program ------------------------------------------------------------------------
 
     def model(self, x: Tensor) -> Tensor:
-        """Draw a row, variable by variable; scored in one pass. ``x (n, *event_shape)``."""
+        """Draw rows ``x (n, *event_shape)``; they are scored in one pass."""
         with self.observations("observations", x):
             return pyro.sample("x", AutoregressiveDistribution(self), obs=x)
 
@@ -124,36 +126,39 @@ class AutoregressiveModel(Model):
         joint = torch.stack(parts).logsumexp(0) - math.log(len(parts))
         return joint.reshape(lead)
 
-    def score_member(self, x: Tensor, member: Any = 0) -> Tensor:
-        """Log probability of rows ``(n, D)`` under one member, ``(n,)``."""
-        return self.add_up(self.conditionals(self.filled(x), member), x)
+    def order_of(self, member: int) -> Tensor:
+        """Order of one member, ``(D,)``: the variable at each place."""
+        return self.orders[member]
 
-    def filled(self, x: Tensor) -> Tensor:
-        """Put zeros where nothing is observed."""
+    def score_member(self, x: Tensor, member: int | Tensor = 0) -> Tensor:
+        """Log probability of rows ``(n, D)`` under one member, ``(n,)``."""
+        return self.total_log_prob(self.conditionals(self.fill_missing(x), member), x)
+
+    def fill_missing(self, x: Tensor) -> Tensor:
+        """Replace missing values by zeros."""
         return x.masked_fill(x.isnan(), 0.0) if self.allow_missing else x
 
-    def add_up(self, parameters: Tensor, x: Tensor) -> Tensor:
+    def total_log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Log probability of rows ``(n, D)`` by conditionals ``(..., n, D, P)``, ``(..., n)``."""
-        # in mixed precision the net is, its probabilities are not
-        terms = self.output.log_prob(parameters.to(x.dtype), self.filled(x))
+        # mixed precision is for the net, not for its probabilities
+        terms = self.output.log_prob(parameters.to(x.dtype), self.fill_missing(x))
         if self.allow_missing:
             terms = terms.masked_fill(x.isnan(), 0.0)
         return terms.sum(-1)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Start at independent variables with the margins of the data."""
+        """Start at independent variables with the marginals of the data."""
         (x,) = rows.spread(10_000)
         x = x.reshape(len(x), self.num_features)
         if self.allow_missing:
             mean = x.nanmean(0).nan_to_num()
             x = torch.where(x.isnan(), mean.round() if self.output.num_values else mean, x)
-        self.start(self.output.marginal(x))
+        self.initialize_marginals(self.output.marginal(x))
 
     def check_data(self, rows: Rows) -> None:
         """Refuse rows of another shape, values outside of the support, and odd missing ones."""
-        for start in range(0, len(rows), 65536):
-            (x,) = rows[start : start + 65536]
+        for (x,) in rows.chunks(65536):
             self._check(x)
         super().check_data(rows)
 
@@ -164,20 +169,20 @@ class AutoregressiveModel(Model):
         if not x.is_floating_point():
             raise DataError(f"x: got {x.dtype}, expected floating point; use x.float()")
         known = ~x.isnan()
-        bad = self.output.bad(x) & (known | (not self.allow_missing))
+        bad = self.output.outside_support(x) & (known | (not self.allow_missing))
         if bad.any():
             raise DataError(
                 f"x: got {x[bad][0].item()}, expected {self.output.support} "
                 f"({type(self).__name__} with {type(self.output).__name__} output)"
             )
-        if self.allow_missing and not self._leading(known.flatten(1)).all():
+        if self.allow_missing and not self._observed_first(known.flatten(1)).all():
             raise DataError(
                 "x: got missing values before observed ones; log_prob is exact only where the "
                 "missing variables are the last of the order: choose order= so"
             )
 
-    def _leading(self, known: Tensor) -> Tensor:
-        """Tell of each row whether what is known comes before what is not, in every order."""
+    def _observed_first(self, known: Tensor) -> Tensor:
+        """Whether the known variables of each row come first in every order, ``(n,)``."""
         out = torch.ones(len(known), dtype=torch.bool, device=known.device)
         for order in self.orders:
             placed = known[:, order].int()
@@ -192,16 +197,16 @@ class AutoregressiveModel(Model):
 
         With ``missing=True`` NaN variables are integrated out, if they are the last of the order.
         """
-        return torch.cat([self.score(chunk) for chunk in self._chunks(x)])
+        return torch.cat([self.score(chunk) for (chunk,) in self.batches(x)])
 
     @torch.no_grad()
     def encode(self, x: Array) -> Float[Tensor, "n h"]:
         """Activations of the hidden units, ``(n, H)``.
 
-        No latent variable is behind an autoregressive model: these are features of a net that
-        was made to predict, they depend on the order, and nothing says that they are useful.
+        An autoregressive model has no latent variables: these are features of a net that was
+        fitted to predict, they depend on the order, and nothing says that they are useful.
         """
-        return torch.cat([self.hidden(chunk.flatten(1)) for chunk in self._chunks(x)])
+        return torch.cat([self.hidden(chunk.flatten(1)) for (chunk,) in self.batches(x)])
 
     @torch.no_grad()
     def sample(
@@ -221,10 +226,10 @@ class AutoregressiveModel(Model):
         given
             ``event_shape`` or ``(num_samples, *event_shape)``: values to be held, NaN where free.
             Exact where those held come first in the order. Otherwise by importance resampling: of
-            ``num_particles`` walks, weighted with the probability that they give to the values
-            held and resampled on the way, one is chosen; exact in the limit of many particles.
+            ``num_particles`` particles, weighted with the probability that they give to the
+            values held and resampled on the way, one is chosen; exact in the limit of many.
         num_particles
-            Walks a row, where the order does not make it exact.
+            Particles a row, where the order does not make it exact.
         num_sweeps
             Where it is not, Gibbs sweeps over the free variables, of a discrete model, after the
             resampling: exact in the limit of many sweeps, too. A sweep takes a pass for each
@@ -245,43 +250,37 @@ class AutoregressiveModel(Model):
             raise DataError(
                 f"num_sweeps: got {num_sweeps}, expected 0 or more, and 0 of real variables"
             )
-        held = None if given is None else self._held(given, num_samples)
-        if held is None:
-            member = torch.randint(self.num_members, (num_samples,), device=self.device)
-            parts = []
-            for k in range(self.num_members):
-                mine = (member == k).nonzero()[:, 0]
-                parts.append((mine, draw(self, len(mine), k)[0]))
-            x = torch.empty(num_samples, self.num_features, dtype=self.dtype, device=self.device)
-            for mine, drawn in parts:
-                x[mine] = drawn
-            return x.reshape(num_samples, *self.event_shape)
-        exact = bool(self._leading(~held.isnan()).all())
+        if given is None:
+            return self._sample_free(num_samples).reshape(num_samples, *self.event_shape)
+        held = self._read_given(given, num_samples)
+        exact = bool(self._observed_first(~held.isnan()).all())
         particles = 1 if exact else num_particles
-        size = max(1, 2 * CHUNK // particles)
-        parts = [self._given(part, particles) for part in held.split(size)]
-        x = torch.cat(parts)
+        size = max(1, MAX_PARTICLES_PER_BATCH // particles)
+        x = torch.cat([self._sample_given(part, particles) for part in held.split(size)])
         if num_sweeps and not exact:
             x = gibbs(self, x, held.isnan(), num_sweeps)
         return x.reshape(num_samples, *self.event_shape)
 
-    def _given(self, held: Tensor, particles: int) -> Tensor:
-        """Draw each row of ``held (n, D)`` anew where it is NaN, with every member, and choose."""
+    def _sample_free(self, num_samples: int) -> Tensor:
+        """Draw rows ``(num_samples, D)``, each from a random member."""
+        member = torch.randint(self.num_members, (num_samples,), device=self.device)
+        x = torch.empty(num_samples, self.num_features, dtype=self.dtype, device=self.device)
+        for k in range(self.num_members):
+            own = (member == k).nonzero()[:, 0]
+            x[own] = draw(self, len(own), k)[0]
+        return x
+
+    def _sample_given(self, held: Tensor, particles: int) -> Tensor:
+        """Draw the free variables of ``held (n, D)`` from every member; choose by evidence."""
         drawn = [draw(self, len(held), k, held, particles) for k in range(self.num_members)]
         x, evidence = (torch.stack(part) for part in zip(*drawn, strict=True))
         chosen = torch.multinomial(evidence.T.softmax(-1), 1)[:, 0]
         return x[chosen, torch.arange(len(held), device=x.device)]
 
-    def _held(self, given: Any, num_samples: int) -> Tensor:
-        held = torch.as_tensor(given).to(self.device, self.dtype)
-        if tuple(held.shape) == self.event_shape:
-            held = held.expand(num_samples, *self.event_shape)
-        if tuple(held.shape) != (num_samples, *self.event_shape):
-            raise DataError(
-                f"given: got shape {tuple(held.shape)}, expected {self.event_shape} or "
-                f"{(num_samples, *self.event_shape)}"
-            )
-        bad = self.output.bad(held) & ~held.isnan()
+    def _read_given(self, given: Array, num_samples: int) -> Tensor:
+        """Read and check the values held, ``(num_samples, D)``, NaN where free."""
+        held = read_given(given, num_samples, self.event_shape, self._anchor)
+        bad = self.output.outside_support(held) & ~held.isnan()
         if bad.any():
             raise DataError(
                 f"given: got {held[bad][0].item()}, expected {self.output.support}, or NaN "
@@ -289,38 +288,39 @@ class AutoregressiveModel(Model):
             )
         return held.reshape(num_samples, self.num_features)
 
-    def _chunks(self, x: Any) -> Iterator[Tensor]:
-        rows = self.as_rows((x,))
-        self.check_data(rows)
-        for (chunk,) in rows.chunks(CHUNK):
-            yield chunk
-
-
-# ---- The joint distribution of an autoregressive model, as one Pyro distribution.
-
 
 class AutoregressiveDistribution(TorchDistribution):
-    """Rows of an autoregressive model: scored in one pass, drawn by its walk."""
+    """Joint distribution of a row, as one Pyro distribution.
+
+    Parameters
+    ----------
+    owner
+        The model that scores and draws the rows.
+    batch_shape
+        Of independent rows.
+    """
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.real
 
-    def __init__(self, owner: AutoregressiveModel, batch_shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, owner: AutoregressiveModel, batch_shape: Sequence[int] = ()) -> None:
         self.owner = owner
         super().__init__(
             torch.Size(batch_shape), torch.Size(owner.event_shape), validate_args=False
         )
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> AutoregressiveDistribution:
-        """Take another batch shape."""
-        return AutoregressiveDistribution(self.owner, tuple(batch_shape))
+    def expand(
+        self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None
+    ) -> AutoregressiveDistribution:
+        """Return the same distribution with another batch shape."""
+        return AutoregressiveDistribution(self.owner, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Score rows ``(..., *event_shape)``."""
+        """Log probability of rows ``(..., *event_shape)``, in nats."""
         score = self.owner.score(value)
         return score.expand(torch.broadcast_shapes(score.shape, self.batch_shape))
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw rows by the model's walk."""
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw rows by the samplers of the model."""
         shape = tuple(sample_shape) + tuple(self.batch_shape)
         return self.owner.sample(math.prod(shape)).reshape(*shape, *self.event_shape)

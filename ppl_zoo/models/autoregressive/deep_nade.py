@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
+from ppl_zoo.models.autoregressive.order import Order
 from ppl_zoo.models.autoregressive.outputs import make_output
-from ppl_zoo.models.autoregressive.sampling import draw
+from ppl_zoo.models.autoregressive.sampling import draw_in_order
 
 __all__ = ["DeepNADE"]
 
 #: activations of a layer that scoring holds at once
-HELD = 2**24
+MAX_ACTIVATIONS_PER_CHUNK = 2**24
 
 
 class DeepNADE(AutoregressiveModel):
     """Order-agnostic deep neural autoregressive density estimator (EoNADE).
 
-    One net is given some of the variables and a mask that says which, and predicts the others::
+    Generative model, for each variable i, given those that are known before it::
 
-        x[i] ~ Output(parameters = net_i(x * known, known))      for each i that is not known
+        x[i] ~ Output(parameters = net_i(x * known, known))
 
-    so that it holds a model for each of the D! orders. A step of a fit draws for each row a
-    number d and d variables to know, and scores the D - d others, times D / (D - d): on average
-    the log likelihood under a random order. Density and samples are those of the mixture of
-    ``num_orders`` fixed orders, exactly; scoring takes D passes for each.
+    One net is given some of the variables and a mask that says which, and predicts the others, so
+    that it holds a model for each of the D! orders. A step of a fit draws for each row a number d
+    and d variables to know, and scores the D - d others, times D / (D - d): on average the log
+    likelihood under a random order. Density and samples are those of the mixture of ``num_orders``
+    fixed orders, exactly; scoring takes D passes for each.
 
-    With ``given``, the walk has an order that begins with what is held: a draw from the net's own
-    conditional distribution, whatever is missing.
+    With ``given``, sampling takes an order that begins with what is held: a draw from the net's
+    own conditional distribution, whatever is missing.
 
     Parameters
     ----------
@@ -69,9 +70,9 @@ class DeepNADE(AutoregressiveModel):
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         hidden: Sequence[int] = (500,),
-        order: Any = None,
+        order: Order = None,
         *,
         num_orders: int = 1,
         output: str = "bernoulli",
@@ -95,7 +96,7 @@ class DeepNADE(AutoregressiveModel):
     # ---- the net ----------------------------------------------------------------------------
 
     def _inputs(self, x: Tensor, known: Tensor) -> Tensor:
-        """Variables that are known and the mask of them, ``(..., D * (I + 1))``."""
+        """Return known variables and their mask, ``(..., D * (I + 1))``."""
         features = self.output.features(x) * known.unsqueeze(-1)
         return torch.cat([features.flatten(-2), known.expand(features.shape[:-1])], -1)
 
@@ -125,12 +126,10 @@ class DeepNADE(AutoregressiveModel):
             out = self._estimate(flat)
         else:
             widest = self.num_features * max(layer.in_features for layer in self.layers)
-            chunks = flat.split(max(1, HELD // widest))
-            out = torch.cat([super(DeepNADE, self).score(self._shaped(c)) for c in chunks])
+            chunks = flat.split(max(1, MAX_ACTIVATIONS_PER_CHUNK // widest))
+            parts = (chunk.reshape(-1, *self.event_shape) for chunk in chunks)
+            out = torch.cat([super(DeepNADE, self).score(part) for part in parts])
         return out.reshape(x.shape[: x.ndim - len(self.event_shape)])
-
-    def _shaped(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, *self.event_shape)
 
     def _estimate(self, x: Tensor) -> Tensor:
         """Estimate the mean over orders of log p(x), without bias, from one pass."""
@@ -148,8 +147,8 @@ class DeepNADE(AutoregressiveModel):
             terms = terms * seen
         return terms.sum(-1) * (size / (size - count[:, 0]))
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals."""
         self.bias.copy_(marginal)
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -158,26 +157,29 @@ class DeepNADE(AutoregressiveModel):
 
     # ---- sampling ---------------------------------------------------------------------------
 
-    def walk(
+    def sampler(
         self, num_rows: int, member: int = 0, order: Tensor | None = None
     ) -> _DeepNADESampler:
-        """Start with nothing known, in a member's order or any other."""
+        """Sampler that starts with nothing known, in a member's order or any other."""
         return _DeepNADESampler(self, num_rows, self.orders[member] if order is None else order)
 
-    def _given(self, held: Tensor, particles: int) -> Tensor:
-        """Draw what is not held, in an order that begins with what is."""
+    def _sample_given(self, held: Tensor, particles: int) -> Tensor:
+        """Draw the free variables of ``held (n, D)``, in an order that begins with the others."""
         out = torch.empty_like(held)
         patterns, index = held.isnan().unique(dim=0, return_inverse=True)
         for k, free in enumerate(patterns):
             rows = (index == k).nonzero()[:, 0]
             order = self.orders[0]
             order = torch.cat([order[~free[order]], order[free[order]]])
-            out[rows] = draw(self, len(rows), 0, held[rows], 1, order=order)[0]
+            shape = (self.num_features, self.output.num_noise, len(rows))
+            noise = torch.rand(shape, dtype=held.dtype, device=held.device)
+            sampler = self.sampler(len(rows), order=order)
+            out[rows] = draw_in_order(sampler, self.output, order, noise, held[rows])[0]
         return out
 
 
 class _DeepNADESampler:
-    """Keeps the sums of the first hidden layer, ``(n, H)``; later layers are made anew."""
+    """Sampler that caches the sums of the first hidden layer, ``(n, H)``."""
 
     def __init__(self, model: DeepNADE, num_rows: int, order: Tensor) -> None:
         self.model, self.order = model, order.tolist()

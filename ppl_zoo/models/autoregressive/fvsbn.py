@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.outputs import Bernoulli
+from ppl_zoo.models.autoregressive.order import Order
+from ppl_zoo.models.autoregressive.outputs import BernoulliOutput
 
 __all__ = ["FVSBN"]
 
@@ -17,7 +18,7 @@ __all__ = ["FVSBN"]
 class FVSBN(AutoregressiveModel):
     """Fully visible sigmoid belief network (logistic autoregressive model).
 
-    For each variable i, in order::
+    Generative model, for each variable i in order::
 
         x[i] ~ Bernoulli(sigmoid(bias[i] + sum over j before i of weights[i, j] x[j]))
 
@@ -36,7 +37,7 @@ class FVSBN(AutoregressiveModel):
     Attributes
     ----------
     weights
-        ``(D, D)``; what is not before is not used.
+        ``(D, D)``; only those of earlier variables are used.
     bias
         ``(D,)``, log odds.
 
@@ -60,44 +61,49 @@ class FVSBN(AutoregressiveModel):
     """
 
     def __init__(
-        self, num_features: Any, order: Any = None, *, missing: bool = False, seed: int = 0
+        self,
+        num_features: int | Sequence[int],
+        order: Order = None,
+        *,
+        missing: bool = False,
+        seed: int = 0,
     ) -> None:
-        super().__init__(num_features, Bernoulli(), order, missing, seed=seed)
+        super().__init__(num_features, BernoulliOutput(), order, missing, seed=seed)
         size = self.num_features
         self.weights = nn.Parameter(torch.zeros(size, size))
         self.bias = nn.Parameter(torch.zeros(size))
 
     def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
         """Logits of all variables, ``(n, D, 1)``."""
-        return F.linear(x, self._before(), self.bias).unsqueeze(-1)
+        return F.linear(x, self._earlier_weights(), self.bias).unsqueeze(-1)
 
-    def _before(self) -> Tensor:
-        """Weights of what comes before; the others are 0."""
+    def _earlier_weights(self) -> Tensor:
+        """Weights of earlier variables, ``(D, D)``; the others are 0."""
         if self.natural:
             return self.weights.tril(-1)
         place = self.places[0]
         return self.weights * (place[:, None] > place).to(self.weights.dtype)
 
-    def start(self, marginal: Tensor) -> None:
+    def initialize_marginals(self, marginal: Tensor) -> None:
         """Make the variables independent, with given log odds."""
         self.weights.zero_()
         self.bias.copy_(marginal[:, 0])
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Probabilities of the conditionals: the net has no hidden layer, these are its units."""
+        """Probabilities of the conditionals, ``(n, D)``: the net has no hidden layer."""
         return self.conditionals(x)[..., 0].sigmoid()
 
-    def walk(self, num_rows: int, member: int = 0) -> _FVSBNSampler:
-        """Start with the biases as sums."""
+    def sampler(self, num_rows: int, member: int = 0) -> _FVSBNSampler:
+        """Sampler that starts with the biases as sums."""
         return _FVSBNSampler(self, num_rows)
 
 
 class _FVSBNSampler:
-    """Keeps the sum of every variable, ``(D, n)`` by place."""
+    """Sampler that caches the logits so far of every variable, ``(D, n)`` by place."""
 
     def __init__(self, model: FVSBN, num_rows: int) -> None:
         order = model.orders[0]
-        self.columns = model._before()[order][:, order].T.contiguous()
+        self.columns = model._earlier_weights()[order][:, order].T.contiguous()
         self.sums = model.bias[order, None].repeat(1, num_rows)
 
     def parameters(self, place: int) -> Tensor:

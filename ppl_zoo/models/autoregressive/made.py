@@ -1,10 +1,9 @@
-"""Masked autoencoder: a net whose masks let every output see only the variables before it."""
+"""Masked autoencoder for distribution estimation (MADE)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,8 @@ from torch.nn import functional as F
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masks import masked_linear, see
+from ppl_zoo.models.autoregressive.masks import degree_mask, masked_linear
+from ppl_zoo.models.autoregressive.order import Order
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["MADE"]
@@ -21,15 +21,15 @@ __all__ = ["MADE"]
 class MADE(AutoregressiveModel):
     """Masked autoencoder for distribution estimation.
 
-    Every hidden unit has a degree, the number of variables that it may know of, and sees only
-    units of its own degree or less; so, for each variable i, in order::
+    Generative model, for each variable i in order::
 
         x[i] ~ Output(parameters = net_i(x[j] for j before i))
 
-    in one pass of a masked net. With ``num_masks`` above 1 one net holds as many members of
-    different degrees (and orders, if these are random). The model is then their mixture in equal
-    parts: density and samples are those of the mixture, exactly. A step of a fit scores one
-    member, drawn anew: a lower bound in expectation, as in the paper.
+    in one pass of a masked net: every hidden unit has a degree, the number of variables that it
+    may depend on, and sees only units of its own degree or less. With ``num_masks`` above 1 one
+    net holds as many members of different degrees (and orders, if these are random). The model is
+    then their mixture in equal parts: density and samples are those of the mixture, exactly. A
+    step of a fit scores one member, drawn anew: a lower bound in expectation, as in the paper.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ class MADE(AutoregressiveModel):
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         hidden: Sequence[int] = (500,),
-        order: Any = None,
+        order: Order = None,
         *,
         output: str = "bernoulli",
         num_values: int | None = None,
@@ -114,24 +114,24 @@ class MADE(AutoregressiveModel):
         degrees = 1 + torch.arange(width) * most // width
         return degrees if member == 0 else degrees[torch.randperm(width, generator=generator)]
 
-    def _all_degrees(self, member: Any) -> tuple[list[Tensor], Tensor]:
+    def _all_degrees(self, member: int | Tensor) -> tuple[list[Tensor], Tensor]:
         """Degrees of inputs and hidden layers, and of outputs, of one member."""
-        own = _row(self.places, member) + 1
+        own = _take(self.places, member) + 1
         inputs = own.repeat_interleave(self.output.num_inputs)
         tables = [getattr(self, f"degrees_{i}") for i in range(len(self.layers))]
-        hidden = [_row(table, member) for table in tables]
+        hidden = [_take(table, member) for table in tables]
         return [inputs, *hidden], own.repeat_interleave(self.output.num_parameters)
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Set weights to 0 that are masked in all members: they play no part."""
+        """Set weights to 0 that are masked in all members: nothing depends on them."""
         weights = [*(layer.weight for layer in self.layers), self.last]
         weights += [] if self.direct is None else [self.direct]
         shown = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
         for member in range(self.num_members):
             seen, outputs = self._all_degrees(member)
-            masks = [see(own, before) for before, own in zip(seen, seen[1:], strict=False)]
-            masks += [see(outputs, before, strict=True) for before in (seen[-1], seen[0])]
+            masks = [degree_mask(own, before) for before, own in zip(seen, seen[1:], strict=False)]
+            masks += [degree_mask(outputs, before, strict=True) for before in (seen[-1], seen[0])]
             shown = [a | b for a, b in zip(shown, masks, strict=False)]  # the last: direct
         for weight, mask in zip(weights, shown, strict=True):
             weight.masked_fill_(~mask, 0.0)
@@ -146,47 +146,48 @@ class MADE(AutoregressiveModel):
         flat = x.reshape(-1, self.num_features)
         return self.score_member(flat, member).reshape(x.shape[: x.ndim - len(self.event_shape)])
 
-    def conditionals(self, x: Tensor, member: Any = 0) -> Tensor:
+    def conditionals(self, x: Tensor, member: int | Tensor = 0) -> Tensor:
         """Parameters of all conditionals of one member, ``(n, D, P)``."""
         seen, outputs = self._all_degrees(member)
         features = self.output.features(x).flatten(1)
         h = self._features(features, seen)
-        mask = see(outputs, seen[-1], strict=True)
+        mask = degree_mask(outputs, seen[-1], strict=True)
         out = masked_linear(h, self.last, mask, self.bias)
         if self.direct is not None:
-            out = out + masked_linear(features, self.direct, see(outputs, seen[0], strict=True))
+            mask = degree_mask(outputs, seen[0], strict=True)
+            out = out + masked_linear(features, self.direct, mask)
         return out.unflatten(-1, (self.num_features, self.output.num_parameters))
 
     def _features(self, h: Tensor, degrees: list[Tensor]) -> Tensor:
         for layer, before, own in zip(self.layers, degrees, degrees[1:], strict=False):
-            h = F.relu(masked_linear(h, layer.weight, see(own, before), layer.bias))
+            h = F.relu(masked_linear(h, layer.weight, degree_mask(own, before), layer.bias))
         return h
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals."""
         self.bias.copy_(marginal.flatten())
 
     def hidden(self, x: Tensor) -> Tensor:
         """Last hidden layer ``(n, H)``, of the first member."""
         return self._features(self.output.features(x).flatten(1), self._all_degrees(0)[0])
 
-    def walk(self, num_rows: int, member: int = 0) -> _MADESampler:
-        """Start with nothing known: only biases."""
+    def sampler(self, num_rows: int, member: int = 0) -> _MADESampler:
+        """Sampler that starts with the biases only."""
         return _MADESampler(self, num_rows, member)
 
 
-def _row(table: Tensor, index: Any) -> Tensor:
-    """Take a row by a number or a tensor, whose value is not looked at."""
+def _take(table: Tensor, index: int | Tensor) -> Tensor:
+    """Take a row by a number, or by a tensor without reading its value (a GPU would wait)."""
     if not isinstance(index, Tensor):
         return table[index]
     return table.index_select(0, index.reshape(1))[0]
 
 
 class _MADESampler:
-    """Keeps all layers, ``(units, n)`` in the order of their degrees; each unit is made once.
+    """Sampler that caches all layers, ``(units, n)`` by degree; each unit is computed once.
 
-    A unit of degree d can be made when d variables are known; at that time those it may not see
-    are still 0, so that the masks need not be applied.
+    A unit of degree d can be computed when d variables are known; at that time those it may not
+    see are still 0, so that the masks need not be applied.
     """
 
     def __init__(self, model: MADE, num_rows: int, member: int) -> None:

@@ -1,4 +1,4 @@
-"""Linear and convolution layers that see only what comes before."""
+"""Masked linear layers and causal convolutions."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ShiftedConv2d", "masked_linear", "see"]
+__all__ = ["ShiftedConv2d", "degree_mask", "masked_linear"]
 
 
-def see(outputs: Tensor, inputs: Tensor, strict: bool = False) -> Tensor:
+def degree_mask(outputs: Tensor, inputs: Tensor, strict: bool = False) -> Tensor:
     """Mask ``(outputs, inputs)`` of a layer: a unit sees units of its own degree or less.
 
     Parameters
     ----------
     outputs, inputs
-        Degrees: the last place that a unit may know of.
+        Degrees: the last place that a unit may depend on.
     strict
         Whether a unit sees smaller degrees only.
     """
@@ -29,10 +29,10 @@ def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None =
 
 
 class ShiftedConv2d(nn.Conv2d):
-    """Convolution of an image padded by itself, so that a pixel sees what comes before.
+    """Causal convolution: the padding shifts the image, so that a pixel sees earlier ones only.
 
-    A kernel whose later half would be masked is cut off instead: the same sums in half of the
-    time.
+    The half of the kernel that a mask would set to 0 is cut off instead: the same sums in half of
+    the time.
 
     Parameters
     ----------

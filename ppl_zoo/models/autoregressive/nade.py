@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,22 +12,32 @@ from torch.nn import functional as F
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
+from ppl_zoo.models.autoregressive.order import Order
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["NADE", "nade_conditionals"]
+
+#: rows that share their products: the states of a block should stay in a core's cache
+ROWS_PER_PRODUCT = 128
+#: variables of a block: more of them waste arithmetic, fewer make thin matrices
+VARIABLES_PER_BLOCK = 14
+#: the number of states of a block is padded to a multiple of this
+STATES_PER_PAD = 64
+#: activations of hidden layers that are kept for the gradient; others are computed again
+MAX_KEPT_ACTIVATIONS = 2**26
 
 
 class NADE(AutoregressiveModel):
     """Neural autoregressive distribution estimator.
 
-    For each variable i, in order::
+    Generative model, for each variable i in order::
 
         h[i] = sigmoid(hidden_bias + sum over j before i of input_weights[j] x[j])
         x[i] ~ Bernoulli(sigmoid(bias[i] + output_weights[i] . h[i]))
 
     The hidden layers share their weights, so that each is the one before and a rank-1 update:
-    all conditionals take O(D H), as the sampling does. Gradients have a function of their own,
-    which keeps no hidden layer.
+    all conditionals take O(D H), as the sampling does. Gradients have an autograd function of
+    their own, which does not keep D hidden layers.
 
     Parameters
     ----------
@@ -66,13 +77,13 @@ class NADE(AutoregressiveModel):
     (torch.Size([1297]), torch.Size([5, 64]), torch.Size([1297, 50]))
     """
 
-    compiles = False  # the walk has gradients of its own
+    compiles = False  # the recursion has gradients of its own
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         num_hidden: int,
-        order: Any = None,
+        order: Order = None,
         *,
         output: str = "bernoulli",
         num_values: int | None = None,
@@ -101,22 +112,22 @@ class NADE(AutoregressiveModel):
         W, V, b = (weights.index_select(0, order) for weights in (W, V, b))
         return nade_conditionals(f, W, self.hidden_bias, V, b).index_select(1, self.places[0])
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals."""
         self.bias.copy_(marginal)
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Hidden layer that has seen all variables, ``(n, H)``."""
+        """Hidden layer given all variables, ``(n, H)``."""
         seen = torch.einsum("nji,jih->nh", self.output.features(x), self.input_weights)
         return torch.sigmoid(self.hidden_bias + seen)
 
-    def walk(self, num_rows: int, member: int = 0) -> _NADESampler:
-        """Start with the hidden biases."""
+    def sampler(self, num_rows: int, member: int = 0) -> _NADESampler:
+        """Sampler that starts with the hidden biases."""
         return _NADESampler(self, num_rows)
 
 
 class _NADESampler:
-    """Keeps the activations of the hidden layer and the layer, ``(n, H)``."""
+    """Sampler that caches the hidden layer and its activations, ``(n, H)``."""
 
     def __init__(self, model: NADE, num_rows: int) -> None:
         order = model.orders[0]
@@ -130,7 +141,7 @@ class _NADESampler:
 
     def observe(self, place: int, value: Tensor) -> None:
         features = self.features(value)
-        if value.is_cpu and features.shape[1] == 1:  # on a GPU, looking would cost more
+        if value.is_cpu and features.shape[1] == 1:  # on a GPU, reading values would cost more
             rows = value.nonzero()[:, 0]  # those with a 0 stay as they are
             if 4 * len(rows) < len(value):
                 sums = self.sums.index_select(0, rows).add_(self.W[place])
@@ -144,24 +155,15 @@ class _NADESampler:
         self.sums, self.h = self.sums[rows], self.h[rows]
 
 
-# ---- The conditionals of NADE without D copies of the hidden layer.
+# ---- conditionals of NADE without D copies of the hidden layer ------------------------------
 #
 # The activation of hidden unit h before variable i is ``a_i = c + sum_{j < i} W_j f(x_j)``. It
-# differs from the one before only where ``f(x_j)`` is not 0: a row of an image in black and white
-# has a hidden layer, a state, for each of its white pixels and not for all pixels. The variables
-# are taken a block at a time; within one, the states of all rows, however many each has, are the
-# rows of one matrix, so that all that is done are products of matrices. Autograd on the definition
-# would keep all D activations: gigabytes. In mixed precision the products are in the lower one,
-# the sums over variables are not.
-
-#: rows that share their products: the states of a block should stay in a core's cache
-ROWS = 128
-#: variables of a block: more of them waste arithmetic, fewer make thin matrices
-BLOCK = 14
-#: the number of states of a block is a multiple of this
-PAD = 64
-#: numbers of hidden layers that are kept for the gradient; what is more is made again
-KEPT = 2**26
+# differs from the one before only where ``f(x_j)`` is not 0: a row of a binary image has a hidden
+# layer, a state, for each of its white pixels and not for all pixels. The variables are taken a
+# block at a time; within one, the states of all rows, however many each has, are the rows of one
+# matrix, so that all that is done are products of matrices. Autograd on the definition would keep
+# all D activations: gigabytes. In mixed precision the products are in the lower one, the sums
+# over variables are not.
 
 
 def nade_conditionals(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
@@ -170,28 +172,28 @@ def nade_conditionals(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> 
     Parameters
     ----------
     f
-        What the net sees of each variable, ``(n, D, I)``.
+        Features of each variable, ``(n, D, I)``.
     W, c
         Input weights ``(D, I, H)`` and biases ``(H,)`` of the hidden units.
     V, b
         Output weights ``(D, P, H)`` and biases ``(D, P)``.
     """
-    if f.requires_grad or _is_recorded():
-        return _plain(f, W, c, V, b)
+    if f.requires_grad or _is_traced():
+        return _autograd_conditionals(f, W, c, V, b)
     kind = f.device.type
     low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else f.dtype
-    return _Nade.apply(f, W, c, V, b, low)
+    return _NADEFunction.apply(f, W, c, V, b, low)
 
 
-def _is_recorded() -> bool:
-    """Whether a compiler records the operations: it wants shapes that do not depend on values."""
+def _is_traced() -> bool:
+    """Whether make_fx traces the operations: shapes must then not depend on values."""
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
     return get_proxy_mode() is not None
 
 
-def _plain(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
-    """Make the conditionals a block of variables at a time, by plain differentiable tensors."""
+def _autograd_conditionals(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
+    """Conditionals by plain differentiable operations, a block of variables at a time."""
     parts, a = [], c.expand(f.shape[0], -1)
     for first, end in _blocks(f.shape[1], f.dtype):
         own = torch.einsum("nji,jih->njh", f[:, first:end], W[first:end])
@@ -203,8 +205,8 @@ def _plain(f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor) -> Tensor:
 
 
 def _blocks(size: int, dtype: torch.dtype) -> list[tuple[int, int]]:
-    """Cut the variables into blocks; arithmetic is cheap in a low precision."""
-    width = BLOCK if dtype.itemsize > 2 else 2 * BLOCK
+    """Blocks of variables ``(first, end)``, twice as wide in a low precision."""
+    width = VARIABLES_PER_BLOCK if dtype.itemsize > 2 else 2 * VARIABLES_PER_BLOCK
     return [(first, min(first + width, size)) for first in range(0, size, width)]
 
 
@@ -216,32 +218,32 @@ def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class _States(NamedTuple):
-    """The states of n rows in a block of B variables, S of them in all, row by row."""
+    """Distinct hidden layers (states) of n rows in a block of B variables, S in all, by row."""
 
-    row: Tensor  # (S,) which row a state belongs to
+    row: Tensor  # (S,) row of a state
     starts: Tensor  # (n,) the first state of each row
-    seen: Tensor  # (S, B I) what a state has seen of the block
-    place: Tensor  # (n B,) state times B plus variable: where each variable meets its state
+    seen: Tensor  # (S, B I) features of the block before a state
+    place: Tensor  # (n B,) state times B plus variable, for each variable of each row
 
     @classmethod
     def of(cls, f: Tensor) -> _States:
-        """Find them in ``f (n, B, I)``: a new one after each variable that is not 0."""
+        """States of ``f (n, B, I)``: a new one after each variable that is not 0."""
         width = f.shape[1]
         on = (f != 0).any(-1)
-        before = on.cumsum(1) - on.long()  # changes that a variable has behind it
+        before = on.cumsum(1) - on.long()  # changes of the hidden layer before a variable
         counts = before[:, -1] + 1
         starts = counts.cumsum(0) - counts
         row = torch.repeat_interleave(counts)
         age = torch.arange(len(row), device=f.device) - starts[row]
-        # states that nobody meets: libraries prepare a product anew for each new shape
-        row, age = (F.pad(t, (0, -len(row) % PAD)) for t in (row, age))
+        # unused states: libraries prepare a product anew for each new shape
+        row, age = (F.pad(t, (0, -len(row) % STATES_PER_PAD)) for t in (row, age))
         seen = f[row] * (before[row] < age.unsqueeze(-1)).unsqueeze(-1)
         place = (starts.unsqueeze(-1) + before) * width + torch.arange(width, device=f.device)
         return cls(row, starts, seen.flatten(1), place.flatten())
 
 
-class _BlockWalk(NamedTuple):
-    """A walk through the blocks of n rows: the weights, and what every step leaves behind."""
+class _BlockRecursion(NamedTuple):
+    """Forward and backward recursion over blocks of variables, of the activations of n rows."""
 
     f: Tensor
     W: Tensor
@@ -249,10 +251,10 @@ class _BlockWalk(NamedTuple):
     steps: list[tuple[_States, Tensor]]  # states and their hidden layers (S, H), block by block
 
     @classmethod
-    def of(
+    def forward(
         cls, f: Tensor, W: Tensor, c: Tensor, V: Tensor, out: Tensor | None = None
-    ) -> _BlockWalk:
-        """Go through the blocks; write ``out (n, D, P)`` where it is given."""
+    ) -> _BlockRecursion:
+        """Compute the states of all blocks; fill ``out (n, D, P)`` where it is given."""
         steps, a, low = [], c.expand(f.shape[0], -1), W.dtype
         for first, end in _blocks(f.shape[1], low):
             states = _States.of(f[:, first:end])
@@ -266,10 +268,10 @@ class _BlockWalk(NamedTuple):
             a = a + f[:, first:end].flatten(1) @ w
         return cls(f, W, V, steps)
 
-    def back(self, grad: Tensor, dW: Tensor, dV: Tensor) -> Tensor:
-        """Add to ``dW`` and ``dV``; return the gradient of the first activation, ``(n, H)``."""
+    def backward(self, grad: Tensor, dW: Tensor, dV: Tensor) -> Tensor:
+        """Add to ``dW`` and ``dV``; return the gradient of the first activations, ``(n, H)``."""
         f, W, V = self.f, self.W, self.V
-        later = dW.new_zeros(f.shape[0], W.shape[2])  # what the blocks behind ask of it
+        later = dW.new_zeros(f.shape[0], W.shape[2])  # gradient from later blocks
         blocks = _blocks(f.shape[1], f.dtype)
         for (first, end), (states, h) in zip(blocks[::-1], self.steps[::-1], strict=True):
             g = h.new_zeros(len(h) * (end - first), V.shape[1])
@@ -280,26 +282,30 @@ class _BlockWalk(NamedTuple):
             own = dW[first:end].flatten(0, 1)
             _add_product(own, states.seen.T, da)
             _add_product(own, f[:, first:end].flatten(1).T, later.to(h.dtype))
-            everyone = torch.arange(len(h), device=h.device)
-            later += F.embedding_bag(everyone, da, states.starts, mode="sum")
+            index = torch.arange(len(h), device=h.device)
+            later += F.embedding_bag(index, da, states.starts, mode="sum")
         return later
 
 
-class _Nade(torch.autograd.Function):
+class _NADEFunction(torch.autograd.Function):
+    """Conditionals of NADE by the block recursion, with its gradient."""
+
     @staticmethod
     def forward(
         ctx: Any, f: Tensor, W: Tensor, c: Tensor, V: Tensor, b: Tensor, low: torch.dtype
     ) -> Tensor:
         out = f.new_empty(*f.shape[:2], V.shape[1])
         ctx.save_for_backward(f, W, c, V)
-        ctx.low, ctx.walks = low, []
-        room = KEPT if any(ctx.needs_input_grad) else 0
+        ctx.low, ctx.recursions = low, []
+        room = MAX_KEPT_ACTIVATIONS if any(ctx.needs_input_grad) else 0
         with torch.autocast(f.device.type, enabled=False):
             f, W, V = f.to(low), W.to(low), V.to(low)
-            for rows, own in zip(f.split(ROWS), out.split(ROWS), strict=True):
-                walk = _BlockWalk.of(rows, W, c, V, own)
-                ctx.walks.append(walk if room > 0 else None)
-                room -= sum(h.numel() for _, h in walk.steps)
+            for rows, own in zip(
+                f.split(ROWS_PER_PRODUCT), out.split(ROWS_PER_PRODUCT), strict=True
+            ):
+                recursion = _BlockRecursion.forward(rows, W, c, V, own)
+                ctx.recursions.append(recursion if room > 0 else None)
+                room -= sum(h.numel() for _, h in recursion.steps)
         return out.add_(b)
 
     @staticmethod
@@ -309,6 +315,11 @@ class _Nade(torch.autograd.Function):
         dW, dV, dc = torch.zeros_like(W), torch.zeros_like(V), torch.zeros_like(c)
         with torch.autocast(f.device.type, enabled=False):
             f, W, V = f.to(ctx.low), W.to(ctx.low), V.to(ctx.low)
-            for rows, g, walk in zip(f.split(ROWS), grad.split(ROWS), ctx.walks, strict=True):
-                dc += (walk or _BlockWalk.of(rows, W, c, V)).back(g, dW, dV).sum(0)
+            for rows, g, kept in zip(
+                f.split(ROWS_PER_PRODUCT),
+                grad.split(ROWS_PER_PRODUCT),
+                ctx.recursions,
+                strict=True,
+            ):
+                dc += (kept or _BlockRecursion.forward(rows, W, c, V)).backward(g, dW, dV).sum(0)
         return None, dW, dc, dV, grad.sum(0), None

@@ -1,20 +1,23 @@
-"""The order of the variables: which x_i come before which."""
+"""Variable orders of autoregressive models: which x_i come before which."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["make_orders", "read_shape"]
+__all__ = ["Order", "make_orders", "read_shape"]
+
+#: None for the natural order, "random", or a permutation
+Order = str | Sequence[int] | Tensor | np.ndarray | None
 
 
-def read_shape(num_features: Any) -> tuple[int, ...]:
+def read_shape(num_features: int | Sequence[int]) -> tuple[int, ...]:
     """Read a number of features, or the shape of an image, as the shape of a row.
 
     Raises
@@ -31,8 +34,10 @@ def read_shape(num_features: Any) -> tuple[int, ...]:
     return shape
 
 
-def make_orders(order: Any, shape: tuple[int, ...], num_orders: int = 1, seed: int = 0) -> Tensor:
-    """Read the order of the variables: ``orders[k, p]`` is the variable at place p.
+def make_orders(
+    order: Order, shape: tuple[int, ...], num_orders: int = 1, seed: int = 0
+) -> Tensor:
+    """Make the orders of an ensemble: ``orders[k, p]`` is the variable at place p.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Several autoregressive nets, each in its own order, as one model."""
+"""Ensemble of autoregressive nets over orders."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["OrderEnsemble"]
 class OrderEnsemble(AutoregressiveModel):
     """Ensemble of nets, in equal parts.
 
-    One of K nets is drawn, and a row from it::
+    Generative model::
 
         k ~ Uniform(1, ..., K)
         x ~ net_k
 
-    so that a row's probability is the mean of those that the nets give it, never below the mean
-    of their logarithms. Nets of different orders err on different rows and gain the most. A step
+    so that the probability of a row is the mean of the nets', and its logarithm never below the
+    mean of theirs. Nets of different orders err on different rows and gain the most. A step
     of a fit scores every net by itself. Density and samples are those of the mixture, exactly.
 
     Parameters
@@ -61,7 +61,7 @@ class OrderEnsemble(AutoregressiveModel):
         nets = [known[kind](**arguments) for arguments in members]
         first = nets[0]
         for net in nets:
-            if net.num_members > 1 or _sort(net) != _sort(first):
+            if net.num_members > 1 or _signature(net) != _signature(first):
                 raise DataError(
                     "members: expected nets of one order each, all of one shape, output and "
                     "treatment of missing values"
@@ -102,22 +102,22 @@ class OrderEnsemble(AutoregressiveModel):
         """Parameters of all conditionals of one net, ``(n, D, P)``."""
         return self.nets[member].conditionals(x)
 
-    def start(self, marginal: Tensor) -> None:
-        """Make the variables of every net independent, with these margins."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start every net at independent variables with these marginals."""
         for net in self.nets:
-            net.start(marginal)
+            net.initialize_marginals(marginal)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden layer ``(n, H)``, of the first net."""
         return self.nets[0].hidden(x)
 
-    def walk(self, num_rows: int, member: int = 0) -> SequentialSampler:
-        """Start one net's walk."""
-        return self.nets[member].walk(num_rows)
+    def sampler(self, num_rows: int, member: int = 0) -> SequentialSampler:
+        """Sampler of one net."""
+        return self.nets[member].sampler(num_rows)
 
 
-def _sort(net: AutoregressiveModel) -> tuple[Any, ...]:
-    """Tell what nets have to agree in."""
+def _signature(net: AutoregressiveModel) -> tuple[Any, ...]:
+    """Shape, output and treatment of missing values: what the nets have to agree in."""
     output = net.output
     of_output = (type(output), output.num_values, output.num_parameters, output.num_inputs)
     return net.event_shape, of_output, net.allow_missing

@@ -1,16 +1,16 @@
-"""What one conditional p(x_i | x_<i) can be: its density, its draws, what the net sees of x_i.
+"""Conditional distributions p(x_i | x_<i): Bernoulli, categorical, and mixtures.
 
-An output turns ``num_parameters`` numbers of a net into a distribution of one variable. All
-methods take a trailing dimension of parameters and broadcast on the left. Draws are functions of
-uniform noise, so that two ways to sample can be held against each other.
+An output turns ``num_parameters`` numbers of a net into a distribution of one variable: its
+density, its draws, and the features of x_i that the net reads. All methods take a trailing
+dimension of parameters and broadcast on the left. Draws are functions of uniform noise, so that
+cached and naive sampling can be compared draw by draw.
 """
 
-# ruff: noqa: D102 - what the methods do stands in Output
+# ruff: noqa: D102 - the methods are documented in Output
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +18,35 @@ from torch.nn import functional as F
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["Bernoulli", "CategoricalOutput", "Mixture", "Output", "make_output", "pick"]
+__all__ = ["BernoulliOutput", "Output", "make_output"]
 
 
 class Output:
-    """Distribution of one variable given those before it."""
+    """Conditional distribution of one variable given those before it.
 
-    num_parameters = 1  # numbers that the net gives for a variable
-    num_inputs = 1  # numbers that the net sees of a variable
-    num_noise = 1  # uniform numbers that a draw takes
-    num_values: int | None = None  # of a discrete variable
+    Attributes
+    ----------
+    num_parameters
+        P, outputs of the net for a variable.
+    num_inputs
+        I, features of a variable that the net reads.
+    num_noise
+        Uniform numbers that a draw takes.
+    num_values
+        Values of a discrete variable; None of a real one.
+    """
+
+    num_parameters: int = 1
+    num_inputs: int = 1
+    num_noise: int = 1
+    num_values: int | None = None
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Log probability of ``x (..., D)`` under ``parameters (..., D, num_parameters)``."""
         raise NotImplementedError(f"{type(self).__name__} has no log_prob; write one")
 
     def prepare(self, noise: Tensor) -> Tensor:
-        """Do what can be done to uniform noise ``(..., num_noise, n)`` before the draws."""
+        """Transform uniform noise ``(..., num_noise, n)``, for all draws at once."""
         return noise
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
@@ -46,25 +58,25 @@ class Output:
         raise NotImplementedError(f"{type(self).__name__} has no mean; write one")
 
     def features(self, x: Tensor) -> Tensor:
-        """Show the net ``x (...)`` as ``(..., num_inputs)``."""
+        """Encode ``x (...)`` as inputs of the net, ``(..., num_inputs)``."""
         return x.unsqueeze(-1)
 
     def marginal(self, x: Tensor) -> Tensor:
-        """Parameters ``(D, num_parameters)`` of independent variables ``x (n, D)``: a start."""
+        """Parameters ``(D, num_parameters)`` of the marginals of ``x (n, D)``, for a start."""
         raise NotImplementedError(f"{type(self).__name__} has no marginal; write one")
 
-    def bad(self, x: Tensor) -> Tensor:
-        """Tell which values are outside of the support."""
-        raise NotImplementedError(f"{type(self).__name__} has no bad; write one")
+    def outside_support(self, x: Tensor) -> Tensor:
+        """Which values are outside of the support, bool ``(...)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no outside_support; write one")
 
     @property
     def support(self) -> str:
-        """Name the support."""
-        return f"whole numbers from 0 to {(self.num_values or 0) - 1}"
+        """The support in words, for error messages."""
+        return f"integers from 0 to {(self.num_values or 0) - 1}"
 
 
-class Bernoulli(Output):
-    """Zero or one, from a logit."""
+class BernoulliOutput(Output):
+    """Bernoulli distribution, from a logit."""
 
     num_values = 2
 
@@ -84,23 +96,23 @@ class Bernoulli(Output):
         rate = (x.sum(0) + 0.5) / (len(x) + 1.0)
         return rate.logit().unsqueeze(-1)
 
-    def bad(self, x: Tensor) -> Tensor:
+    def outside_support(self, x: Tensor) -> Tensor:
         return (x != 0) & (x != 1)
 
 
 class CategoricalOutput(Output):
-    """One of ``num_values`` values 0, 1, ..., from as many logits."""
+    """Categorical distribution of the values 0, 1, ..., from ``num_values`` logits."""
 
     def __init__(self, num_values: int) -> None:
         self.num_values = self.num_parameters = self.num_inputs = num_values
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         index = x.long().unsqueeze(-1)
-        parameters, index = _aligned(parameters, index)
+        parameters, index = _broadcast(parameters, index)
         return parameters.log_softmax(-1).gather(-1, index).squeeze(-1)
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        return pick(parameters, noise[0]).to(parameters.dtype)
+        return _pick(parameters, noise[0]).to(parameters.dtype)
 
     def mean(self, parameters: Tensor) -> Tensor:
         values = torch.arange(self.num_values, dtype=parameters.dtype, device=parameters.device)
@@ -114,37 +126,20 @@ class CategoricalOutput(Output):
         counts = self.features(x).sum(0) + 0.5
         return (counts / counts.sum(-1, keepdim=True)).log()
 
-    def bad(self, x: Tensor) -> Tensor:
+    def outside_support(self, x: Tensor) -> Tensor:
         return (x != x.round()) | (x < 0) | (x > self.num_values - 1)
 
 
-def pick(logits: Tensor, u: Tensor) -> Tensor:
-    """Choose an index by inverting the distribution function at ``u``."""
-    below = logits.softmax(-1).cumsum(-1)[..., :-1]
-    return (u.unsqueeze(-1) > below).sum(-1)
-
-
-def _aligned(parameters: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    shape = torch.broadcast_shapes(parameters.shape[:-1], index.shape[:-1])
-    return (
-        parameters.expand(*shape, parameters.shape[-1]),
-        index.expand(*shape, 1),
-    )
-
-
-# ---- Mixtures as conditionals: of real variables, and of many ordered levels.
-
-
-class Mixture(Output):
-    """Mixture of normals, Laplaces or logistics, heteroscedastic: all from the net.
+class MixtureOutput(Output):
+    """Mixture density output: normal, Laplace or logistic components, heteroscedastic.
 
     Parameters of a variable are K logits, K locations and K raw scales; a scale is ``min_scale +
-    softplus(raw)``, so that no component can fall onto a point.
+    softplus(raw)``, so that no component can collapse onto a point.
 
     Parameters
     ----------
-    kind
-        "normal", "laplace" or "logistic".
+    family
+        Of the components: "normal", "laplace" or "logistic".
     num_components
         K.
     min_scale
@@ -160,18 +155,18 @@ class Mixture(Output):
 
     def __init__(
         self,
-        kind: str,
+        family: str,
         num_components: int,
         min_scale: float = 1e-3,
         num_values: int | None = None,
     ) -> None:
-        if num_values is not None and kind != "logistic":
-            raise DataError(f"output: got {kind!r} with num_values, expected 'logistic'")
-        self.kind, self.num_components, self.min_scale = kind, num_components, min_scale
+        if num_values is not None and family != "logistic":
+            raise DataError(f"output: got {family!r} with num_values, expected 'logistic'")
+        self.family, self.num_components, self.min_scale = family, num_components, min_scale
         self.num_parameters, self.num_values = 3 * num_components, num_values
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read ``(logits, locations, scales)`` off the numbers of the net."""
+        """Split the outputs of the net into ``(logits, locations, scales)``."""
         logits, loc, raw = parameters.chunk(3, -1)
         return logits, loc, self.min_scale + F.softplus(raw)
 
@@ -186,14 +181,14 @@ class Mixture(Output):
         return (logits.log_softmax(-1) + inner).logsumexp(-1)
 
     def _log_density(self, z: Tensor) -> Tensor:
-        if self.kind == "normal":
+        if self.family == "normal":
             return -0.5 * z * z - 0.5 * math.log(2.0 * math.pi)
-        if self.kind == "laplace":
+        if self.family == "laplace":
             return -z.abs() - math.log(2.0)
         return -z - 2.0 * F.softplus(-z)
 
     def _log_bin(self, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-        """Log probability of a bin under a logistic; a difference of sigmoids loses digits."""
+        """Log probability of a bin under a logistic, without a difference of sigmoids."""
         half = 1.0 / (self.num_values - 1)
         above, below = (x + half - loc) / scale, (x - half - loc) / scale
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))
@@ -205,7 +200,7 @@ class Mixture(Output):
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
         logits, loc, scale = self.split(parameters)
-        index = pick(logits, noise[0]).unsqueeze(-1)
+        index = _pick(logits, noise[0]).unsqueeze(-1)
         loc, scale = loc.gather(-1, index)[:, 0], scale.gather(-1, index)[:, 0]
         x = loc + scale * noise[1]
         if self.num_values is None:
@@ -216,9 +211,9 @@ class Mixture(Output):
     def prepare(self, noise: Tensor) -> Tensor:
         tiny = torch.finfo(noise.dtype).eps
         u = noise[..., 1, :].clamp(tiny, 1.0 - tiny)
-        if self.kind == "normal":
+        if self.family == "normal":
             z = torch.special.ndtri(u)
-        elif self.kind == "laplace":
+        elif self.family == "laplace":
             z = -(u - 0.5).sign() * torch.log1p(-2.0 * (u - 0.5).abs() + tiny)
         else:
             z = u.logit()
@@ -247,7 +242,7 @@ class Mixture(Output):
         raw = raw.unsqueeze(-1).expand_as(loc)
         return torch.cat([torch.zeros_like(loc), loc, raw], -1)
 
-    def bad(self, x: Tensor) -> Tensor:
+    def outside_support(self, x: Tensor) -> Tensor:
         if self.num_values is None:
             return ~x.isfinite()
         return (x != x.round()) | (x < 0) | (x > self.num_values - 1)
@@ -257,13 +252,21 @@ class Mixture(Output):
         return "finite numbers" if self.num_values is None else super().support
 
 
-# ---- Outputs by name.
-
-
 def make_output(
-    output: Any, num_components: int, num_values: int | None, min_scale: float
+    output: str, num_components: int, num_values: int | None, min_scale: float
 ) -> Output:
-    """Build an output by its name.
+    """Build the output of a name.
+
+    Parameters
+    ----------
+    output
+        "bernoulli", "categorical", "normal", "laplace" or "logistic".
+    num_components
+        Components of a mixture.
+    num_values
+        Values of a discrete variable; needed by "categorical", optional for "logistic".
+    min_scale
+        Smallest scale of a component, in units of x.
 
     Raises
     ------
@@ -277,14 +280,28 @@ def make_output(
     if not min_scale > 0:
         raise DataError(f"min_scale: got {min_scale}, expected more than 0")
     if output == "bernoulli":
-        return Bernoulli()
+        return BernoulliOutput()
     if output == "categorical":
         if num_values is None:
             raise DataError("num_values: got None, expected the number of values of x")
         return CategoricalOutput(num_values)
     if output in ("normal", "laplace", "logistic"):
-        return Mixture(output, num_components, min_scale, num_values)
+        return MixtureOutput(output, num_components, min_scale, num_values)
     raise DataError(
         f"output: got {output!r}, expected 'bernoulli', 'categorical', 'normal', 'laplace' or "
         "'logistic'"
+    )
+
+
+def _pick(logits: Tensor, u: Tensor) -> Tensor:
+    """Draw an index by inversion of the distribution function at ``u``."""
+    below = logits.softmax(-1).cumsum(-1)[..., :-1]
+    return (u.unsqueeze(-1) > below).sum(-1)
+
+
+def _broadcast(parameters: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    shape = torch.broadcast_shapes(parameters.shape[:-1], index.shape[:-1])
+    return (
+        parameters.expand(*shape, parameters.shape[-1]),
+        index.expand(*shape, 1),
     )

@@ -1,9 +1,9 @@
-"""Gated PixelCNN: each pixel from those above it and to its left, by convolutions."""
+"""Gated PixelCNN: convolutions that see the pixels above and to the left."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masks import ShiftedConv2d, masked_linear, see
+from ppl_zoo.models.autoregressive.masks import ShiftedConv2d, degree_mask, masked_linear
 from ppl_zoo.models.autoregressive.order import read_shape
 from ppl_zoo.models.autoregressive.outputs import make_output
 
@@ -21,14 +21,14 @@ __all__ = ["PixelCNN"]
 class PixelCNN(AutoregressiveModel):
     """Gated PixelCNN.
 
-    For each pixel (r, c), row by row from the top left, and each of its channels k in turn::
+    Generative model, for each pixel (r, c) from the top left, and each of its channels k in turn::
 
         h[r, c]    = net(x of the rows above, and of row r left of c)
         x[k, r, c] ~ Output(parameters = linear_k(h[r, c]) + linear_k(x[j, r, c] for j before k))
 
-    Two stacks of convolutions see it all, without a blind spot: a vertical one the rows above, a
-    horizontal one the row so far and, at each layer, what the vertical one knows. Layers are
-    gated, ``tanh(a) * sigmoid(b)``. Sampling keeps the layers: the vertical stack is made once a
+    Two stacks of convolutions cover all of it, without a blind spot: a vertical one sees the rows
+    above, a horizontal one the row so far and, at each layer, the vertical one. Layers are gated,
+    ``tanh(a) * sigmoid(b)``. Sampling caches the layers: the vertical stack is computed once a
     row, the horizontal one once a pixel.
 
     Parameters
@@ -67,7 +67,7 @@ class PixelCNN(AutoregressiveModel):
 
     def __init__(
         self,
-        shape: Any,
+        shape: int | Sequence[int],
         num_channels: int = 32,
         num_layers: int = 5,
         *,
@@ -95,7 +95,7 @@ class PixelCNN(AutoregressiveModel):
             raise DataError(
                 f"PixelCNN: got {num_layers} layers of {num_channels} channels, expected 1 or more"
             )
-        inputs = colours * made.num_inputs + 1  # and one that tells the image from its border
+        inputs = colours * made.num_inputs + 1  # and one that marks the inside of the image
         self.reach = kernel_size // 2
         self.layers = nn.ModuleList(
             _Layer(inputs if index == 0 else num_channels, num_channels, self.reach, index == 0)
@@ -106,23 +106,23 @@ class PixelCNN(AutoregressiveModel):
         self.bias = nn.Parameter(torch.zeros(self.num_features, made.num_parameters))
         colour = torch.arange(colours)
         outputs = colour.repeat_interleave(made.num_parameters)
-        before = see(outputs, colour.repeat_interleave(made.num_inputs), strict=True)
+        before = degree_mask(outputs, colour.repeat_interleave(made.num_inputs), strict=True)
         self.register_buffer("before", before, persistent=False)
         # of the channels of one pixel
         self.within = nn.Parameter(torch.zeros(before.shape)) if colours > 1 else None
 
-    def _seen(self, x: Tensor) -> Tensor:
-        """Show the pixels to the net, ``(n, channels * I + 1, height, width)``."""
+    def _inputs(self, x: Tensor) -> Tensor:
+        """Return the input image, ``(n, channels * I + 1, height, width)``."""
         features = self._pixels(x)
         seen = torch.cat([features, torch.ones_like(features[..., :1])], -1)
         return seen.mT.unflatten(-1, self.size)
 
     def _pixels(self, x: Tensor) -> Tensor:
-        """Show the pixels one by one, ``(n, height * width, channels * I)``."""
+        """Features of each pixel, ``(n, height * width, channels * I)``."""
         return self.output.features(x).unflatten(1, (self.colours, -1)).transpose(1, 2).flatten(2)
 
     def _stacks(self, x: Tensor) -> Tensor:
-        v = h = self._seen(x)
+        v = h = self._inputs(x)
         for layer in self.layers:
             v, h = layer(v, h)
         return h
@@ -137,8 +137,8 @@ class PixelCNN(AutoregressiveModel):
     def _read(self, h: Tensor) -> Tensor:
         return self.head(F.relu(self.mix(F.relu(h))))
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins, and little else."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals, and small weights."""
         self.bias.copy_(marginal)
         self.head.weight.mul_(0.1)
 
@@ -146,13 +146,13 @@ class PixelCNN(AutoregressiveModel):
         """Channels of the last layer, the mean over all pixels, ``(n, num_channels)``."""
         return self._stacks(x).mean((2, 3))
 
-    def walk(self, num_rows: int, member: int = 0) -> _PixelCNNSampler:
-        """Start at the top left, with an empty image."""
+    def sampler(self, num_rows: int, member: int = 0) -> _PixelCNNSampler:
+        """Sampler that starts at the top left, with an empty image."""
         return _PixelCNNSampler(self, num_rows)
 
 
 class _Layer(nn.Module):
-    """One gated layer of both stacks; the first one does not see the pixel itself."""
+    """Gated layer of both stacks; the first one does not see the pixel itself."""
 
     def __init__(self, inputs: int, channels: int, reach: int, first: bool) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ def _gate(x: Tensor) -> Tensor:
 
 
 class _PixelCNNSampler:
-    """Keeps what each layer sees: the vertical stack all rows, the horizontal one its row.
+    """Sampler that caches the inputs of each layer: all rows, and the present row.
 
     Buffers carry the padding: ``(n, channels, rows, reach + width + reach)`` with ``top`` rows of
     zeros above, and ``(n, channels, reach + width)``.
@@ -196,11 +196,13 @@ class _PixelCNNSampler:
         self.top = reach + 1
         channels = [layer.horizontal.in_channels for layer in model.layers]
         like = model.bias
-        self.rows = [
+        self.vertical_inputs = [
             like.new_zeros(num_rows, c, self.top + self.height, self.width + 2 * reach)
             for c in channels
         ]
-        self.row = [like.new_zeros(num_rows, c, reach + self.width) for c in channels]
+        self.horizontal_inputs = [
+            like.new_zeros(num_rows, c, reach + self.width) for c in channels
+        ]
         self.links: list[Tensor] = []
         # kernels of single pixels as matrices
         self.kernels = [
@@ -212,27 +214,27 @@ class _PixelCNNSampler:
         self.head = model.head.weight[..., 0, 0].T
         self.within = None if model.within is None else (model.within * model.before).T
         self.own = model.bias[model.orders[0]]
-        # of the pixel that is being made: what the stacks say of it, its channels so far
+        # of the pixel that is being drawn: parameters from the stacks, features so far
         self.out = like.new_zeros(num_rows, model.before.shape[0])
         self.seen = like.new_zeros(num_rows, model.before.shape[1])
 
     def _start_row(self, r: int) -> None:
-        """Make the vertical stack of a row, whose rows above are complete."""
+        """Compute the vertical stack of a row; the rows above are complete."""
         self.links, reach = [], self.model.reach
         inside = slice(reach, reach + self.width)
         for index, layer in enumerate(self.model.layers):
             # the first layer sees the rows before r, the others r too
             first = r if index == 0 else r + 1
-            window = self.rows[index][:, :, first : first + reach + 1]
+            window = self.vertical_inputs[index][:, :, first : first + reach + 1]
             conv = layer.vertical
             above = F.conv2d(window, conv.weight, conv.bias)
             self.links.append(layer.link(above)[:, :, 0])
             v = _gate(above)[:, :, 0]
             if layer.residual:
-                v = v + self.rows[index][:, :, self.top + r, inside]
-            if index + 1 < len(self.rows):
-                self.rows[index + 1][:, :, self.top + r, inside] = v
-        for row in self.row:
+                v = v + self.vertical_inputs[index][:, :, self.top + r, inside]
+            if index + 1 < len(self.vertical_inputs):
+                self.vertical_inputs[index + 1][:, :, self.top + r, inside] = v
+        for row in self.horizontal_inputs:
             row.zero_()
 
     def parameters(self, place: int) -> Tensor:
@@ -245,21 +247,21 @@ class _PixelCNNSampler:
         return self.out[:, own] + self.own[place] + self.seen @ self.within[:, own]
 
     def _read(self, r: int, c: int) -> Tensor:
-        """Parameters of all channels of a pixel, as far as the pixels before tell."""
+        """Parameters of all channels of a pixel, given the pixels before."""
         if c == 0:
             self._start_row(r)
         reach, h = self.model.reach, None
         for index, layer in enumerate(self.model.layers):
             # the first layer sees the columns before c, the others c too
             last = reach + c + (index > 0)
-            window = self.row[index][:, :, last - layer.columns : last].flatten(1)
+            window = self.horizontal_inputs[index][:, :, last - layer.columns : last].flatten(1)
             kernel, bias = self.kernels[index]
             sums = torch.addmm(bias, window, kernel) + self.links[index][:, :, c]
             out, bias = self.outs[index]
             new = torch.addmm(bias, _gate(sums), out)
             h = h + new if layer.residual else new
-            if index + 1 < len(self.row):
-                self.row[index + 1][:, :, reach + c] = h
+            if index + 1 < len(self.horizontal_inputs):
+                self.horizontal_inputs[index + 1][:, :, reach + c] = h
         read = torch.addmm(self.model.mix.bias, F.relu(h), self.mix)
         return F.relu(read) @ self.head
 
@@ -273,11 +275,11 @@ class _PixelCNNSampler:
             return
         r, c = divmod(pixel, self.width)
         seen = torch.cat([self.seen, torch.ones_like(self.seen[:, :1])], -1)
-        self.row[0][:, :, self.model.reach + c] = seen
-        self.rows[0][:, :, self.top + r, self.model.reach + c] = seen
+        self.horizontal_inputs[0][:, :, self.model.reach + c] = seen
+        self.vertical_inputs[0][:, :, self.top + r, self.model.reach + c] = seen
 
     def select(self, rows: Tensor) -> None:
-        self.rows = [buffer[rows] for buffer in self.rows]
-        self.row = [buffer[rows] for buffer in self.row]
+        self.vertical_inputs = [buffer[rows] for buffer in self.vertical_inputs]
+        self.horizontal_inputs = [buffer[rows] for buffer in self.horizontal_inputs]
         self.links = [link[rows] for link in self.links]
         self.out, self.seen = self.out[rows], self.seen[rows]

@@ -1,15 +1,16 @@
-"""A recurrent net that reads the variables in order: an LSTM or GRU over pixels or rows."""
+"""Autoregressive recurrent net: an LSTM or GRU over pixels or rows."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
-from ppl_zoo.models.autoregressive.masks import masked_linear, see
+from ppl_zoo.models.autoregressive.masks import degree_mask, masked_linear
+from ppl_zoo.models.autoregressive.order import Order
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["RecurrentAR"]
@@ -18,11 +19,12 @@ __all__ = ["RecurrentAR"]
 class RecurrentAR(AutoregressiveModel):
     """Autoregressive recurrent net.
 
-    The variables, in order, are read ``block`` at a time (1: pixels; the width of an image:
-    rows)::
+    Generative model, for each block t of variables in order, and each variable i of the block::
 
         h[t]  = cell(h[t - 1], x of block t - 1)                 h[0] from zeros
         x[i] ~ Output(parameters = linear_i(h[t]) + linear_i(x before i in block t))
+
+    The variables are read ``block`` at a time (1: pixels; the width of an image: rows).
 
     Parameters
     ----------
@@ -63,13 +65,13 @@ class RecurrentAR(AutoregressiveModel):
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         num_hidden: int = 128,
         cell: str = "lstm",
         *,
         num_layers: int = 1,
         block: int = 1,
-        order: Any = None,
+        order: Order = None,
         output: str = "bernoulli",
         num_values: int | None = None,
         num_components: int = 1,
@@ -91,7 +93,7 @@ class RecurrentAR(AutoregressiveModel):
         self.within = nn.Parameter(torch.zeros(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(self.num_features, made.num_parameters))
         place = torch.arange(block)
-        mask = see(
+        mask = degree_mask(
             place.repeat_interleave(made.num_parameters),
             place.repeat_interleave(made.num_inputs),
             strict=True,
@@ -99,13 +101,13 @@ class RecurrentAR(AutoregressiveModel):
         self.register_buffer("mask", mask, persistent=False)
 
     def _blocks(self, x: Tensor) -> Tensor:
-        """Show the net blocks of variables, ``(n, D / block, block * I)``, in order."""
+        """Features by block of variables, ``(n, D / block, block * I)``, in order."""
         features = self.output.features(x if self.natural else x[:, self.orders[0]])
         return features.unflatten(1, (-1, self.block)).flatten(2)
 
     def _states(self, blocks: Tensor) -> Tensor:
         """States after each block, ``(n, D / block, H)``."""
-        # in mixed precision too: many processors have no cell in a lower one
+        # in mixed precision too: many CPUs have no recurrent cell in a lower one
         with torch.autocast("cpu", enabled=False):
             return self.cell(blocks)[0]
 
@@ -120,8 +122,8 @@ class RecurrentAR(AutoregressiveModel):
             out = out[:, self.places[0]]
         return out + self.bias
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins, and little else."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals, and small weights."""
         self.bias.copy_(marginal)
         self.head.weight.mul_(0.1)
 
@@ -129,13 +131,13 @@ class RecurrentAR(AutoregressiveModel):
         """State after all variables, ``(n, H)``."""
         return self._states(self._blocks(x))[:, -1]
 
-    def walk(self, num_rows: int, member: int = 0) -> _RecurrentSampler:
-        """Start with a block of zeros."""
+    def sampler(self, num_rows: int, member: int = 0) -> _RecurrentSampler:
+        """Sampler that starts with a block of zeros."""
         return _RecurrentSampler(self, num_rows)
 
 
 class _RecurrentSampler:
-    """Keeps the state of the recurrent net and the block that is being made."""
+    """Sampler that caches the state of the recurrent net and the block that is being drawn."""
 
     def __init__(self, model: RecurrentAR, num_rows: int) -> None:
         self.model, self.state = model, None

@@ -1,9 +1,9 @@
-"""RNADE: neural autoregressive estimation of real vectors, by mixture density outputs."""
+"""Real-valued NADE: neural autoregressive density estimation with mixture outputs."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
+from ppl_zoo.models.autoregressive.order import Order
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["RNADE"]
@@ -19,16 +20,17 @@ __all__ = ["RNADE"]
 class RNADE(AutoregressiveModel):
     """Real-valued neural autoregressive density estimator.
 
-    For each variable i, in order, with hidden weights that all conditionals share::
+    Generative model, for each variable i in order::
 
         h[i] = relu(rescale[i] (hidden_bias + sum over j before i of input_weights[j] x[j]))
         x[i] ~ sum over k of weight[i, k] Normal(mean[i, k], scale[i, k])
 
-    where weights, means and scales are linear in h[i], the former through a softmax, the scales
-    above ``min_scale``: they differ from row to row (heteroscedastic). Standardise the data.
+    All conditionals share the hidden weights; weights, means and scales of the components are
+    linear in h[i], the former through a softmax, the scales above ``min_scale``, so that they
+    differ from row to row (heteroscedastic). Standardise the data.
     With ``num_orders`` above 1 the model is the mixture, in equal parts, of as many such nets,
-    each with its own order if these are random; a fit climbs the mean of their log likelihoods,
-    a lower bound, so that each is fitted by itself.
+    each with its own order if these are random; a fit maximises the mean of their log
+    likelihoods, a lower bound, so that each is fitted by itself.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ class RNADE(AutoregressiveModel):
     Examples
     --------
     >>> import torch, ppl_zoo as zoo
-    >>> x = torch.randn(200, 1) + 0.1 * torch.randn(200, 4)  # four noisy looks at one number
+    >>> x = torch.randn(200, 1) + 0.1 * torch.randn(200, 4)  # one number, measured four times
     >>> net = zoo.RNADE(num_features=4, num_components=2, num_hidden=20)
     >>> fit = zoo.fit(net, x, zoo.SVI(steps=20), progress=False)
     >>> net.log_prob(x).shape, net.sample(5).shape, net.encode(x).shape
@@ -66,10 +68,10 @@ class RNADE(AutoregressiveModel):
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         num_components: int = 10,
         num_hidden: int = 50,
-        order: Any = None,
+        order: Order = None,
         *,
         num_orders: int = 1,
         output: str = "normal",
@@ -87,7 +89,7 @@ class RNADE(AutoregressiveModel):
         spread = 1.0 / math.sqrt(size)
         self.input_weights = nn.Parameter(spread * torch.randn(nets, size, num_hidden))
         self.hidden_bias = nn.Parameter(0.1 * torch.randn(nets, 1, num_hidden))
-        # activations add up along the order: their scale is undone for each place
+        # activations grow along the order: their scale is undone for each place
         rescale = 1.0 / torch.arange(1.0, size + 1.0).sqrt()[:, None]
         self.rescale = nn.Parameter(rescale.repeat(nets, 1, 1))
         self.output_weights = nn.Parameter(
@@ -97,12 +99,12 @@ class RNADE(AutoregressiveModel):
 
     def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
         """Parameters of all mixtures of one net, ``(n, D, 3 K)``."""
-        return self._of_nets(x, slice(member, member + 1))[0]
+        return self._net_parameters(x, slice(member, member + 1))[0]
 
-    def _of_nets(self, x: Tensor, nets: slice) -> Tensor:
+    def _net_parameters(self, x: Tensor, nets: slice) -> Tensor:
         """Parameters of all mixtures of some nets, ``(nets, n, D, 3 K)``, in one pass.
 
-        Everything is made place by place, ``(nets, D, n, ...)``, and then put back.
+        Everything is computed place by place, ``(nets, D, n, ...)``, and then put back.
         """
         orders, places = self.orders[nets], self.places[nets]
         which = torch.arange(len(orders), device=x.device)[:, None]
@@ -121,25 +123,26 @@ class RNADE(AutoregressiveModel):
         if self.num_members == 1 or not torch.is_grad_enabled():
             return super().score(x)
         flat = x.reshape(-1, self.num_features)
-        each = self.add_up(self._of_nets(self.filled(flat), slice(None)), flat)
+        parameters = self._net_parameters(self.fill_missing(flat), slice(None))
+        each = self.total_log_prob(parameters, flat)
         return each.mean(0).reshape(x.shape[: x.ndim - len(self.event_shape)])
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals."""
         self.bias.copy_(marginal.unsqueeze(1))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Hidden layer of the first net that has seen all variables, ``(n, H)``."""
+        """Hidden layer of the first net given all variables, ``(n, H)``."""
         seen = (x[..., None] * self.input_weights[0]).sum(-2)
         return torch.relu(self.rescale[0, -1] * (self.hidden_bias[0] + seen))
 
-    def walk(self, num_rows: int, member: int = 0) -> _RNADESampler:
-        """Start with the hidden biases."""
+    def sampler(self, num_rows: int, member: int = 0) -> _RNADESampler:
+        """Sampler that starts with the hidden biases."""
         return _RNADESampler(self, num_rows, member)
 
 
 class _RNADESampler:
-    """Keeps the sums of the hidden layer, ``(n, H)``."""
+    """Sampler that caches the sums of the hidden layer, ``(n, H)``."""
 
     def __init__(self, model: RNADE, num_rows: int, member: int) -> None:
         order = model.orders[member]

@@ -1,8 +1,8 @@
-"""A transformer that reads the variables in order, by causal attention."""
+"""Autoregressive transformer: causal attention over the variables."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
+from ppl_zoo.models.autoregressive.order import Order
 from ppl_zoo.models.autoregressive.outputs import make_output
 
 __all__ = ["TransformerAR"]
@@ -18,21 +19,21 @@ __all__ = ["TransformerAR"]
 class TransformerAR(AutoregressiveModel):
     """Autoregressive transformer.
 
-    Place p of the order reads the variable at place p - 1 (nothing, at the first) and attends to
-    the places up to its own::
+    Generative model, for each place p of the order::
 
         h[p]  = decoder(embed(x at place q - 1) + position[q]   for each q up to p)
         x at place p ~ Output(parameters = linear(h[p]) + bias[p])
 
-    Layers are pre-normalised. Sampling keeps keys and values of all layers, so that a variable
-    takes one token's pass and not D.
+    Place p reads the variable at place p - 1 (nothing, at the first) and attends to the places up
+    to its own. Layers are pre-normalised. Sampling caches keys and values of all layers, so that
+    a variable takes one token's pass and not D.
 
     Parameters
     ----------
     num_features
         D, or the shape of an image.
     width
-        Numbers of a token; divisible by ``num_heads``.
+        Dimension of a token; divisible by ``num_heads``.
     num_heads, num_layers
         Heads of attention and layers.
     order
@@ -60,12 +61,12 @@ class TransformerAR(AutoregressiveModel):
 
     def __init__(
         self,
-        num_features: Any,
+        num_features: int | Sequence[int],
         width: int = 64,
         *,
         num_heads: int = 4,
         num_layers: int = 3,
-        order: Any = None,
+        order: Order = None,
         output: str = "bernoulli",
         num_values: int | None = None,
         num_components: int = 1,
@@ -101,8 +102,8 @@ class TransformerAR(AutoregressiveModel):
             out = out[:, self.places[0]]
         return out + self.bias
 
-    def start(self, marginal: Tensor) -> None:
-        """Give the outputs biases for these margins, and little else."""
+    def initialize_marginals(self, marginal: Tensor) -> None:
+        """Start at biases for these marginals, and small weights."""
         self.bias.copy_(marginal)
         self.head.weight.mul_(0.1)
 
@@ -110,13 +111,13 @@ class TransformerAR(AutoregressiveModel):
         """Hidden states, the mean over all places, ``(n, width)``."""
         return self._tokens(x).mean(1)
 
-    def walk(self, num_rows: int, member: int = 0) -> _TransformerSampler:
-        """Start with empty caches."""
+    def sampler(self, num_rows: int, member: int = 0) -> _TransformerSampler:
+        """Sampler that starts with empty caches."""
         return _TransformerSampler(self, num_rows)
 
 
 class _Block(nn.Module):
-    """Causal self-attention and a small net on each token, both added to what comes in."""
+    """Pre-normalised transformer block: causal self-attention and a feed-forward net."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class _Block(nn.Module):
         return q, k, v
 
     def finish(self, h: Tensor, attended: Tensor) -> Tensor:
-        """Add what was attended to, and what the small net makes of it."""
+        """Add the attention's output, then the feed-forward net's, to the residual stream."""
         h = h + self.out(attended.transpose(1, 2).flatten(2))
         return h + self.down(F.gelu(self.up(self.second(h))))
 
@@ -142,7 +143,7 @@ class _Block(nn.Module):
 
 
 class _TransformerSampler:
-    """Keeps keys and values of every layer, ``(n, heads, D, width / heads)``."""
+    """Sampler that caches keys and values of every layer, ``(n, heads, D, width / heads)``."""
 
     def __init__(self, model: TransformerAR, num_rows: int) -> None:
         self.model = model

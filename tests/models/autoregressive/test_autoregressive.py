@@ -245,7 +245,7 @@ def test_missing_variables_at_the_end_are_integrated_out(name):
 
 def test_data_outside_of_the_support_are_refused():
     for x, message in (
-        (torch.full((5, 4), 0.5), "expected whole numbers from 0 to 1"),
+        (torch.full((5, 4), 0.5), "expected integers from 0 to 1"),
         (torch.ones(5, 3), r"expected \(n, 4\)"),
         (torch.full((5, 4), torch.nan), "got nan"),
         (torch.ones(5, 4, dtype=torch.int64), "expected floating point"),

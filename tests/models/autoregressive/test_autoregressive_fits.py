@@ -25,7 +25,7 @@ def plain_nade(f, W, c, V, b):
 @pytest.mark.parametrize("shape", [(150, 30, 1, 1), (7, 20, 3, 2)])
 @pytest.mark.parametrize("kept", [0, 2**26])
 def test_gradients_of_nade_are_those_of_autograd(density, shape, kept, monkeypatch):
-    monkeypatch.setattr(nade, "KEPT", kept)  # 0: backward makes the layers again
+    monkeypatch.setattr(nade, "MAX_KEPT_ACTIVATIONS", kept)  # 0: backward makes the layers again
     rows, size, inputs, outputs = shape
     f = (torch.rand(rows, size, inputs) < density).double() * torch.randn(rows, size, inputs)
     weights = [
@@ -35,7 +35,7 @@ def test_gradients_of_nade_are_those_of_autograd(density, shape, kept, monkeypat
         torch.randn(size, outputs),
     ]
     found = []
-    for function in (plain_nade, nade._plain, nade_conditionals):
+    for function in (plain_nade, nade._autograd_conditionals, nade_conditionals):
         own = [w.double().requires_grad_() for w in weights]
         value = function(f, *own)
         found.append([value, *torch.autograd.grad(value.sin().sum(), own)])
