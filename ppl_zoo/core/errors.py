@@ -1,4 +1,4 @@
-"""The errors of the zoo: what was given, what was expected."""
+"""Errors of the zoo, which say what was given and what was expected."""
 
 __all__ = ["ConvergenceError", "DataError", "QueryError", "RunError"]
 
@@ -17,7 +17,7 @@ class ConvergenceError(RuntimeError):
     Attributes
     ----------
     fit
-        What had been reached before, a ``Fit`` that can be saved and looked at; None if nothing.
+        What had been reached before, a ``Fit`` that can be saved and inspected; None if nothing.
     """
 
     fit = None

@@ -1,4 +1,4 @@
-"""Anybody's Pyro code: plain functions with ``pyro.param`` and ``pyro.module`` inside.
+"""Plain Pyro functions as models, with ``pyro.param`` and ``pyro.module`` inside.
 
 Parameters that a function declares are kept in a module of its own, made when it first runs, so
 that Pyro's global store is neither read nor written.
@@ -36,7 +36,9 @@ class FunctionProgram(nn.Module):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
-        self.__dict__.update(function=function, constraints={})
+        # past nn.Module: a program that is a module keeps its parameters to itself
+        object.__setattr__(self, "function", function)
+        self.constraints: dict[str, Any] = {}
         self.declared = nn.ParameterDict()
         self.adopted = nn.ModuleDict()
 

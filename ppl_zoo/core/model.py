@@ -53,7 +53,7 @@ class Model(PyroModule):
     event_dims
         Names of the event dimensions of a site, for ArviZ: ``{"beta": ("feature",)}``.
     representation
-        Site whose posterior mean is the representation; None for all latents of single rows.
+        Site whose posterior mean is the representation; None for all local latents.
     allow_missing
         Whether NaN in the data means "not observed".
     compiles
@@ -132,7 +132,7 @@ class Model(PyroModule):
     # ---- what a subclass writes -------------------------------------------------------------
 
     def model(self, *data: Any) -> Any:
-        """Tell the generative story with ``pyro.sample``."""
+        """Write the generative model with ``pyro.sample``."""
         raise TypeError(f"{type(self).__name__} has no method 'model'; write one")
 
     def initialize(self, rows: Rows) -> None:
@@ -269,9 +269,12 @@ class Model(PyroModule):
         """Keep what queries after a fit need: one row of each argument, and the guide."""
         one = rows.head(1)
         # copies: a view would keep the whole data set alive
-        self.example = tuple(
-            (t.detach().clone(), p) for t, p in zip(one, rows.per_row, strict=True)
-        )
+        example = tuple((t.detach().clone(), p) for t, p in zip(one, rows.per_row, strict=True))
+        self.recall(example, guide)
+
+    def recall(self, example: tuple[tuple[Tensor, bool], ...] | None, guide: Any) -> None:
+        """Set what :meth:`remember` keeps, as a saved fit holds it."""
+        self.example = example
         # past nn.Module: a guide that is a module is no part of this one
         object.__setattr__(self, "fitted_guide", guide)
 

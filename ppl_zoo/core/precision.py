@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["gains_by_bfloat16"]
+__all__ = ["has_fast_bfloat16"]
 
 #: functions of torch.cpu that report instructions for bfloat16
 BFLOAT16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
-def gains_by_bfloat16(
+def has_fast_bfloat16(
     device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> bool:
     """Whether products are faster in bfloat16: float32 on a CPU that has instructions for it."""

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: does a solver find posteriors of the right place and width."""
+"""Simulation-based calibration (SBC): the ranks of true values among posterior draws."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
@@ -15,15 +16,15 @@ from tqdm import tqdm
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
-from ppl_zoo.core.rows import evenly_spaced
+from ppl_zoo.core.solver import Solver
 from ppl_zoo.core.tracing import describe, simulate
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit_many
 
 __all__ = ["Calibration", "calibrate"]
 
-#: simulations that are fitted side by side
-TOGETHER = 50
+#: simulations that are fitted in one batch
+SIMULATIONS_PER_BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Calibration:
 def calibrate(
     model: Model,
     data: Any,
-    solver: Any = None,
+    solver: Solver | None = None,
     num_simulations: int = 200,
     *,
     num_draws: int = 99,
@@ -152,8 +153,8 @@ def calibrate(
     ranks: dict[str, list[int]] = {}
     failed = 0
     with tqdm(total=num_simulations, desc="calibrate", disable=None if progress else True) as bar:
-        for first in range(0, num_simulations, TOGETHER):
-            numbers = range(first, min(first + TOGETHER, num_simulations))
+        for first in range(0, num_simulations, SIMULATIONS_PER_BATCH):
+            numbers = range(first, min(first + SIMULATIONS_PER_BATCH, num_simulations))
             truths = [_simulated(model, rows, seed, number) for number in numbers]
             tables = [
                 tuple(
@@ -197,11 +198,11 @@ def _ranks(done: Fit, truth: dict[str, Tensor], num_draws: int) -> Iterator[tupl
 
 
 def _thinned(done: Fit, num_draws: int) -> dict[str, Tensor]:
-    """Draws of all chains of a sampler at even distances, or of the best chain of a guide."""
+    """Evenly spaced draws of all chains of a sampler, or of the best chain of a guide."""
     if done.solution.draws is None:
         return {k: v[done.solution.best] for k, v in done.posterior(num_draws).items()}
     out = {}
     for name, values in done.solution.draws.items():
         flat = values.reshape(-1, *values.shape[2:])
-        out[name] = flat[evenly_spaced(len(flat), num_draws)]
+        out[name] = flat[torch.linspace(0, len(flat) - 1, num_draws).round().long()]
     return out

@@ -21,6 +21,7 @@ from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
+from ppl_zoo.core.solver import Solver
 from ppl_zoo.fitting.encoding import (
     class_name,
     decode,
@@ -35,7 +36,7 @@ __all__ = ["read", "save", "versions"]
 
 AnyFit = TypeVar("AnyFit", bound=FittedModel)
 
-#: data up to this many bytes go into the run unless told otherwise
+#: data up to this many bytes go into the run unless ``include_data`` says otherwise
 SMALL_DATA = 100 * 2**20
 
 
@@ -163,8 +164,7 @@ def read(
         fit.show(solution.best)
     except RuntimeError as error:
         raise RunError(f"{path}: its weights do not fit {type(own).__name__}: {error}") from error
-    own.example = tuple(example) or None
-    object.__setattr__(own, "fitted_guide", guide)
+    own.recall(tuple(example) or None, guide)
     return fit
 
 
@@ -174,7 +174,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
+def _build_model(
+    record: dict[str, Any],
+    weights: dict[str, Tensor],
+    given: Model | type[Model] | None,
+    path: Path,
+) -> Model:
+    """Build the model of a saved fit: the one given, of the class given, or found by name."""
     if isinstance(given, Model):
         return given
     cls = given if given is not None else find_class(record["class"])
@@ -188,8 +194,14 @@ def _build_model(record: dict, weights: dict, given: Any, path: Path) -> Model:
 
 
 def _build_guide(
-    model: Model, solver: Any, rows: Rows | None, example: list, seed: int, parameters: dict
+    model: Model,
+    solver: Solver,
+    rows: Rows | None,
+    example: list[tuple[Tensor, bool]],
+    seed: int,
+    parameters: dict[str, Tensor],
 ) -> Any:
+    """Make the guide of a saved fit again, of the shapes that its parameters have."""
     if rows is None:
         if not example:
             return model.guide

@@ -1,7 +1,7 @@
-"""What a Pyro program did: its sites, and many draws of it at once.
+"""Tracing of Pyro programs: sites, log densities, vectorised draws, predictive draws.
 
 All draws of the zoo go through :func:`draw`. It runs model and guide once under one outer plate
-``_draw`` and then holds two of the draws against runs of their own: a program that does not
+``_draw`` and then verifies two of the draws by runs of their own: a program that does not
 broadcast (``weights[0]``, ``x @ b``) is noticed and run draw by draw instead of being silently
 wrong.
 """

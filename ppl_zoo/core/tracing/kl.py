@@ -1,4 +1,4 @@
-"""How far the guide of a latent is from its prior, dimension by dimension."""
+"""Kullback-Leibler divergence of the guide of a latent from its prior, by dimension."""
 
 from __future__ import annotations
 

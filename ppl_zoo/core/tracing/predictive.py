@@ -1,4 +1,4 @@
-"""Observed sites drawn anew: replicates of the rows, or new ones."""
+"""Predictive distribution: observed sites drawn anew, as replicates of rows or as new rows."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from torch import Tensor
 
 from ppl_zoo.core.tracing.sampling import Given
 from ppl_zoo.core.tracing.sites import Program, describe, is_sample, nesting_of, trace_program
+from ppl_zoo.core.tracing.vectorize import vectorised
 
 __all__ = ["predict", "simulate"]
 
 
 class _Unobserve(Messenger):
-    """Draw observed sites anew; deterministic sites and factors stay as they are."""
+    """Handler that samples observed sites; deterministic sites and factors stay as they are."""
 
     def _pyro_sample(self, msg: dict) -> None:
         kept = msg["infer"].get("_deterministic") or isinstance(msg["fn"], dist.Unit)
         if msg["is_observed"] and not kept:
-            msg["infer"] = {**msg["infer"], "_drawn_anew": True}
+            msg["infer"] = {**msg["infer"], "_resampled": True}
             msg.update(is_observed=False, value=None, done=False)
 
 
 @torch.no_grad()
 def simulate(model: Program, data: tuple) -> dict[str, Tensor]:
-    """Draw everything once from the model itself: ``{site: value}``, observed sites included."""
+    """Sample the joint distribution once: ``{site: value}``, observed sites included."""
     with poutine.block():
         trace = poutine.trace(_Unobserve()(model)).get_trace(*data)
     return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in describe(trace)}
@@ -40,20 +41,20 @@ def predict(
     guide: Program,
     data: tuple,
     num_draws: int,
-    rows: str | None = None,
+    data_plate: str | None = None,
     keep_local: bool = False,
     max_elements: int = 2**25,
     latents: dict[str, Tensor] | None = None,
     fixed: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Draw the observed sites anew, one draw of the global latents each.
+    """Sample the predictive distribution, with one draw of the global latents each.
 
     Parameters
     ----------
-    model, guide, data, num_draws, rows, max_elements
+    model, guide, data, num_draws, data_plate, max_elements
         As for :func:`draw`.
     keep_local
-        Whether latents of single rows come from the guide as well (replicates of the same rows)
+        Whether local latents come from the guide as well (replicates of the same rows)
         or from the model (new rows).
     latents
         Draws to condition on instead of the guide's, ``{site: (num_draws, ...)}``; sites that
@@ -80,7 +81,7 @@ def predict(
                     name: node["value"]
                     for name, node in drawn.nodes.items()
                     if is_sample(node)
-                    and (keep_local or all(f.name != rows for f in node["cond_indep_stack"]))
+                    and (keep_local or all(f.name != data_plate for f in node["cond_indep_stack"]))
                 }
             known = poutine.condition(free, data=latents | held)
             return poutine.trace(known).get_trace(*data)
@@ -96,20 +97,20 @@ def predict(
     given = None
     if latents is not None:
         given = Given(latents, describe(trace_program(model, data)))
-    first = run(None, given.values(0) if given else None)
+    first = run(None, None if given is None else given.values(0))
     nesting = nesting_of(first)
     shapes = {name: tuple(v.shape) for name, v in read(first).items()}
     wanted = [
         name
         for name, node in first.nodes.items()
         if is_sample(node)
-        and (node["infer"].get("_drawn_anew") or node["infer"].get("_deterministic"))
+        and (node["infer"].get("_resampled") or node["infer"].get("_deterministic"))
     ]
 
-    def at_once(num: int, start: int) -> dict[str, Tensor] | None:
+    def several(start: int, num: int) -> dict[str, Tensor] | None:
         try:
             chosen = slice(start, start + num)
-            trace = run(num, given.values(chosen, nesting) if given else None)
+            trace = run(num, None if given is None else given.values(chosen, nesting))
             values = read(trace)
             out = {}
             for name, value in values.items():
@@ -131,23 +132,17 @@ def predict(
                     alone = poutine.trace(poutine.condition(model, data=latents)).get_trace(*data)
                 if not torch.allclose(alone.log_prob_sum(), together[index], 1e-3, 1e-3):
                     return None
-            return out
+            return {k: out[k] for k in wanted}
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
             return None  # does not broadcast over draws; they run one by one
 
+    def one(index: int) -> dict[str, Tensor]:
+        values = read(run(None, None if given is None else given.values(index)))
+        return {k: values[k][None] for k in wanted}
+
+    def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {k: torch.cat([part[k] for part in parts]) for k in wanted}
+
     per_draw = sum(torch.Size(shape).numel() for shape in shapes.values()) + 1
     block = max(2, min(num_draws, max_elements // per_draw))
-    parts, left, vectorised = [], num_draws, num_draws > 1
-    while left:
-        count = min(block, left)
-        start = num_draws - left
-        part = at_once(count, start) if vectorised else None
-        if part is None:
-            vectorised = False
-            singles = [
-                read(run(None, given.values(start + i) if given else None)) for i in range(count)
-            ]
-            part = {k: torch.stack([s[k] for s in singles]) for k in singles[0]}
-        parts.append({k: part[k] for k in wanted})
-        left -= count
-    return {k: torch.cat([p[k] for p in parts]) for k in wanted}
+    return vectorised(num_draws, block, several, one, join)

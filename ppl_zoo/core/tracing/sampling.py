@@ -1,6 +1,6 @@
-"""Many draws of the guide at once, scored by model and guide.
+"""Sampling from a guide, vectorised over draws, with the log densities of model and guide.
 
-Model and guide run once under one outer plate ``_draw``; two of the draws are then held against
+Model and guide run once under one outer plate ``_draw``; two of the draws are then verified by
 runs of their own. A program that does not broadcast (``weights[0]``, ``x @ b``) is noticed and
 run draw by draw instead of being silently wrong.
 """
@@ -29,8 +29,12 @@ from ppl_zoo.core.tracing.sites import (
     trace_program,
     with_summed_out,
 )
+from ppl_zoo.core.tracing.vectorize import vectorised
 
 __all__ = ["Given", "broadcasts", "draw", "draw_discrete"]
+
+#: draws that are made at once to find out whether a program broadcasts
+NUM_VERIFIED = 3
 
 
 @torch.no_grad()
@@ -39,7 +43,7 @@ def draw(
     guide: Program,
     data: tuple,
     num_draws: int,
-    rows: str | None = None,
+    data_plate: str | None = None,
     max_elements: int = 2**25,
     latents: dict[str, Tensor] | None = None,
 ) -> Draws:
@@ -54,7 +58,7 @@ def draw(
         Arguments of both.
     num_draws
         Number of independent draws.
-    rows
+    data_plate
         Name of the plate over the data, if there is one.
     max_elements
         Bound on ``draws x numbers a draw`` held at once; more draws are made in parts.
@@ -74,26 +78,24 @@ def draw(
     first_model = trace_program(poutine.replay(model, trace=first_guide), data)
     nesting = nesting_of(first_model, first_guide)
     sites = describe(first_model)
+
+    def several(start: int, count: int) -> Draws | None:
+        own = guide
+        if given is not None:
+            own = given.program(slice(start, start + count), nesting)
+        return _block(model, own, guide, data, count, nesting, sites, first_guide, data_plate)
+
+    def one(index: int) -> Draws:
+        own = guide if given is None else given.program(index)
+        return _single(model, own, data, nesting, sites, data_plate)
+
     per_draw = sum(max(1, torch.Size(site.shape).numel()) for site in sites.values()) + 1
     block = max(2, min(num_draws, max_elements // per_draw))
-    parts, left, vectorised = [], num_draws, num_draws > 1
-    while left:
-        count = min(block, left)
-        part, start = None, num_draws - left
-        if vectorised:
-            many = given.program(slice(start, start + count), nesting) if given else guide
-            part = _block(model, many, guide, data, count, nesting, sites, first_guide, rows)
-            vectorised = part is not None
-        if part is None:
-            ones = (given.program(start + i) if given else guide for i in range(count))
-            part = Draws.stack(_single(model, one, data, nesting, sites, rows) for one in ones)
-        parts.append(part)
-        left -= count
-    return Draws.stack(parts)
+    return vectorised(num_draws, block, several, one, Draws.stack)
 
 
-def _collect(run: Scored, sites: dict[str, Site], rows: str | None) -> Draws | None:
-    """Read a run into draws; None where a value has not the shape of ``num`` single ones."""
+def _collect(run: Scored, sites: dict[str, Site], data_plate: str | None) -> Draws | None:
+    """Collect a run's draws; None where a value has not the shape of ``num`` single ones."""
     lead = (1,) if run.num is None else (run.num,)
     values, likelihood = {}, {}
     for name, site in sites.items():
@@ -116,7 +118,7 @@ def _collect(run: Scored, sites: dict[str, Site], rows: str | None) -> Draws | N
             else:
                 return None
         values[name] = value.reshape(lead + site.shape)
-    log_joint, joint_rows, log_guide, guide_rows = run.factors(rows)
+    log_joint, joint_rows, log_guide, guide_rows = run.factors(data_plate)
     if log_joint.shape != lead or log_guide.shape != lead:
         return None
     return Draws(values, log_joint, log_guide, joint_rows, guide_rows, likelihood)
@@ -128,10 +130,10 @@ def _single(
     data: tuple,
     nesting: int,
     sites: dict[str, Site],
-    rows: str | None,
+    data_plate: str | None,
     replay: Trace | None = None,
 ) -> Draws:
-    result = _collect(Scored(model, guide, data, None, nesting, replay), sites, rows)
+    result = _collect(Scored(model, guide, data, None, nesting, replay), sites, data_plate)
     if result is None:
         raise ValueError("the model's sites change their shapes from one run to the next")
     return result
@@ -146,12 +148,12 @@ def _block(
     nesting: int,
     sites: dict[str, Site],
     first_guide: Trace,
-    rows: str | None,
+    data_plate: str | None,
 ) -> Draws | None:
-    """Draw ``count`` at once; None where the program does not broadcast over draws."""
+    """Make ``count`` draws at once; None where the program does not broadcast over draws."""
     try:
         run = Scored(model, guide, data, count, nesting)
-        draws = _collect(run, sites, rows)
+        draws = _collect(run, sites, data_plate)
         if draws is None:
             return None
         for index in {0, count - 1}:
@@ -161,7 +163,7 @@ def _block(
                     shape = first_guide.nodes[name]["value"].shape
                     fixed[name] = node["value"].reshape(count, *shape)[index]
             alone = _single(
-                model, guide_of_one, data, nesting, sites, rows, _fixed(first_guide, fixed)
+                model, guide_of_one, data, nesting, sites, data_plate, _fixed(first_guide, fixed)
             )
             for together, single in (
                 (draws.log_joint[index], alone.log_joint[0]),
@@ -175,12 +177,14 @@ def _block(
 
 
 @torch.no_grad()
-def broadcasts(model: Program, guide: Program, data: tuple, rows: str | None = None) -> bool:
+def broadcasts(model: Program, guide: Program, data: tuple, data_plate: str | None = None) -> bool:
     """Tell whether many draws at once score as each of them does alone."""
     first_guide = trace_program(guide, data)
     first_model = trace_program(poutine.replay(model, trace=first_guide), data)
     nesting, sites = nesting_of(first_model, first_guide), describe(first_model)
-    block = _block(model, guide, guide, data, 3, nesting, sites, first_guide, rows)
+    block = _block(
+        model, guide, guide, data, NUM_VERIFIED, nesting, sites, first_guide, data_plate
+    )
     return block is not None
 
 
@@ -191,11 +195,8 @@ def _fixed(trace: Trace, values: dict[str, Tensor]) -> Trace:
     return copy
 
 
-# ---- Draws that are there already, handed out as a guide would draw them.
-
-
 class Given:
-    """Draws that are there already, handed out as a guide would draw them."""
+    """Stored draws as a guide: programs that return them, with log density 0."""
 
     def __init__(self, latents: dict[str, Tensor], sites: dict[str, Site]) -> None:
         self.latents, self.sites = latents, sites
@@ -229,16 +230,13 @@ class Given:
         return guide
 
 
-# ---- Discrete latents that were summed out, drawn again given the continuous ones.
-
-
 @torch.no_grad()
 def draw_discrete(
     model: Program,
     data: tuple,
     latents: dict[str, Tensor],
     names: Iterable[str],
-    rows: str | None = None,
+    data_plate: str | None = None,
     max_elements: int = 2**22,
 ) -> dict[str, Tensor]:
     """Draw exactly from p(discrete | continuous, data), once for each draw of the continuous.
@@ -251,7 +249,7 @@ def draw_discrete(
         Draws of the continuous latents, ``{site: (num_draws, ...)}``.
     names
         The discrete sites; ``pyro.markov`` keeps chains of them cheap.
-    rows
+    data_plate
         Name of the plate over the data, if there is one.
     max_elements
         Bound on ``draws x numbers a draw`` held at once.
@@ -276,21 +274,27 @@ def draw_discrete(
         drawn = infer_discrete(known, first_available_dim=-1 - nesting - outer)
         with poutine.block():
             trace = poutine.trace(drawn).get_trace(*data)
-        return {k: trace.nodes[k]["value"] for k in names}
+        lead = 1 if count is None else count
+        return {k: trace.nodes[k]["value"].reshape(lead, *sites[k].shape) for k in names}
 
     numbers = sum(max(1, torch.Size(sites[k].shape).numel()) for k in sites)
     states = max(len(first.nodes[k]["fn"].enumerate_support(expand=False)) for k in names)
     block = max(1, min(num, max_elements // (numbers * states)))
-    few = min(num, 3)
-    several = (given.program(slice(0, few), nesting), given.program(0))
-    guide = trace_program(several[1], data)
-    scored = _block(model, *several, data, few, nesting, sites, guide, rows) if num > 1 else None
-    if scored is None:  # many draws at once would not score as each of them does
-        found = [run(i, None) for i in range(num)]
-        return {k: torch.stack([f[k].reshape(sites[k].shape) for f in found]) for k in names}
-    parts = []
-    for start in range(0, num, block):
-        count = min(block, num - start)
-        part = run(slice(start, start + count), count)
-        parts.append({k: part[k].reshape(count, *sites[k].shape) for k in names})
-    return {k: torch.cat([p[k] for p in parts]) for k in names}
+
+    def broadcasts_over_draws() -> bool:
+        """Whether draws at once score as each does alone, by the first few."""
+        few = min(num, NUM_VERIFIED)
+        many, single = given.program(slice(0, few), nesting), given.program(0)
+        first_guide = trace_program(single, data)
+        scored = _block(model, many, single, data, few, nesting, sites, first_guide, data_plate)
+        return scored is not None
+
+    def several(start: int, count: int) -> dict[str, Tensor] | None:
+        if start == 0 and not broadcasts_over_draws():
+            return None
+        return run(slice(start, start + count), count)
+
+    def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {k: torch.cat([part[k] for part in parts]) for k in names}
+
+    return vectorised(num, block, several, lambda index: run(index, None), join)

@@ -1,4 +1,4 @@
-"""A run of model and guide, scored: in all, by row, with discrete sites summed out."""
+"""Log densities of a run of model and guide: in all, by row, discrete sites summed out."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Draws:
 
 
 class Scored:
-    """One run of model and guide, scored; ``num`` draws at once or a single one."""
+    """Log densities of one run of model and guide, of ``num`` draws at once or a single one."""
 
     def __init__(
         self,
@@ -131,21 +131,23 @@ class Scored:
             log_prob = log_prob.sum(dims)
         return log_prob
 
-    def factors(self, rows: str | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    def factors(
+        self, data_plate: str | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Return (log_joint, log_joint_rows, log_guide, log_guide_rows)."""
-        log_guide, guide_rows = self._sum(self._terms(self.guide), rows)
+        log_guide, guide_rows = self._sum(self._terms(self.guide), data_plate)
         if not self.summed:
-            log_joint, joint_rows = self._sum(self._terms(self.model), rows)
+            log_joint, joint_rows = self._sum(self._terms(self.model), data_plate)
         else:
-            log_joint, joint_rows = self._contract(rows)
+            log_joint, joint_rows = self._contract(data_plate)
         return log_joint, joint_rows, log_guide, guide_rows
 
-    def _sum(self, terms: Iterable, rows: str | None) -> tuple[Tensor, Tensor | None]:
+    def _sum(self, terms: Iterable, data_plate: str | None) -> tuple[Tensor, Tensor | None]:
         lead = (1,) if self.num is None else (self.num,)
         total: Any = torch.zeros(lead)
         by_row: Tensor | None = None
         for _, log_prob, frames in terms:
-            frame = next((f for f in frames if f.name == rows), None)
+            frame = next((f for f in frames if f.name == data_plate), None)
             if frame is None:
                 total = total + self._reduce(log_prob, frames, None).reshape(lead)
             else:
@@ -157,7 +159,7 @@ class Scored:
                 total = total + part.sum(-1)
         return total.expand(lead), by_row
 
-    def _contract(self, rows: str | None) -> tuple[Tensor, Tensor | None]:
+    def _contract(self, data_plate: str | None) -> tuple[Tensor, Tensor | None]:
         """Sum the enumerated sites out, keeping the rows apart where they factorise."""
         self.model.pack_tensors()
         self.guide.pack_tensors(self.model.plate_to_symbol)
@@ -169,7 +171,7 @@ class Scored:
         symbols = self.model.plate_to_symbol
         lead = (1,) if self.num is None else (self.num,)
         base = frozenset() if self.num is None else frozenset({symbols["_draw"]})
-        row = symbols.get(rows)
+        row = symbols.get(data_plate)
         by_row = None
         if row is not None:
             local = OrderedDict((o, t) for o, t in tree.items() if row in o)

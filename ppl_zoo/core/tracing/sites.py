@@ -1,4 +1,4 @@
-"""What one run of a Pyro program shows: its sites, plates and shapes."""
+"""Sites of a Pyro program as one run shows them: kinds, plates and shapes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Site:
         """Number of batch dimensions of the value."""
         return len(self.shape) - self.event_dim
 
-    def is_local(self, rows: str | None) -> bool:
+    def is_local(self, data_plate: str | None) -> bool:
         """Whether the site lies in the plate over the data."""
-        return rows is not None and any(name == rows for name, _, _ in self.plates)
+        return data_plate is not None and any(name == data_plate for name, _, _ in self.plates)
 
 
 def trace_program(program: Program, data: tuple) -> Trace:
@@ -54,7 +54,7 @@ def trace_program(program: Program, data: tuple) -> Trace:
 
 
 def is_sample(site: dict) -> bool:
-    """Tell sample statements from what else a trace holds."""
+    """Whether a trace's node is a sample statement, not a plate's subsample or a parameter."""
     return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
 
 
