@@ -1,9 +1,9 @@
-"""The Gaussian components of a model: read off it, and drawn where its rows are images."""
+"""Plots of the components of a Gaussian mixture whose rows are images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,11 +19,9 @@ def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) ->
     """Heaviest components of images: mean, and leading eigenvectors of the covariance."""
     parts = list(gaussians(fit.model))
     parts.sort(key=lambda part: -part[0])
-    dense = getattr(fit.model, "covariances", None)
-    dense = isinstance(dense, Tensor) and _kind(fit.model) in ("full", "tied")
     means = np.stack([mean for _, mean, _ in parts])
     limits = float(means.min()), float(means.max())
-    if not dense:
+    if not _has_matrices(fit.model):
         shown = parts[:24]
         columns = min(8, len(shown))
         lines = -(-len(shown) // columns)
@@ -60,32 +58,56 @@ def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) ->
 
 
 def gaussians(model: Any) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Weight, mean and covariance of each component, where the model shows them."""
-    found = [getattr(model, name, None) for name in ("weights", "means", "covariances")]
-    if not all(isinstance(value, Tensor) for value in found):
+    """Weight, mean ``(D,)`` and covariance ``(D, D)`` of each component of a Gaussian mixture.
+
+    None for a model without ``weights`` ``(K,)``, ``means`` ``(K, D)`` and ``covariances``: those
+    of its ``covariance_type``, or ``(K, D, D)`` where it has none.
+    """
+    if not isinstance(model, _Mixture):
         return
-    weights, means, covariances = (as_doubles(value) for value in found)
+    weights, means, covariances = model.weights, model.means, model.covariances
+    if not all(isinstance(value, Tensor) for value in (weights, means, covariances)):
+        return
     if means.ndim != 2 or weights.shape != means.shape[:1]:
         return
-    size, kind = means.shape[1], _kind(model)
-    for k in range(len(weights)):
-        if kind == "tied":
-            covariance = covariances
-        elif kind == "diagonal":
-            covariance = np.diag(covariances[k])
-        elif kind == "spherical":
-            covariance = covariances[k] * np.eye(size)
-        else:
-            covariance = covariances[k]
-        yield float(weights[k]), means[k], covariance
+    if isinstance(model, _TypedMixture):
+        covariances = model.covariance_type.dense(covariances, *means.shape)
+    if covariances.shape != (*means.shape, means.shape[1]):
+        return
+    weights, means, covariances = (as_doubles(t) for t in (weights, means, covariances))
+    for weight, mean, covariance in zip(weights, means, covariances, strict=True):
+        yield float(weight), mean, covariance
 
 
-def _kind(model: Any) -> str:
-    """Guess the kind of covariances from the model's argument, or from their shape."""
-    told = getattr(model, "config", {}).get("covariance")
-    if isinstance(told, str):
-        return told
-    return {1: "spherical", 2: "diagonal", 3: "full"}.get(model.covariances.ndim, "full")
+class _CovarianceType(Protocol):
+    """Covariance type of a mixture, as in ``models.mixtures.covariance``."""
+
+    matrix: bool
+
+    def dense(self, covariances: Tensor, num_components: int, num_features: int) -> Tensor:
+        """Covariance matrices ``(K, D, D)``."""
+        ...
+
+
+@runtime_checkable
+class _Mixture(Protocol):
+    """Model with the parameters of a Gaussian mixture."""
+
+    weights: Any
+    means: Any
+    covariances: Any
+
+
+@runtime_checkable
+class _TypedMixture(Protocol):
+    """Mixture whose covariances are those of a covariance type."""
+
+    covariance_type: _CovarianceType
+
+
+def _has_matrices(model: Any) -> bool:
+    """Whether covariances are matrices, whose eigenvectors say more than the axes."""
+    return model.covariance_type.matrix if isinstance(model, _TypedMixture) else True
 
 
 def _mean(ax: Any, mean: np.ndarray, shape: Sequence[int], limits: tuple[float, float]) -> None:

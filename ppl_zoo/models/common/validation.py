@@ -1,4 +1,4 @@
-"""Validation of what enters a model: shapes of features, labels, weights and held values."""
+"""Validation of a model's input: features, labels, sample weights and given values."""
 
 from __future__ import annotations
 
@@ -9,49 +9,13 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.mixtures.covariance import KINDS, Kind
 
 __all__ = [
     "check_features",
     "check_fittable",
-    "options",
-    "parameters",
     "read_given",
     "refuse_given",
 ]
-
-STARTS = ("k-means++", "random")
-
-
-def options(
-    num_components: int,
-    num_features: int,
-    covariance: str,
-    init: str,
-    weight_concentration: float,
-    mean_strength: float,
-    covariance_strength: float,
-) -> None:
-    """Refuse options out of range."""
-    for name, value in (("num_components", num_components), ("num_features", num_features)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected 1 or more")
-    if covariance not in KINDS:
-        raise ValueError(f"covariance: got {covariance!r}, expected one of {tuple(KINDS)}")
-    if init not in STARTS:
-        raise ValueError(f"init: got {init!r}, expected one of {STARTS}")
-    if not weight_concentration >= 1:
-        raise ValueError(
-            f"weight_concentration: got {weight_concentration}, expected 1 or more "
-            "(below, the mode has components of weight zero)"
-        )
-    if not mean_strength >= 0:
-        raise ValueError(f"mean_strength: got {mean_strength}, expected 0 or more")
-    if not covariance_strength > 0:
-        raise ValueError(
-            f"covariance_strength: got {covariance_strength}, expected more than 0 "
-            "(without any, a component of one row has no covariance)"
-        )
 
 
 def check_features(
@@ -96,12 +60,12 @@ def check_features(
                 f"data: got {len(rows.arrays)} arrays, expected x, or (x, sample_weight)"
             )
         if len(rows.arrays) == 2:
-            _weights(rows)
+            _check_weights(rows)
     if second == "y" and len(rows.arrays) > 1 and tuple(rows.arrays[1].shape) != (len(rows),):
         raise DataError(f"y: got shape {tuple(rows.arrays[1].shape)}, expected ({len(rows)},)")
 
 
-def _weights(rows: Rows) -> None:
+def _check_weights(rows: Rows) -> None:
     weight = rows.arrays[1]
     if tuple(weight.shape) != (len(rows),):
         raise DataError(
@@ -120,7 +84,13 @@ def _weights(rows: Rows) -> None:
 
 
 def check_fittable(rows: Rows, num_components: int) -> None:
-    """Refuse rows that are too few, and features that do not vary."""
+    """Refuse too few rows for ``num_components``, and constant features.
+
+    Raises
+    ------
+    DataError
+        Naming the features, or the number of rows.
+    """
     if len(rows) < num_components:
         raise DataError(
             f"x: got {len(rows)} rows, expected at least num_components={num_components}"
@@ -190,36 +160,3 @@ def refuse_given(given: Any, model: object, instead: str = "") -> None:
     if given is not None:
         hint = f"; {instead}" if instead else ""
         raise DataError(f"given: {type(model).__name__} holds no features, expected None{hint}")
-
-
-def parameters(
-    weights: Any, means: Any, covariances: Any, kind: Kind, shape: tuple[int, ...], size: tuple
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Read parameters in float64; ``shape`` is that of the scale, ``size`` is (K, D)."""
-    read = []
-    for name, value, expected in (
-        ("weights", weights, size[:1]),
-        ("means", means, size),
-        ("covariances", covariances, shape),
-    ):
-        tensor = torch.as_tensor(value).detach().double()
-        if tuple(tensor.shape) != tuple(expected):
-            raise DataError(f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(expected)}")
-        if not tensor.isfinite().all():
-            raise DataError(f"{name}: got NaN or infinite values, expected finite numbers")
-        read.append(tensor)
-    weights, means, covariances = read
-    if (weights < 0).any() or abs(float(weights.sum()) - 1.0) > 1e-3:
-        raise DataError(
-            f"weights: got least {float(weights.min()):g} and sum {float(weights.sum()):g}, "
-            "expected numbers of 0 or more that sum to 1"
-        )
-    if kind.matrix:
-        symmetric = torch.allclose(covariances, covariances.mT, rtol=1e-4, atol=1e-6)
-        valid = symmetric and not torch.linalg.cholesky_ex(covariances).info.any()
-    else:
-        valid = bool((covariances > 0).all())
-    if not valid:
-        expected = "symmetric positive definite matrices" if kind.matrix else "positive variances"
-        raise DataError(f"covariances: got others, expected {expected}")
-    return weights / weights.sum(), means, covariances

@@ -1,8 +1,7 @@
-"""Bayesian mixture of Gaussians: weights, means and precisions have conjugate priors."""
+"""Bayesian mixture of Gaussians: conjugate priors of weights, means and precisions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -16,10 +15,12 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
-from ppl_zoo.models.mixtures.covariance import KINDS
-from ppl_zoo.models.mixtures.initialization import start
-from ppl_zoo.models.mixtures.variational_posterior import BayesianPosterior
-from ppl_zoo.models.mixtures.whitening import moments
+from ppl_zoo.models.common.moments import moments
+from ppl_zoo.models.mixtures.covariance import COVARIANCE_TYPES
+from ppl_zoo.models.mixtures.em_statistics import expected_statistics
+from ppl_zoo.models.mixtures.gaussian_mixture import check_options, read_parameters
+from ppl_zoo.models.mixtures.initialization import initial_parameters
+from ppl_zoo.models.mixtures.variational_posterior import VariationalPosterior
 
 __all__ = ["BayesianGaussianMixture"]
 
@@ -27,18 +28,18 @@ __all__ = ["BayesianGaussianMixture"]
 class BayesianGaussianMixture(Model):
     """Mixture of Gaussians with a posterior over its parameters.
 
-    The story::
+    Generative model::
 
-        weights       ~ Dirichlet(weight_concentration, ...), or broken sticks
+        weights       ~ Dirichlet(weight_concentration, ...), or stick breaking
         precisions[k] ~ Wishart(degrees_of_freedom, covariance_prior^-1)
         means[k]      ~ Normal(mean_prior, (mean_strength * precisions[k])^-1)
         assignment[n] ~ Categorical(weights)
         x[n]          ~ Normal(means[assignment[n]], precisions[assignment[n]]^-1)
 
-    q(weights) q(means, precisions) q(assignment), by CAVI. Components that the data do not ask
-    for empty out when ``weight_concentration`` is small; :meth:`pruned` drops them. The sites of
-    the precisions are their Cholesky factors, "factors" (for numbers "precisions");
-    "covariances" stands beside them. Assignments are summed out of posterior draws.
+    q(weights) q(means, precisions) q(assignment), by CAVI. Components that the data do not support
+    lose their rows when ``weight_concentration`` is small; :meth:`pruned` drops them. The sites of
+    the precisions are their Cholesky factors, "factors" (for numbers "precisions"), and
+    "covariances" is deterministic. Assignments are summed out of posterior draws.
 
     Parameters
     ----------
@@ -113,11 +114,11 @@ class BayesianGaussianMixture(Model):
         init: str = "k-means++",
     ) -> None:
         super().__init__()
-        validation.options(num_components, num_features, covariance, init, 1.0, mean_strength, 1.0)
+        check_options(num_components, num_features, covariance, init, 1.0, mean_strength, 1.0)
         self.num_components, self.num_features = num_components, num_features
-        self.kind, self.init = KINDS[covariance], init
-        self.q = BayesianPosterior(
-            self.kind,
+        self.covariance_type, self.init = COVARIANCE_TYPES[covariance], init
+        self.q = VariationalPosterior(
+            self.covariance_type,
             num_components,
             num_features,
             weights,
@@ -128,15 +129,14 @@ class BayesianGaussianMixture(Model):
             float(num_features) if degrees_of_freedom is None else degrees_of_freedom,
         )
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- generative model and guide ---------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw weights, means and precisions, then the rows; ``x (n, D)``."""
         drawn, means, precisions = self.q.draw_prior()
         weights = self.q.weights.weights(drawn)
         covariances = self.q.precisions.covariances(precisions)
-        size = len(self.kind.start(2, 2).shape)
-        pyro.deterministic("covariances", covariances, event_dim=size)
+        pyro.deterministic("covariances", covariances, event_dim=self.q.scale.ndim)
         with self.observations("observations", x):
             z = pyro.sample(
                 "assignment", dist.Categorical(weights), infer={"enumerate": "parallel"}
@@ -152,21 +152,19 @@ class BayesianGaussianMixture(Model):
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Take the priors that were not given from the data, and choose a start."""
-        self.q.centre(*moments(rows, self.kind.matrix))
-        parts = start(rows, self.kind, self.q.coordinates, self.num_components, self.init)
-        self.q.store(parts[0].exp() * len(rows), *self.q.coordinates.outside(*parts[1:]))
+        self.q.whiten_by(*moments(rows, self.covariance_type.matrix))
+        log_weights, *parameters = initial_parameters(
+            rows, self.covariance_type, self.q.coordinates, self.num_components, self.init
+        )
+        parameters = self.q.coordinates.unwhiten_parameters(*parameters)
+        self.q.assign(log_weights.exp() * len(rows), *parameters)
 
     def expected_statistics(self, x: Tensor) -> dict[str, Tensor]:
-        """q(assignment), and its moments of rows ``(n, D)``; as of ``GaussianMixture``."""
-        scorer = self.q.scorer(self.dtype)
-        statistics = scorer.zeros()
-        size = max(1, math.ceil(len(x) / math.ceil(len(x) / scorer.chunk_size())))
-        for part in x.split(size):
-            scorer.accumulate(self.q.coordinates.rows(part.to(scorer.dtype)), None, statistics)
-        return scorer.finish(statistics)
+        """Update q(assignment): its moments of rows ``(n, D)``, as of ``GaussianMixture``."""
+        return expected_statistics(self.q.scorer(self.dtype), self.q.coordinates, x)
 
     def update_posterior(self, statistics: Mapping[str, Tensor], step: float = 1.0) -> None:
-        """q(weights) q(means, precisions)."""
+        """Update q(weights) q(means, precisions)."""
         self.q.update(statistics, step)
 
     def negative_kl(self) -> Float[Tensor, ""]:
@@ -177,9 +175,9 @@ class BayesianGaussianMixture(Model):
     def relabel(self) -> None:
         """Order components by falling weight where they are exchangeable (no sticks)."""
         if self.q.weights.name == "dirichlet":
-            self.q.keep(self.q.counts.argsort(descending=True, stable=True))
+            self.q.reorder(self.q.counts.argsort(descending=True, stable=True))
 
-    # ---- what was found ---------------------------------------------------------------------
+    # ---- estimates --------------------------------------------------------------------------
 
     @property
     def weights(self) -> Float[Tensor, " k"]:
@@ -198,8 +196,8 @@ class BayesianGaussianMixture(Model):
 
     @property
     def covariances(self) -> Float[Tensor, "..."]:
-        """Inverses of the posterior means of the precisions, by kind, in units of x squared."""
-        return self.kind.covariances(self.q.scale)
+        """Inverses of the posterior means of the precisions, in units of x squared."""
+        return self.covariance_type.covariances(self.q.scale)
 
     @torch.no_grad()
     def set_posterior(self, counts: Any, means: Any, covariances: Any) -> None:
@@ -212,15 +210,15 @@ class BayesianGaussianMixture(Model):
         """
         counts = torch.as_tensor(counts).double()
         total = counts.sum()
-        fractions, means, covariances = validation.parameters(
+        fractions, means, covariances = read_parameters(
             counts / total,
             means,
             covariances,
-            self.kind,
+            self.covariance_type,
             tuple(self.q.scale.shape),
             self.q.loc.shape,
         )
-        self.q.store(fractions * total, means, self.kind.factor(covariances))
+        self.q.assign(fractions * total, means, self.covariance_type.factor(covariances))
 
     @torch.no_grad()
     def pruned(self, least: float = 1.0) -> BayesianGaussianMixture:
@@ -241,7 +239,7 @@ class BayesianGaussianMixture(Model):
             "weight_concentration": float(self.q.concentration),
         }
         small = type(self)(**config).to(self.device, self.dtype)
-        small.q.take(self.q, alive)
+        small.q.copy_from(self.q, alive)
         if self.example is not None:
             small.example = self.example
         return small
@@ -249,7 +247,7 @@ class BayesianGaussianMixture(Model):
     # ---- queries ----------------------------------------------------------------------------
 
     def check_data(self, rows: Rows) -> None:
-        """Refuse data that cannot be fitted, and say what was expected.
+        """Refuse data that cannot be fitted.
 
         Raises
         ------
@@ -261,10 +259,11 @@ class BayesianGaussianMixture(Model):
         validation.check_fittable(rows, self.num_components)
 
     def _check_rows(self, rows: Rows) -> None:
+        """Refuse rows of which no density can be taken; those of a query may be few."""
         validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
-    def _chunks(self, x: Any) -> Iterator[Tensor]:
+    def _chunks(self, x: Array) -> Iterator[Tensor]:
         rows = self.as_rows((x,))
         self._check_rows(rows)
         return (chunk for (chunk,) in rows.chunks(4096))
@@ -279,7 +278,7 @@ class BayesianGaussianMixture(Model):
     def encode(self, x: Array) -> Float[Tensor, "n k"]:
         """q(assignment) of each row (responsibilities), ``(n, K)``."""
         scorer = self.q.scorer(self.dtype)
-        columns = (self.q.coordinates.rows(c.to(scorer.dtype)) for c in self._chunks(x))
+        columns = (self.q.coordinates.whiten(c.to(scorer.dtype)) for c in self._chunks(x))
         return torch.cat([scorer.log_joint(y).softmax(0).mT for y in columns]).to(self.dtype)
 
     def predict(self, x: Array) -> Int[Tensor, " n"]:

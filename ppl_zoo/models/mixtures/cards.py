@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.models.card import Card, Figure, Recipe, Reference
 
 __all__ = ["CARDS"]
@@ -9,12 +10,14 @@ __all__ = ["CARDS"]
 _SKLEARN = "scikit-learn GaussianMixture, best of 20 starts, no regularisation"
 
 
-def _faithful(name: str, title: str, components: int, kind: str, demo: bool = False) -> Recipe:
+def _faithful(
+    name: str, title: str, components: int, covariance: str, demo: bool = False
+) -> Recipe:
     return Recipe(
         name=name,
         title=title,
         data="old-faithful",
-        model={"num_components": components, "covariance": kind},
+        model={"num_components": components, "covariance": covariance},
         solver="EM",
         options={"restarts": 10, "tol": 1e-10},
         dtype="float64",
@@ -44,11 +47,11 @@ def _mixture_figure(
     )
 
 
-def _objective(fit: object, data: object) -> float:
+def _objective(fit: FittedModel, data: object) -> float:
     return fit.objective
 
 
-def _bic(fit: object, data: object) -> float:
+def _bic(fit: FittedModel, data: object) -> float:
     return fit.model.bic(*fit.data())
 
 
@@ -116,7 +119,7 @@ GAUSSIAN_MIXTURE = Card(
             reproduced=-1126.3159,
         ),
         _mixture_figure(
-            "BIC of Old Faithful, K=3 tied, the best of all kinds",
+            "BIC of Old Faithful, K=3 tied, the best of all covariance types",
             "old-faithful-tied-3",
             published=2314.296,
             reproduced=2314.2957,
@@ -130,7 +133,7 @@ GAUSSIAN_SCALE_MIXTURE = Card(
     title="Gaussian scale mixture",
     family="mixtures",
     factory="ppl_zoo.models:GaussianScaleMixture",
-    summary="One covariance, loud and quiet rows: heavy tails with few parameters; all three"
+    summary="One covariance with a scale by component: heavy tails with few parameters; all three"
     " queries are exact.",
     solvers=("EM", "SVI"),
     references=(
@@ -164,7 +167,7 @@ BAYESIAN_GAUSSIAN_MIXTURE = Card(
     family="mixtures",
     factory="ppl_zoo.models:BayesianGaussianMixture",
     summary="A mixture with a posterior over its parameters, Dirichlet or stick-breaking weights,"
-    " and components that empty out when the data do not ask for them.",
+    " and components that lose their rows when the data do not support them.",
     solvers=("CAVI", "NUTS"),
     references=(
         Reference(

@@ -1,21 +1,23 @@
-"""Four kinds of covariance: what each stores, how it enters the model, and its M-step.
+"""Covariance types of a Gaussian mixture: full, tied, diagonal and spherical.
 
-Each kind stores a scale (a Cholesky factor or standard deviations), never a covariance, so that
-rounding cannot make it indefinite. Second moments come in the smallest form that the kind
-needs: ``squares`` is ``(K, D (D + 1) / 2)`` for full, ``(D (D + 1) / 2,)`` for tied, ``(K, D)``
-for diagonal and ``(K,)`` for spherical.
+What each stores, how it enters the model, and its M-step. A type stores a scale (a Cholesky factor
+or standard deviations), never a covariance, so that rounding cannot make it indefinite. Second
+moments come in the smallest form that the type needs: ``squares`` is ``(K, D (D + 1) / 2)`` for
+full, ``(D (D + 1) / 2,)`` for tied, ``(K, D)`` for diagonal and ``(K,)`` for spherical.
+``matrix`` says whether the scale is a factor (full, tied) or holds standard deviations.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-__all__ = ["KINDS", "Diagonal", "Full", "Spherical", "Tied"]
+__all__ = ["COVARIANCE_TYPES", "CovarianceType"]
+
+#: smallest variance or eigenvalue that a scale is taken of
+MIN_VARIANCE = 1e-30
 
 
 class Full:
@@ -25,16 +27,16 @@ class Full:
     constraint = constraints.lower_cholesky
     matrix = True
 
-    def start(self, num_components: int, num_features: int) -> Tensor:
-        """Return unit scales."""
+    def unit_scale(self, num_components: int, num_features: int) -> Tensor:
+        """Scales of identity covariances."""
         return torch.eye(num_features).repeat(num_components, 1, 1)
 
-    def num_free(self, num_components: int, num_features: int) -> int:
-        """Count the free numbers of the covariances."""
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        """Count the free parameters of the covariances."""
         return num_components * num_features * (num_features + 1) // 2
 
-    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
-        """Return the distribution of x given its assignment."""
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor | int) -> Distribution:
+        """Distribution of x given its component ``z``."""
         return dist.MultivariateNormal(loc[z], scale_tril=scale[z])
 
     def covariances(self, scale: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ class Full:
         if info.any():
             values, vectors = torch.linalg.eigh(scatter)
             eps = scatter.shape[-1] * torch.finfo(scatter.dtype).eps
-            values = values.clamp_min(1e-30)
+            values = values.clamp_min(MIN_VARIANCE)
             values = torch.maximum(values, eps * values.amax(-1, keepdim=True))
             repaired = (vectors * values.unsqueeze(-2)) @ vectors.mT
             repaired = torch.linalg.cholesky(repaired + floor)
@@ -76,31 +78,35 @@ class Full:
         within = (weights[:, None, None] * covariances).sum(0)
         return mean, within + (weights[:, None] * (means - mean)).mT @ (means - mean)
 
+    def dense(self, covariances: Tensor, num_components: int, num_features: int) -> Tensor:
+        """Covariance matrices ``(..., K, D, D)`` of covariances as the type has them."""
+        return covariances
+
     # ---- the M-step -------------------------------------------------------------------------
 
     def pack(self, matrix: Tensor) -> Tensor:
-        """Second moments in the form of ``squares``."""
+        """Packed second moments: ``squares``."""
         rows, columns = torch.triu_indices(*matrix.shape[-2:], device=matrix.device)
         return matrix[..., rows, columns]
 
     def unpack(self, squares: Tensor, num_features: int) -> Tensor:
-        """Reverse :meth:`pack`."""
+        """Inverse of :meth:`pack`."""
         rows, columns = torch.triu_indices(num_features, num_features, device=squares.device)
         out = squares.new_empty(*squares.shape[:-1], num_features, num_features)
         out[..., rows, columns] = squares
         out[..., columns, rows] = squares
         return out
 
-    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
-        """Compute ``s m' + m s' - N m m'``: second moments less this are the scatter around m."""
+    def cross_terms(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """``s m' + m s' - N m m'``: second moments less this are the scatter around m."""
         half = (sums - 0.5 * counts[:, None] * means)[:, :, None] * means[:, None, :]
         return half + half.mT
 
-    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
-        """Divisor of the scatter: effective number of rows."""
+    def effective_count(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Effective number of rows, the divisor of the scatter."""
         return (counts + prior)[:, None, None]
 
-    def prior(self, covariance: Tensor) -> Tensor:
+    def prior_scatter(self, covariance: Tensor) -> Tensor:
         """Prior covariance in the form of the scatter."""
         return covariance
 
@@ -115,25 +121,30 @@ class Tied(Full):
 
     name = "tied"
 
-    def start(self, num_components: int, num_features: int) -> Tensor:
-        """Return unit scales."""
+    def unit_scale(self, num_components: int, num_features: int) -> Tensor:
+        """Scales of identity covariances."""
         return torch.eye(num_features)
 
-    def num_free(self, num_components: int, num_features: int) -> int:
-        """Count the free numbers of the covariances."""
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        """Count the free parameters of the covariances."""
         return num_features * (num_features + 1) // 2
 
-    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
-        """Return the distribution of x given its assignment."""
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor | int) -> Distribution:
+        """Distribution of x given its component ``z``."""
         return dist.MultivariateNormal(loc[z], scale_tril=scale)
 
-    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
-        """As for full, summed over components."""
+    def dense(self, covariances: Tensor, num_components: int, num_features: int) -> Tensor:
+        """Covariance matrices ``(..., K, D, D)``, all the same."""
+        size = (num_components, num_features, num_features)
+        return covariances.unsqueeze(-3).expand(*covariances.shape[:-2], *size)
+
+    def cross_terms(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """Those of full, summed over components."""
         half = (sums - 0.5 * counts[:, None] * means).mT @ means
         return half + half.mT
 
-    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
-        """Divisor of the scatter: effective number of rows."""
+    def effective_count(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Effective number of rows, the divisor of the scatter."""
         return counts.sum() + prior
 
 
@@ -144,16 +155,16 @@ class Diagonal:
     constraint = constraints.positive
     matrix = False
 
-    def start(self, num_components: int, num_features: int) -> Tensor:
-        """Return unit scales."""
+    def unit_scale(self, num_components: int, num_features: int) -> Tensor:
+        """Scales of identity covariances."""
         return torch.ones(num_components, num_features)
 
-    def num_free(self, num_components: int, num_features: int) -> int:
-        """Count the free numbers of the covariances."""
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        """Count the free parameters of the covariances."""
         return num_components * num_features
 
-    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
-        """Return the distribution of x given its assignment."""
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor | int) -> Distribution:
+        """Distribution of x given its component ``z``."""
         return dist.Normal(loc[z], scale[z]).to_event(1)
 
     def covariances(self, scale: Tensor) -> Tensor:
@@ -162,7 +173,7 @@ class Diagonal:
 
     def factor(self, scatter: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         """Scales of ``scatter + floor``; rounding may have made the scatter negative."""
-        return (scatter.clamp_min(0.0) + floor).clamp_min(1e-30).sqrt()
+        return (scatter.clamp_min(0.0) + floor).clamp_min(MIN_VARIANCE).sqrt()
 
     def linear_map(self, whitener: Tensor, scale: Tensor, inverse: bool = False) -> Tensor:
         """Scales in whitened coordinates, or back."""
@@ -184,23 +195,29 @@ class Diagonal:
         within = covariances.reshape(len(means), -1).expand_as(means)
         return mean, weights @ (within + (means - mean) ** 2)
 
+    def dense(self, covariances: Tensor, num_components: int, num_features: int) -> Tensor:
+        """Covariance matrices ``(..., K, D, D)`` of variances ``(..., K, D)``."""
+        return covariances.diag_embed()
+
+    # ---- the M-step -------------------------------------------------------------------------
+
     def pack(self, matrix: Tensor) -> Tensor:
-        """Second moments in the form of ``squares``."""
+        """Packed second moments: ``squares``."""
         return matrix
 
     def unpack(self, squares: Tensor, num_features: int) -> Tensor:
-        """Reverse :meth:`pack`."""
+        """Inverse of :meth:`pack`."""
         return squares
 
-    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
-        """Compute ``2 s m - N m^2``: second moments less this are the scatter around m."""
+    def cross_terms(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """``2 s m - N m^2``: second moments less this are the scatter around m."""
         return (2.0 * sums - counts[:, None] * means) * means
 
-    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
-        """Divisor of the scatter: effective number of rows."""
+    def effective_count(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Effective number of rows, the divisor of the scatter."""
         return (counts + prior)[:, None]
 
-    def prior(self, covariance: Tensor) -> Tensor:
+    def prior_scatter(self, covariance: Tensor) -> Tensor:
         """Prior covariance in the form of the scatter."""
         return covariance
 
@@ -214,20 +231,20 @@ class Spherical(Diagonal):
 
     name = "spherical"
 
-    def start(self, num_components: int, num_features: int) -> Tensor:
-        """Return unit scales."""
+    def unit_scale(self, num_components: int, num_features: int) -> Tensor:
+        """Scales of identity covariances."""
         return torch.ones(num_components)
 
-    def num_free(self, num_components: int, num_features: int) -> int:
-        """Count the free numbers of the covariances."""
+    def num_free_parameters(self, num_components: int, num_features: int) -> int:
+        """Count the free parameters of the covariances."""
         return num_components
 
-    def component(self, loc: Tensor, scale: Tensor, z: Any) -> Distribution:
-        """Return the distribution of x given its assignment."""
+    def component(self, loc: Tensor, scale: Tensor, z: Tensor | int) -> Distribution:
+        """Distribution of x given its component ``z``."""
         return dist.Normal(loc[z], scale[z].unsqueeze(-1)).to_event(1)
 
     def linear_map(self, whitener: Tensor, scale: Tensor, inverse: bool = False) -> Tensor:
-        """Scales in whitened coordinates, or back; the whitener has one number D times."""
+        """Scales in whitened coordinates, or back; the whitener repeats one number."""
         return scale / whitener[0] if inverse else scale * whitener[0]
 
     def log_det(self, scale: Tensor, num_features: int) -> Tensor:
@@ -238,15 +255,19 @@ class Spherical(Diagonal):
         """Differences ``(..., D)`` in units of the scale."""
         return difference / scale.unsqueeze(-1)
 
-    def cross(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
-        """As for diagonal, summed over features."""
-        return super().cross(counts, sums, means).sum(-1)
+    def dense(self, covariances: Tensor, num_components: int, num_features: int) -> Tensor:
+        """Covariance matrices ``(..., K, D, D)`` of variances ``(..., K)``."""
+        return covariances.unsqueeze(-1).expand(*covariances.shape, num_features).diag_embed()
 
-    def strength(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
-        """Divisor of the scatter: effective number of numbers."""
+    def cross_terms(self, counts: Tensor, sums: Tensor, means: Tensor) -> Tensor:
+        """Those of diagonal, summed over features."""
+        return super().cross_terms(counts, sums, means).sum(-1)
+
+    def effective_count(self, counts: Tensor, prior: float, num_features: int) -> Tensor:
+        """Effective number of values, the divisor of the scatter."""
         return (counts + prior) * num_features
 
-    def prior(self, covariance: Tensor) -> Tensor:
+    def prior_scatter(self, covariance: Tensor) -> Tensor:
         """Prior variance, summed over features as the scatter is."""
         return covariance.sum(-1)
 
@@ -255,5 +276,8 @@ class Spherical(Diagonal):
         return covariance.sum(-1) / scale**2
 
 
-Kind = Full | Diagonal
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Full(), Tied(), Diagonal(), Spherical())}
+CovarianceType = Full | Diagonal
+#: by the name that the ``covariance`` argument of a mixture takes
+COVARIANCE_TYPES: dict[str, CovarianceType] = {
+    each.name: each for each in (Full(), Tied(), Diagonal(), Spherical())
+}

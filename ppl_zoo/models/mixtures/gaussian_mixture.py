@@ -1,9 +1,9 @@
-"""Mixture of Gaussians: each row comes from one of K normal distributions."""
+"""Mixture of Gaussians: EM, online EM, missing values and conditional samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import pyro
@@ -13,222 +13,41 @@ from jaxtyping import Float, Int
 from pyro import poutine
 from pyro.nn import PyroParam
 from torch import Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import Distribution, transform_to
 
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
-from ppl_zoo.models.common.missing import MarginalNormal, MissingScorer, condition
-from ppl_zoo.models.mixtures.covariance import KINDS, Kind
-from ppl_zoo.models.mixtures.em_statistics import BufferPool, Scorer
-from ppl_zoo.models.mixtures.initialization import start
-from ppl_zoo.models.mixtures.prior import Prior
-from ppl_zoo.models.mixtures.whitening import Whitening, moments
+from ppl_zoo.models.common.missing import MarginalNormal, condition
+from ppl_zoo.models.common.moments import moments
+from ppl_zoo.models.mixtures.covariance import COVARIANCE_TYPES, CovarianceType
+from ppl_zoo.models.mixtures.em_statistics import (
+    BufferPool,
+    MissingScorer,
+    Scorer,
+    expected_statistics,
+)
+from ppl_zoo.models.mixtures.initialization import initial_parameters
+from ppl_zoo.models.mixtures.prior import ConjugateMixturePrior
+from ppl_zoo.models.mixtures.whitening import Whitening
 
-__all__ = ["GaussianMixture", "GaussianParameters", "OnlineEM", "draw_rows"]
+__all__ = ["GaussianMixture", "check_options", "read_parameters"]
 
-
-# ---- The parameters of a Gaussian mixture: read, set, checked, and made ready for the E-step.
-
-TINY = 1e-30
-
-
-class GaussianParameters(Model):
-    """What ``GaussianMixture`` rests on; it makes the attributes named here."""
-
-    num_components: int
-    num_features: int
-    kind: Kind
-    prior: Prior
-    coordinates: Whitening
-    logits: nn.Parameter
-    loc: nn.Parameter
-    scale: Any
-
-    @property
-    def num_free_parameters(self) -> int:
-        """Number of free parameters."""
-        k, d = self.num_components, self.num_features
-        return k - 1 + k * d + self.kind.num_free(k, d)
-
-    @property
-    def weights(self) -> Float[Tensor, " k"]:
-        """Probability of each component."""
-        return self.logits.detach().softmax(0)
-
-    @property
-    def means(self) -> Float[Tensor, "k d"]:
-        """Mean of each component, in units of x."""
-        return self.loc.detach()
-
-    @property
-    def covariances(self) -> Float[Tensor, "..."]:
-        """Covariances by kind, in units of x squared."""
-        return self.kind.covariances(self.scale.detach())
-
-    @torch.no_grad()
-    def set_parameters(self, weights: Any, means: Any, covariances: Any) -> None:
-        """Set all parameters.
-
-        Parameters
-        ----------
-        weights, means, covariances
-            Arrays of the shapes of the attributes of these names.
-
-        Raises
-        ------
-        DataError
-            If a shape is wrong, a weight is negative, they do not sum to one, or a covariance is
-            not positive definite.
-        """
-        weights, means, covariances = (
-            t.to(self.device)
-            for t in validation.parameters(
-                weights, means, covariances, self.kind, tuple(self.scale.shape), self.loc.shape
-            )
-        )
-        if not self.coordinates.known:  # the moments of the mixture stand for those of the data
-            self._centre(*self.kind.moments(weights, means, covariances))
-        self._set(weights.clamp_min(TINY).log(), means, self.kind.factor(covariances))
-
-    def check_data(self, rows: Rows) -> None:
-        """Refuse data that cannot be fitted, and say what was expected.
-
-        Raises
-        ------
-        DataError
-            If x is not a floating array ``(n, D)`` with n >= K, has infinite values, NaN (unless
-            missing=True) or constant features, or weights are not finite and non-negative.
-        """
-        self._check_rows(rows)
-        validation.check_fittable(rows, self.num_components)
-
-    # ---- plumbing ---------------------------------------------------------------------------
-
-    def _check_rows(self, rows: Rows) -> None:
-        validation.check_features(rows, self.num_features, second="sample_weight")
-        super().check_data(rows)
-
-    @torch.no_grad()
-    def _joints(self, x: Any) -> Iterator[Tensor]:
-        """Log joint densities of assignments and rows ``(K, n)``, a chunk at a time."""
-        rows = self.as_rows((x,))
-        self._check_rows(rows)
-        scorer = self._ready()
-        for (chunk,) in rows.chunks(scorer.chunk_size()):
-            y = self.coordinates.rows(chunk.to(scorer.dtype))
-            yield scorer.log_joint(y).to(self.dtype)
-
-    def _ready(self) -> Scorer | MissingScorer:
-        """Return the scorer of the present parameters; it is kept until they change."""
-        tensors = (*self.parameters(), *self.coordinates.buffers())
-        key = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
-        if self._scorer[0] != key:
-            stretch = self.coordinates.log_stretch()
-            parts = (self.kind, self._log_weights(), *self._inside(), stretch)
-            if self.allow_missing:
-                scorer = MissingScorer(*parts)
-            else:
-                scorer = Scorer(*parts, self.dtype, self._workspace)
-            self.__dict__["_scorer"] = (key, scorer)
-        return self._scorer[1]
-
-    def _partial_scorer(self) -> MissingScorer:
-        """Score rows of x itself with NaN, whatever the model was made for."""
-        parameters = self.loc.detach().double(), self._scale64()
-        return MissingScorer(self.kind, self._log_weights(), *parameters)
-
-    def _log_weights(self) -> Tensor:
-        return self.logits.detach().double().log_softmax(0)
-
-    def _scale64(self) -> Tensor:
-        return transform_to(self.kind.constraint)(self.scale_unconstrained.detach().double())
-
-    def _inside(self) -> tuple[Tensor, Tensor]:
-        return self.coordinates.inside(self.loc.detach(), self._scale64())
-
-    def _centre(self, mean: Tensor, covariance: Tensor) -> None:
-        """Take the coordinates of the E-step, and default priors, from the moments of data."""
-        self.coordinates.take(mean, covariance)
-        self.prior.set_default(mean, covariance.diagonal() if self.kind.matrix else covariance)
-
-    def _store(self, log_weights: Tensor, means: Tensor, scale: Tensor) -> None:
-        """Keep parameters that are given in whitened coordinates."""
-        self._set(log_weights, *self.coordinates.outside(means, scale))
-
-    def _set(self, log_weights: Tensor, means: Tensor, scale: Tensor) -> None:
-        self.logits.copy_(log_weights)
-        self.loc.copy_(means)
-        self.scale_unconstrained.copy_(transform_to(self.kind.constraint).inv(scale))
+#: starts of a fit: values of ``init``
+STARTS = ("k-means++", "random")
+#: smallest weight whose logarithm is stored
+MIN_WEIGHT = 1e-30
+#: rows of a batch of ``partial_fit`` that one E-step takes
+MAX_ROWS_PER_CHUNK = 65536
+#: rows whose conditional draws are made at once, a covariance matrix each
+MAX_CONDITIONED_ROWS = 1024
 
 
-# ---- A Gaussian mixture learns from a stream of batches: online EM.
-
-
-class OnlineEM:
-    """What a mixture with an E-step and an M-step does with one batch after the other."""
-
-    prior: Prior
-    coordinates: Whitening
-    num_seen: Tensor
-    num_updates: Tensor
-    as_rows: Callable[[Any], Rows]
-    initialize: Callable[..., None]
-    expected_statistics: Callable[..., dict[str, Tensor]]
-    maximize: Callable[[Mapping[str, Tensor]], None]
-
-    def partial_fit(self, x: Array, sample_weight: Array | None = None) -> Any:
-        """Learn from one batch of a stream: a step of online EM.
-
-        The statistics of all batches so far are averaged with weight ``(t + 2)^-0.6`` on the
-        newest (Cappe & Moulines 2009, On-line EM for latent data models, JRSS B 71). The first
-        batch chooses the start, unless the model has been fitted.
-
-        Parameters
-        ----------
-        x
-            Rows ``(n, D)``; at least K in the first batch.
-        sample_weight
-            What a row counts, ``(n,)``.
-
-        Returns
-        -------
-        GaussianMixture
-            This model.
-
-        Raises
-        ------
-        DataError
-            As ``zoo.fit`` does.
-        """
-        rows = self.as_rows((x,) if sample_weight is None else (x, sample_weight))
-        first = not self.num_seen > 0
-        self.check_data(rows) if first else self._check_rows(rows)
-        if first:
-            self.initialize(rows)
-        chunks = [self.expected_statistics(*chunk) for chunk in rows.chunks(65536)]
-        new = {name: sum(chunk[name] for chunk in chunks) for name in chunks[0]}
-        seen, step = self.num_seen + new["num_rows"], 1.0
-        if not first:
-            step = float((self.num_updates + 2.0) ** -0.6)
-            old = self.prior.statistics(
-                self.num_seen, self.logits, *self._inside(), self.coordinates
-            )
-            new = {
-                name: (1 - step) * old[name] / self.num_seen + step * new[name] / new["num_rows"]
-                for name in old
-            }
-            new = {name: value * seen for name, value in new.items()}
-        self.maximize(new)
-        self.num_seen.copy_(seen)
-        self.num_updates += 1
-        return self
-
-
-class GaussianMixture(OnlineEM, GaussianParameters):
+class GaussianMixture(Model):
     """Mixture of Gaussians.
 
-    For each row n::
+    Generative model, for each row n::
 
         assignment[n] ~ Categorical(weights)
         x[n]          ~ Normal(means[assignment[n]], covariances[assignment[n]])
@@ -242,9 +61,9 @@ class GaussianMixture(OnlineEM, GaussianParameters):
                                         + kappa (mu_k - m)' S_k^-1 (mu_k - m) ]
 
     which is a Dirichlet(a) and a normal-inverse-Wishart(m, kappa, Psi, nu) with Psi = lambda
-    Psi0 and nu = lambda - D - 2 (nu = lambda - D - 1 if kappa = 0). A mean over kappa and a
-    covariance over lambda imagined rows: both fade as a component gains rows, and keep one valid
-    that has a single row or none.
+    Psi0 and nu = lambda - D - 2 (nu = lambda - D - 1 if kappa = 0). The prior mean
+    counts for kappa pseudo-observations, the prior covariance for lambda: both fade as a
+    component gains rows, and keep one valid that has a single row or none.
 
     Parameters
     ----------
@@ -268,8 +87,8 @@ class GaussianMixture(OnlineEM, GaussianParameters):
     Attributes
     ----------
     weights, means, covariances
-        ``(K,)``; ``(K, D)``; ``(K, D, D)``, ``(D, D)``, ``(K, D)`` or ``(K,)`` by kind. In
-        units of x, and its square.
+        ``(K,)``; ``(K, D)``; ``(K, D, D)``, ``(D, D)``, ``(K, D)`` or ``(K,)`` by
+        covariance type. In units of x, and its square.
 
     References
     ----------
@@ -299,6 +118,9 @@ class GaussianMixture(OnlineEM, GaussianParameters):
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("EM", {})
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {"x": ("feature",)}
 
+    num_seen: Tensor
+    num_updates: Tensor
+
     def __init__(
         self,
         num_components: int,
@@ -314,7 +136,7 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         covariance_strength: float = 1e-6,
     ) -> None:
         super().__init__()
-        validation.options(
+        check_options(
             num_components,
             num_features,
             covariance,
@@ -324,9 +146,10 @@ class GaussianMixture(OnlineEM, GaussianParameters):
             covariance_strength,
         )
         self.num_components, self.num_features = num_components, num_features
-        self.kind, self.init, self.allow_missing = KINDS[covariance], init, missing
-        self.prior = Prior(
-            self.kind,
+        self.covariance_type = COVARIANCE_TYPES[covariance]
+        self.init, self.allow_missing = init, missing
+        self.prior = ConjugateMixturePrior(
+            self.covariance_type,
             num_features,
             weight_concentration,
             mean_prior,
@@ -336,14 +159,17 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         )
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.zeros(num_components, num_features))
-        unit = self.kind.start(num_components, num_features)
-        self.scale = PyroParam(unit, self.kind.constraint)
-        self.coordinates = Whitening(self.kind, num_features, missing)
+        unit = self.covariance_type.unit_scale(num_components, num_features)
+        self.scale = PyroParam(unit, self.covariance_type.constraint)
+        self.coordinates = Whitening(self.covariance_type, num_features, missing)
+        # of online EM: rows so far, and batches
         self.register_buffer("num_seen", torch.zeros(()))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
-        self.__dict__.update(_workspace=BufferPool(), _scorer=(None, None))
+        self._buffer_pool = BufferPool()
+        # the parameters that it was made of, and the scorer
+        self._scorer: tuple[tuple | None, Scorer | MissingScorer | None] = (None, None)
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- generative model and posterior of the assignments ----------------------------------
 
     def model(self, x: Tensor, sample_weight: Tensor | None = None) -> None:
         """Draw an assignment for each row, then the row."""
@@ -378,21 +204,115 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         with self.observations("observations", x):
             pyro.sample("assignment", dist.Categorical(logits=logits))
 
-    def _component(self, z: Any) -> Any:
+    def _component(self, z: Tensor | int) -> Distribution:
+        """Distribution of x given its component ``z``."""
         if self.allow_missing:
             scale = self.scale
-            if self.kind.name != "tied":
+            if self.covariance_type.name != "tied":
                 scale = scale[z]
-            if self.kind.name == "spherical":
+            if self.covariance_type.name == "spherical":
                 scale = scale.unsqueeze(-1).expand(*scale.shape, self.num_features)
-            return MarginalNormal(self.loc[z], scale, self.kind.matrix)
-        return self.kind.component(self.loc, self.scale, z)
+            return MarginalNormal(self.loc[z], scale, self.covariance_type.matrix)
+        return self.covariance_type.component(self.loc, self.scale, z)
 
-    # ---- EM; its step for one batch of a stream is in ``gaussian_stream`` -------------------
+    def check_data(self, rows: Rows) -> None:
+        """Refuse data that cannot be fitted.
+
+        Raises
+        ------
+        DataError
+            If x is not a floating array ``(n, D)`` with n >= K, has infinite values, NaN (unless
+            missing=True) or constant features, or weights are not finite and non-negative.
+        """
+        self._check_rows(rows)
+        validation.check_fittable(rows, self.num_components)
+
+    def _check_rows(self, rows: Rows) -> None:
+        """Refuse rows of which no density can be taken; those of a query may be few."""
+        validation.check_features(rows, self.num_features, second="sample_weight")
+        super().check_data(rows)
+
+    # ---- parameters -------------------------------------------------------------------------
+
+    @property
+    def num_free_parameters(self) -> int:
+        """Number of free parameters."""
+        k, d = self.num_components, self.num_features
+        return k - 1 + k * d + self.covariance_type.num_free_parameters(k, d)
+
+    @property
+    def weights(self) -> Float[Tensor, " k"]:
+        """Probability of each component."""
+        return self.logits.detach().softmax(0)
+
+    @property
+    def means(self) -> Float[Tensor, "k d"]:
+        """Mean of each component, in units of x."""
+        return self.loc.detach()
+
+    @property
+    def covariances(self) -> Float[Tensor, "..."]:
+        """Covariances, shaped by covariance type, in units of x squared."""
+        return self.covariance_type.covariances(self.scale.detach())
+
+    @torch.no_grad()
+    def set_parameters(self, weights: Any, means: Any, covariances: Any) -> None:
+        """Set all parameters.
+
+        Parameters
+        ----------
+        weights, means, covariances
+            Arrays of the shapes of the attributes of these names.
+
+        Raises
+        ------
+        DataError
+            If a shape is wrong, a weight is negative, they do not sum to one, or a covariance is
+            not positive definite.
+        """
+        shapes = tuple(self.scale.shape), self.loc.shape
+        parameters = read_parameters(weights, means, covariances, self.covariance_type, *shapes)
+        weights, means, covariances = (t.to(self.device) for t in parameters)
+        if not self.coordinates.known:  # the moments of the mixture stand for those of the data
+            self._whiten_by(*self.covariance_type.moments(weights, means, covariances))
+        scale = self.covariance_type.factor(covariances)
+        self._assign(weights.clamp_min(MIN_WEIGHT).log(), means, scale)
+
+    @torch.no_grad()
+    def relabel(self) -> None:
+        """Order components by falling weight, ties by the first coordinate of the mean."""
+        order = self.loc[:, 0].argsort(stable=True)
+        order = order[self.logits[order].argsort(descending=True, stable=True)]
+        own = () if self.covariance_type.name == "tied" else (self.scale_unconstrained,)
+        for parameter in (self.logits, self.loc, *own):
+            parameter.copy_(parameter[order].clone())
+
+    def log_prior(self) -> Float[Tensor, ""]:
+        """Log density of the prior at the parameters, but for a constant."""
+        return self.prior.log_density(self.logits, self.loc, self.scale)
+
+    def _whiten_by(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take the whitening of the E-step, and default priors, from moments of the data."""
+        self.coordinates.fit(mean, covariance)
+        variance = covariance.diagonal() if self.covariance_type.matrix else covariance
+        self.prior.set_default(mean, variance)
+
+    def _assign(self, log_weights: Tensor, means: Tensor, scale: Tensor) -> None:
+        """Set the parameters, in units of x."""
+        self.logits.copy_(log_weights)
+        self.loc.copy_(means)
+        constrain = transform_to(self.covariance_type.constraint)
+        self.scale_unconstrained.copy_(constrain.inv(scale))
+
+    def _assign_whitened(self, log_weights: Tensor, means: Tensor, scale: Tensor) -> None:
+        """Set the parameters, given in whitened coordinates."""
+        self._assign(log_weights, *self.coordinates.unwhiten_parameters(means, scale))
+
+    # ---- EM ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialize(self, *data: Any) -> None:
-        """Centre on the data and choose a start.
+        """Whiten by the data and choose a start.
 
         Parameters
         ----------
@@ -400,11 +320,15 @@ class GaussianMixture(OnlineEM, GaussianParameters):
             ``Rows``, or what ``model`` takes.
         """
         rows = data[0] if isinstance(data[0], Rows) else self.as_rows(data)
-        self._centre(*moments(rows, self.kind.matrix))
+        self._whiten_by(*moments(rows, self.covariance_type.matrix))
         self.num_seen.zero_()
         self.num_updates.zero_()
-        self._store(*start(rows, self.kind, self.coordinates, self.num_components, self.init))
+        start = initial_parameters(
+            rows, self.covariance_type, self.coordinates, self.num_components, self.init
+        )
+        self._assign_whitened(*start)
 
+    @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step: expected sufficient statistics, additive over rows.
 
@@ -416,57 +340,82 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         Returns
         -------
         dict
-            float64, in whitened coordinates: "counts" ``(K,)``, "sums" ``(K, D)``, "squares"
-            (as the kind of covariance needs them); "log_likelihood" and "num_rows", ``()``.
+            float64, in whitened coordinates: "counts" ``(K,)``, "sums" ``(K, D)``, "squares" (as
+            the covariance type needs them); "log_likelihood" and "num_rows", ``()``.
         """
-        with torch.no_grad():
-            x, weight = batch[0], batch[1] if len(batch) > 1 else None
-            scorer = self._ready()
-            statistics = scorer.zeros()
-            size = max(1, math.ceil(len(x) / math.ceil(len(x) / scorer.chunk_size())))
-            for first in range(0, len(x), size):
-                part = None if weight is None else weight[first : first + size]
-                y = self.coordinates.rows(x[first : first + size].to(scorer.dtype))
-                scorer.accumulate(y, part, statistics)
-            return scorer.finish(statistics)
+        return expected_statistics(self._current_scorer(), self.coordinates, *batch)
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
         """M-step, in place: the mode of the parameters given expected statistics."""
-        means = self.coordinates.means_inside(self.loc)
-        self._store(*self.prior.maximize(statistics, means, self.coordinates))
+        means = self.coordinates.whiten_means(self.loc)
+        self._assign_whitened(*self.prior.maximize(statistics, means, self.coordinates))
         self.num_seen.copy_(statistics["counts"].sum())
 
-    def log_prior(self) -> Float[Tensor, ""]:
-        """Log density of the prior at the parameters, but for a constant."""
-        return self.prior.log_density(self.logits, self.loc, self.scale)
+    def partial_fit(self, x: Array, sample_weight: Array | None = None) -> GaussianMixture:
+        """Learn from one batch of a stream: a step of online EM.
 
-    @torch.no_grad()
-    def relabel(self) -> None:
-        """Order components by falling weight, ties by the first coordinate of the mean."""
-        order = self.loc[:, 0].argsort(stable=True)
-        order = order[self.logits[order].argsort(descending=True, stable=True)]
-        own = () if self.kind.name == "tied" else (self.scale_unconstrained,)
-        for parameter in (self.logits, self.loc, *own):
-            parameter.copy_(parameter[order].clone())
+        The statistics of all batches so far are averaged with weight ``(t + 2)^-0.6`` on the
+        newest (Cappe & Moulines 2009, On-line EM for latent data models, JRSS B 71). The first
+        batch chooses the start, unless the model has been fitted.
+
+        Parameters
+        ----------
+        x
+            Rows ``(n, D)``; at least K in the first batch.
+        sample_weight
+            How often a row counts, ``(n,)``.
+
+        Returns
+        -------
+        GaussianMixture
+            This model.
+
+        Raises
+        ------
+        DataError
+            As ``zoo.fit`` does.
+        """
+        rows = self.as_rows((x,) if sample_weight is None else (x, sample_weight))
+        first = not self.num_seen > 0
+        self.check_data(rows) if first else self._check_rows(rows)
+        if first:
+            self.initialize(rows)
+        chunks = [self.expected_statistics(*chunk) for chunk in rows.chunks(MAX_ROWS_PER_CHUNK)]
+        new = {name: sum(chunk[name] for chunk in chunks) for name in chunks[0]}
+        seen = self.num_seen + new["num_rows"]
+        if not first:
+            step = float((self.num_updates + 2.0) ** -0.6)
+            old = self.prior.statistics_at_mode(
+                self.num_seen, self.logits, *self._whitened_parameters(), self.coordinates
+            )
+            new = {
+                name: (1 - step) * old[name] / self.num_seen + step * new[name] / new["num_rows"]
+                for name in old
+            }
+            new = {name: value * seen for name, value in new.items()}
+        self.maximize(new)
+        self.num_seen.copy_(seen)
+        self.num_updates += 1
+        return self
 
     # ---- queries ----------------------------------------------------------------------------
 
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        return torch.cat([joint.logsumexp(0) for joint in self._joints(x)])
+        return torch.cat([joint.logsumexp(0) for joint in self._log_joints(x)])
 
     def encode(self, x: Array) -> Float[Tensor, "n k"]:
         """Posterior probability of each component (responsibilities), ``(n, K)``."""
-        return torch.cat([joint.softmax(0).mT for joint in self._joints(x)])
+        return torch.cat([joint.softmax(0).mT for joint in self._log_joints(x)])
 
     def predict(self, x: Array) -> Int[Tensor, " n"]:
         """Return the most probable component of each row, ``(n,)``."""
-        return torch.cat([joint.argmax(0) for joint in self._joints(x)])
+        return torch.cat([joint.argmax(0) for joint in self._log_joints(x)])
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
-        """Draw rows, all anew or with some features held.
+        """Draw rows, all features or those that are not given.
 
         Parameters
         ----------
@@ -486,12 +435,13 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         DataError
             If ``given`` has another shape.
         """
-        held, logits = None, self.logits.expand(num_samples, -1)
-        if given is not None:
-            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
-            logits = self._partial_scorer().log_joint(held.mT).mT
+        if given is None:
+            logits = self.logits.expand(num_samples, -1)
+            return self._draw(torch.multinomial(logits.softmax(-1), 1)[:, 0])
+        held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
+        logits = self._marginal_scorer().log_joint(held.mT).mT
         z = torch.multinomial(logits.softmax(-1), 1)[:, 0]
-        return draw_rows(self, z, held)
+        return self._condition(self._draw(z), z, held)
 
     def bic(self, x: Array) -> float:
         """Bayesian information criterion (Schwarz 1978), lower is better."""
@@ -503,34 +453,158 @@ class GaussianMixture(OnlineEM, GaussianParameters):
         """Akaike's information criterion (1974), lower is better."""
         return 2.0 * (self.num_free_parameters - float(self.log_prob(x).sum(dtype=torch.float64)))
 
+    def _draw(self, z: Tensor) -> Tensor:
+        """Draw a row of each component in ``z (n,)``, ``(n, D)``."""
+        matrix, tied = self.covariance_type.matrix, self.covariance_type.name == "tied"
+        noise = torch.randn(len(z), self.num_features, dtype=self.dtype, device=self.device)
+        x = self.loc[z].detach().clone()
+        for k in z.unique().tolist():
+            rows, scale = (z == k).nonzero()[:, 0], self.scale
+            scale = scale if tied else scale[k]
+            x[rows] += noise[rows] @ scale.mT if matrix else noise[rows] * scale
+        return x
 
-# ---- Rows of a Gaussian mixture drawn from their components, some features held.
+    def _condition(self, x: Tensor, z: Tensor, held: Tensor) -> Tensor:
+        """Turn draws ``x (n, D)`` of components ``z`` into draws given the values ``held``."""
+        if not self.covariance_type.matrix:
+            return torch.where(held.isnan(), x, held)
+        covariances, parts = self.covariances.double(), []
+        for rows in torch.arange(len(z), device=x.device).split(MAX_CONDITIONED_ROWS):
+            own = covariances if self.covariance_type.name == "tied" else covariances[z[rows]]
+            own = own.expand(len(rows), -1, -1)
+            parts.append(condition(x[rows].double(), held[rows].double(), own).to(x))
+        return torch.cat(parts)
+
+    # ---- scores of rows ---------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _log_joints(self, x: Array) -> Iterator[Tensor]:
+        """Log joint densities of assignments and rows ``(K, n)``, a chunk at a time."""
+        rows = self.as_rows((x,))
+        self._check_rows(rows)
+        scorer = self._current_scorer()
+        for (chunk,) in rows.chunks(scorer.chunk_size()):
+            y = self.coordinates.whiten(chunk.to(scorer.dtype))
+            yield scorer.log_joint(y).to(self.dtype)
+
+    def _current_scorer(self) -> Scorer | MissingScorer:
+        """Return the scorer of the present parameters; it is kept until they change."""
+        tensors = (*self.parameters(), *self.coordinates.buffers())
+        key = tuple((t.data_ptr(), t._version, t.dtype, t.device) for t in tensors)
+        if self._scorer[0] != key:
+            jacobian = self.coordinates.log_jacobian()
+            parts = (self._log_weights(), *self._whitened_parameters(), jacobian)
+            if self.allow_missing:
+                scorer = MissingScorer(self.covariance_type, *parts)
+            else:
+                scorer = Scorer(self.covariance_type, *parts, self.dtype, self._buffer_pool)
+            self._scorer = (key, scorer)
+        return self._scorer[1]
+
+    def _marginal_scorer(self) -> MissingScorer:
+        """Return a scorer of rows of x itself with NaN, whatever the model was made for."""
+        parameters = self.loc.detach().double(), self._double_scale()
+        return MissingScorer(self.covariance_type, self._log_weights(), *parameters)
+
+    def _log_weights(self) -> Tensor:
+        return self.logits.detach().double().log_softmax(0)
+
+    def _double_scale(self) -> Tensor:
+        constrain = transform_to(self.covariance_type.constraint)
+        return constrain(self.scale_unconstrained.detach().double())
+
+    def _whitened_parameters(self) -> tuple[Tensor, Tensor]:
+        """Means ``(K, D)`` and scales in whitened coordinates, float64."""
+        return self.coordinates.whiten_parameters(self.loc.detach(), self._double_scale())
 
 
-def draw_rows(model: Any, z: Tensor, held: Tensor | None) -> Tensor:
-    """Draw a row of each component that ``z`` names, ``(n, D)``.
+def check_options(
+    num_components: int,
+    num_features: int,
+    covariance: str,
+    init: str,
+    weight_concentration: float,
+    mean_strength: float,
+    covariance_strength: float,
+) -> None:
+    """Refuse options of a mixture out of range.
+
+    Raises
+    ------
+    ValueError
+        Saying what was given and what was expected.
+    """
+    for name, value in (("num_components", num_components), ("num_features", num_features)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected 1 or more")
+    if covariance not in COVARIANCE_TYPES:
+        expected = tuple(COVARIANCE_TYPES)
+        raise ValueError(f"covariance: got {covariance!r}, expected one of {expected}")
+    if init not in STARTS:
+        raise ValueError(f"init: got {init!r}, expected one of {STARTS}")
+    if not weight_concentration >= 1:
+        raise ValueError(
+            f"weight_concentration: got {weight_concentration}, expected 1 or more "
+            "(below, the mode has components of weight zero)"
+        )
+    if not mean_strength >= 0:
+        raise ValueError(f"mean_strength: got {mean_strength}, expected 0 or more")
+    if not covariance_strength > 0:
+        raise ValueError(
+            f"covariance_strength: got {covariance_strength}, expected more than 0 "
+            "(without any, a component of one row has no covariance)"
+        )
+
+
+def read_parameters(
+    weights: Any,
+    means: Any,
+    covariances: Any,
+    covariance_type: CovarianceType,
+    scale_shape: tuple[int, ...],
+    means_shape: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Read and check parameters of a mixture, in float64.
 
     Parameters
     ----------
-    model
-        A ``GaussianMixture``.
-    z
-        Components, ``(n,)``.
-    held
-        ``(n, D)``: values to be held, NaN where free; the free ones are drawn given these.
+    weights, means, covariances
+        Arrays ``(K,)``, ``(K, D)``, and of the shape of the scale.
+    covariance_type
+        Of the mixture.
+    scale_shape, means_shape
+        Shape of its scale; (K, D).
+
+    Raises
+    ------
+    DataError
+        If a shape is wrong, a weight is negative, they do not sum to one, or a covariance is not
+        positive definite.
     """
-    noise = torch.randn(len(z), model.num_features, dtype=model.dtype, device=model.device)
-    x = model.loc[z].detach().clone()
-    for k in z.unique().tolist():
-        rows, scale = (z == k).nonzero()[:, 0], model.scale
-        scale = scale if model.kind.name == "tied" else scale[k]
-        shift = noise[rows] @ scale.mT if model.kind.matrix else noise[rows] * scale
-        x[rows] += shift
-    if held is None or not model.kind.matrix:
-        return x if held is None else torch.where(held.isnan(), x, held)
-    covariances, parts = model.covariances.double(), []
-    for rows in torch.arange(len(z), device=x.device).split(1024):
-        own = covariances if model.kind.name == "tied" else covariances[z[rows]]
-        own = own.expand(len(rows), -1, -1)
-        parts.append(condition(x[rows].double(), held[rows].double(), own).to(x))
-    return torch.cat(parts)
+    read = []
+    for name, value, expected in (
+        ("weights", weights, means_shape[:1]),
+        ("means", means, means_shape),
+        ("covariances", covariances, scale_shape),
+    ):
+        tensor = torch.as_tensor(value).detach().double()
+        if tuple(tensor.shape) != tuple(expected):
+            raise DataError(f"{name}: got shape {tuple(tensor.shape)}, expected {tuple(expected)}")
+        if not tensor.isfinite().all():
+            raise DataError(f"{name}: got NaN or infinite values, expected finite numbers")
+        read.append(tensor)
+    weights, means, covariances = read
+    if (weights < 0).any() or abs(float(weights.sum()) - 1.0) > 1e-3:
+        raise DataError(
+            f"weights: got least {float(weights.min()):g} and sum {float(weights.sum()):g}, "
+            "expected numbers of 0 or more that sum to 1"
+        )
+    if covariance_type.matrix:
+        symmetric = torch.allclose(covariances, covariances.mT, rtol=1e-4, atol=1e-6)
+        valid = symmetric and not torch.linalg.cholesky_ex(covariances).info.any()
+        expected = "symmetric positive definite matrices"
+    else:
+        valid, expected = bool((covariances > 0).all()), "positive variances"
+    if not valid:
+        raise DataError(f"covariances: got others, expected {expected}")
+    return weights / weights.sum(), means, covariances

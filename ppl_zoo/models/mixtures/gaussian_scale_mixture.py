@@ -1,8 +1,7 @@
-"""Gaussian scale mixture: one covariance, loud and quiet rows."""
+"""Gaussian scale mixture: normal distributions of one mean and covariance, times a scale."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,18 +15,22 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
+from ppl_zoo.models.common.conjugate import LOG_2PI
 from ppl_zoo.models.common.missing import condition, marginal_factor
-from ppl_zoo.models.mixtures.whitening import moments
+from ppl_zoo.models.common.moments import moments
 
 __all__ = ["GaussianScaleMixture"]
 
-LEAST_SCALE = 1e-8  # of the mean: rows that are all zero would have a density without bound
+#: smallest scale, in units of their mean: rows that are all zero would have an unbounded density
+MIN_SCALE = 1e-8
+#: rows whose norms give the starts of the scales
+MAX_START_ROWS = 10_000
 
 
 class GaussianScaleMixture(Model):
     """Mixture of Gaussians that differ in scale only.
 
-    For each row n::
+    Generative model, for each row n::
 
         assignment[n] ~ Categorical(weights)                                    one of K
         x[n]          ~ Normal(mean, scales[assignment[n]] * covariance)        (D,)
@@ -115,7 +118,7 @@ class GaussianScaleMixture(Model):
     def _factor(self) -> Tensor:
         return self.factor.tril(-1) + self.factor.diagonal().exp().diag()
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- generative model and posterior of the assignments ----------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw a scale for each row, then the row."""
@@ -126,8 +129,8 @@ class GaussianScaleMixture(Model):
                 "assignment", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"}
             )
             sd = (0.5 * self.log_scales).exp()[z][..., None].expand(*z.shape, self.num_features)
-            stretch = dist.transforms.AffineTransform(self.loc, sd, event_dim=1)
-            pyro.sample("x", dist.TransformedDistribution(unit, [stretch]), obs=x)
+            affine = dist.transforms.AffineTransform(self.loc, sd, event_dim=1)
+            pyro.sample("x", dist.TransformedDistribution(unit, [affine]), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """Draw assignments from their exact posterior."""
@@ -142,33 +145,33 @@ class GaussianScaleMixture(Model):
     def _log_joint(self, x: Tensor) -> Tensor:
         """Log joint density of row and assignment, ``(n, K)``."""
         squares = self._whitened(x).square().sum(-1)
-        return self._weigh(squares, self.num_features, self.factor.diagonal().sum())
+        return self._score(squares, self.num_features, self.factor.diagonal().sum())
 
-    def _weigh(self, squares: Tensor, count: Any, log_det: Tensor) -> Tensor:
-        """Log joint from squared lengths of whitened rows of ``count`` features."""
+    def _score(self, squares: Tensor, count: Tensor | int, log_det: Tensor) -> Tensor:
+        """Log joint density ``(n, K)`` from squared norms of whitened rows, ``count`` features."""
         count = torch.as_tensor(count, dtype=squares.dtype, device=squares.device)[..., None]
-        log_norm = 0.5 * count * (math.log(2.0 * math.pi) + self.log_scales) + log_det[..., None]
-        lengths = 0.5 * squares[..., None] * (-self.log_scales).exp()
-        return self.logits.log_softmax(0) - lengths - log_norm
+        log_norm = 0.5 * count * (LOG_2PI + self.log_scales) + log_det[..., None]
+        exponent = 0.5 * squares[..., None] * (-self.log_scales).exp()
+        return self.logits.log_softmax(0) - exponent - log_norm
 
     # ---- EM ---------------------------------------------------------------------------------
 
     def check_data(self, rows: Rows) -> None:
-        """Refuse x of another shape, too few rows and constant features."""
+        """Refuse x of another shape or type."""
         validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Take the covariance of x, and scales from the lengths of some whitened rows."""
+        """Start from the covariance of x, and scales from the norms of some whitened rows."""
         validation.check_fittable(rows, self.num_components)
         mean, covariance = moments(rows, matrix=True)
         if self.zero_mean:
             covariance, mean = covariance + torch.outer(mean, mean), torch.zeros_like(mean)
         self._store(mean, _cholesky(covariance))
-        lengths = self._whitened(rows.spread(10_000)[0]).square().mean(-1)
+        lengths = self._whitened(rows.spread(MAX_START_ROWS)[0]).square().mean(-1)
         levels = torch.linspace(0.02, 0.98, self.num_components + 2).to(lengths)[1:-1]
-        start = lengths.quantile(levels).clamp_min(LEAST_SCALE).log()
+        start = lengths.quantile(levels).clamp_min(MIN_SCALE).log()
         self.log_scales.copy_(start + 0.1 * torch.randn_like(start))
         self.logits.zero_()
 
@@ -177,7 +180,7 @@ class GaussianScaleMixture(Model):
         """E-step: counts ``(K,)``, sums ``(K, D)`` and squares ``(K, D, D)`` of whitened rows."""
         y = self._whitened(batch[0])
         squares = y.square().sum(-1)
-        joint = self._weigh(squares, self.num_features, self.factor.diagonal().sum())
+        joint = self._score(squares, self.num_features, self.factor.diagonal().sum())
         log_density = joint.logsumexp(-1)
         r = (joint - log_density[:, None]).exp()
         weighted = r.mT[:, :, None] * y
@@ -190,7 +193,7 @@ class GaussianScaleMixture(Model):
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
-        """M-step: mean, covariance and scales in turn, until they belong together."""
+        """M-step: coordinate ascent in mean, covariance and scales, until it converges."""
         counts, sums, squares = (statistics[k] for k in ("counts", "sums", "squares"))
         total, size = counts.sum(), self.num_features
         scales = self.log_scales.double().exp()
@@ -208,7 +211,7 @@ class GaussianScaleMixture(Model):
             lengths = torch.einsum("ij,kij->k", inverse, squares)
             lengths = lengths - 2.0 * sums @ (inverse @ shift) + counts * (shift @ inverse @ shift)
             found = lengths / (size * counts.clamp_min(1e-30))
-            scales = torch.where(counts > 1e-6, found, scales).clamp_min(LEAST_SCALE)
+            scales = torch.where(counts > 1e-6, found, scales).clamp_min(MIN_SCALE)
             if ((scales / before).log().abs() < 1e-9).all():
                 break
             before = scales
@@ -234,15 +237,15 @@ class GaussianScaleMixture(Model):
 
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        return torch.cat([joint.logsumexp(-1) for joint in self._joints(x)])
+        return torch.cat([joint.logsumexp(-1) for joint in self._log_joints(x)])
 
     def encode(self, x: Array) -> Float[Tensor, "n k"]:
         """Posterior probability of each scale, ``(n, K)``."""
-        return torch.cat([joint.softmax(-1) for joint in self._joints(x)])
+        return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)])
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
-        """Draw rows, all anew or with some features held.
+        """Draw rows, all features or those that are not given.
 
         Parameters
         ----------
@@ -274,7 +277,7 @@ class GaussianScaleMixture(Model):
             r = torch.where(observed, held - self.loc, 0.0)
             y = torch.linalg.solve_triangular(part, r[..., None], upper=False)[..., 0]
             log_det = part.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            logits = self._weigh(y.square().sum(-1), observed.sum(-1).to(y), log_det)
+            logits = self._score(y.square().sum(-1), observed.sum(-1).to(y), log_det)
         z = torch.multinomial(logits.softmax(-1), 1)[:, 0]
         scale = self.log_scales[z].exp()
         x = self.loc + scale.sqrt()[:, None] * (noise @ factor.mT)
@@ -283,13 +286,12 @@ class GaussianScaleMixture(Model):
         covariances = scale[:, None, None] * (factor @ factor.mT)
         return condition(x, held, covariances)
 
-    def _joints(self, x: Array) -> list[Tensor]:
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        return [self._log_joint(chunk) for (chunk, *_) in rows.chunks(16384)]
+    def _log_joints(self, x: Array) -> list[Tensor]:
+        return [self._log_joint(chunk) for (chunk,) in self.batches(x, size=16384)]
 
 
 def _cholesky(covariance: Tensor) -> Tensor:
+    """Cholesky factor of a covariance of x, which has to be of full rank."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if failed or not factor.isfinite().all():
         raise DataError(

@@ -1,4 +1,4 @@
-"""Where the estimation of a Gaussian mixture starts."""
+"""Initial parameters of a Gaussian mixture: k-means++ or random rows."""
 
 from __future__ import annotations
 
@@ -9,52 +9,62 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.mixtures.covariance import Kind
+from ppl_zoo.models.mixtures.covariance import CovarianceType
 from ppl_zoo.models.mixtures.prior import posterior_mode
 from ppl_zoo.models.mixtures.whitening import Whitening
 
-__all__ = ["kmeans", "start"]
+__all__ = ["initial_parameters", "kmeans"]
 
 
-def start(
-    rows: Rows, kind: Kind, coordinates: Whitening, num_components: int, init: str
+def initial_parameters(
+    rows: Rows,
+    covariance_type: CovarianceType,
+    whitening: Whitening,
+    num_components: int,
+    init: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log weights ``(K,)``, means ``(K, D)`` and scales, in ``coordinates``, float64.
+    """Return initial log weights ``(K,)``, means ``(K, D)`` and scales, whitened, float64.
 
     Parameters
     ----------
     rows
         The data; a random subsample of them is read.
-    kind, coordinates, num_components
+    covariance_type, whitening, num_components
         Of the mixture.
     init
         "k-means++" or "random" (random rows as means, the covariance of all data for each).
     """
     x, weight = _subsample(rows, max(20_000, 100 * num_components))
-    y = coordinates.rows(x).mT.double().nan_to_num(0.0)
+    y = whitening.whiten(x).mT.double().nan_to_num(0.0)
     num_features = y.shape[1]
     if init == "random":
         means = y[torch.multinomial(weight, num_components)]
         one = y.new_ones(num_components)
-        total = _squares(kind, y, weight, torch.zeros_like(weight, dtype=torch.long), 1)
-        total = total / (weight.sum() * (num_features if kind.name == "spherical" else 1))
-        total = kind.unpack(total, num_features)
-        scale = kind.factor(total, 0.0)
-        if kind.name != "tied":
+        total = _squares(covariance_type, y, weight, torch.zeros_like(weight, dtype=torch.long), 1)
+        total = total / (
+            weight.sum() * (num_features if covariance_type.name == "spherical" else 1)
+        )
+        total = covariance_type.unpack(total, num_features)
+        scale = covariance_type.factor(total, 0.0)
+        if covariance_type.name != "tied":
             scale = scale.expand(num_components, *scale.shape[1:]).clone()
         return one.log() - math.log(num_components), means, scale
-    _, labels = kmeans(coordinates.standardised(x).float(), num_components, weight.float())
+    _, labels = kmeans(whitening.standardise(x).float(), num_components, weight.float())
     counts = y.new_zeros(num_components).index_add_(0, labels, weight)
     sums = y.new_zeros(num_components, num_features).index_add_(0, labels, y * weight[:, None])
     means = sums / counts.clamp_min(1e-30)[:, None]
     # clusters of few rows borrow their covariance from all of them, and it is never singular
     residual = (y - means[labels]) * weight.sqrt()[:, None]
-    within = residual.mT @ residual if kind.matrix else residual.square().sum(0)
-    unit = torch.eye(num_features).to(y) if kind.matrix else torch.ones(num_features).to(y)
+    within = residual.mT @ residual if covariance_type.matrix else residual.square().sum(0)
+    unit = (
+        torch.eye(num_features).to(y) if covariance_type.matrix else torch.ones(num_features).to(y)
+    )
     pooled = within / weight.sum() + 0.01 * unit
-    squares = _squares(kind, y, weight, labels, num_components)
+    squares = _squares(covariance_type, y, weight, labels, num_components)
     statistics = {"counts": counts, "sums": sums, "squares": squares}
-    return posterior_mode(kind, statistics, means, pooled, num_features + 2.0, concentration=1.1)
+    return posterior_mode(
+        covariance_type, statistics, means, pooled, num_features + 2.0, concentration=1.1
+    )
 
 
 def _subsample(rows: Rows, size: int) -> tuple[Tensor, Tensor]:
@@ -69,22 +79,21 @@ def _subsample(rows: Rows, size: int) -> tuple[Tensor, Tensor]:
     return x, weight
 
 
-def _squares(kind: Kind, y: Tensor, weight: Tensor, labels: Tensor, num: int) -> Tensor:
+def _squares(
+    covariance_type: CovarianceType, y: Tensor, weight: Tensor, labels: Tensor, num: int
+) -> Tensor:
     """Second moments of labelled rows, as the M-step reads them."""
-    if kind.name == "tied":
-        return kind.pack((y * weight[:, None]).mT @ y)
-    if not kind.matrix:
+    if covariance_type.name == "tied":
+        return covariance_type.pack((y * weight[:, None]).mT @ y)
+    if not covariance_type.matrix:
         squares = y**2 * weight[:, None]
-        squares = squares.sum(-1) if kind.name == "spherical" else squares
+        squares = squares.sum(-1) if covariance_type.name == "spherical" else squares
         return squares.new_zeros(num, *squares.shape[1:]).index_add_(0, labels, squares)
     out = []
     for k in range(num):
         own = labels == k
-        out.append(kind.pack((y[own] * weight[own, None]).mT @ y[own]))
+        out.append(covariance_type.pack((y[own] * weight[own, None]).mT @ y[own]))
     return torch.stack(out)
-
-
-# ---- Seeds for mixtures: k-means++ and a few steps of Lloyd.
 
 
 def kmeans(
@@ -93,7 +102,7 @@ def kmeans(
     weight: Float[Tensor, " n"] | None = None,
     num_steps: int = 10,
 ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " n"]]:
-    """Cluster rows; the features should have like scales.
+    """K-means clustering of rows, whose features should have like scales.
 
     Seeds are drawn far from one another (k-means++: Arthur & Vassilvitskii 2007), each the best
     of a few candidates, and then moved by Lloyd's algorithm (1982).

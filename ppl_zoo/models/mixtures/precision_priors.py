@@ -1,7 +1,8 @@
 """Conjugate priors of a component's precision: Wishart for matrices, Gamma for numbers.
 
 The posterior of one is held as its degrees of freedom ``nu`` and a scale: the square root of the
-inverse of the mean precision, of the shape that the kind of covariance has.
+inverse of the mean precision, of the shape that the covariance type has. Then the distributions
+of Cholesky factors of precision matrices that the programs draw from.
 """
 
 from __future__ import annotations
@@ -12,34 +13,29 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
 from ppl_zoo.models.common.conjugate import LOG_2PI, gamma_kl
-from ppl_zoo.models.mixtures.covariance import Kind
+from ppl_zoo.models.mixtures.covariance import CovarianceType
 
-__all__ = [
-    "FactorNormal",
-    "PackedCholesky",
-    "Precisions",
-    "WishartFactor",
-    "precisions",
-    "wishart_factor",
-]
+__all__ = ["FactorNormal", "PackedCholesky", "WishartFactor", "make_precision_prior"]
 
 
-class Wisharts:
-    """``factor factor' ~ Wishart(nu, W)``, one a component or (tied) one for all."""
+class WishartPrior:
+    """Wishart prior ``factor factor' ~ Wishart(nu, W)`` of each precision, or of the tied one."""
 
-    def __init__(self, kind: Kind, num_features: int) -> None:
-        self.kind, self.num_features, self.tied = kind, num_features, kind.name == "tied"
+    def __init__(self, covariance_type: CovarianceType, num_features: int) -> None:
+        self.covariance_type, self.num_features = covariance_type, num_features
+        self.tied = covariance_type.name == "tied"
 
     def root(self, scale: Tensor, nu: Tensor) -> Tensor:
-        """Return what ``draw`` takes: the Cholesky factor of W."""
-        return wishart_factor(scale.double(), nu.double())
+        """Argument ``root`` of :meth:`draw`: the Cholesky factor of W."""
+        scale, nu = scale.double(), nu.double()
+        # the mean precision nu W is (scale scale')^-1
+        return torch.linalg.cholesky(torch.cholesky_inverse(scale) / nu[..., None, None])
 
     def draw(self, root: Tensor, nu: Tensor) -> Tensor:
         """Sample the Cholesky factors of precisions, ``(K, D, D)`` or ``(D, D)``."""
@@ -59,7 +55,7 @@ class Wisharts:
         return inverse.mT @ inverse
 
     def component(self, means: Tensor, drawn: Tensor, z: Tensor) -> dist.Distribution:
-        """Return the distribution of x given its assignment."""
+        """Distribution of x given its component ``z``."""
         factor = drawn if self.tied else Vindex(drawn)[..., z, :, :]
         return FactorNormal(Vindex(means)[..., z, :], factor)
 
@@ -72,10 +68,10 @@ class Wisharts:
 
     def negative_kl(self, scale: Tensor, nu: Tensor, scale0: Tensor, nu0: Tensor) -> Tensor:
         """-KL(q || p) of each precision."""
-        log_det = -2.0 * self.kind.log_det(scale, self.num_features)
-        log_det0 = -2.0 * self.kind.log_det(scale0, self.num_features)
+        log_det = -2.0 * self.covariance_type.log_det(scale, self.num_features)
+        log_det0 = -2.0 * self.covariance_type.log_det(scale0, self.num_features)
         expected = log_det + self.correction(nu)
-        trace = nu0 * self.kind.trace(scale0 @ scale0.mT, scale)
+        trace = nu0 * self.covariance_type.trace(scale0 @ scale0.mT, scale)
         value = self._log_normaliser(log_det0, nu0) - self._log_normaliser(log_det, nu)
         return value + 0.5 * ((nu0 - nu) * expected - trace + nu * self.num_features)
 
@@ -91,17 +87,20 @@ class Wisharts:
         return value - torch.special.multigammaln(half, self.num_features)
 
 
-class Gammas:
-    """``precision ~ Gamma(nu / 2, rate)``, for each feature; spherical: one, D times as sure."""
+class GammaPrior:
+    """Gamma prior ``precision ~ Gamma(nu / 2, rate)`` of each feature.
+
+    Spherical: of all features, with D times the shape.
+    """
 
     tied = False
 
-    def __init__(self, kind: Kind, num_features: int) -> None:
-        self.kind, self.num_features = kind, num_features
-        self.spherical = kind.name == "spherical"
+    def __init__(self, covariance_type: CovarianceType, num_features: int) -> None:
+        self.covariance_type, self.num_features = covariance_type, num_features
+        self.spherical = covariance_type.name == "spherical"
 
     def root(self, scale: Tensor, nu: Tensor) -> Tensor:
-        """Return what ``draw`` takes: the scale itself."""
+        """Argument ``root`` of :meth:`draw`: the scale itself."""
         return scale.double()
 
     def draw(self, root: Tensor, nu: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class Gammas:
         return 1.0 / drawn
 
     def component(self, means: Tensor, drawn: Tensor, z: Tensor) -> dist.Distribution:
-        """Return the distribution of x given its assignment."""
+        """Distribution of x given its component ``z``."""
         loc = Vindex(means)[..., z, :]
         precision = drawn.unsqueeze(-1) if self.spherical else drawn
         return dist.Normal(loc, Vindex(precision)[..., z, :].rsqrt().expand_as(loc)).to_event(1)
@@ -147,22 +146,22 @@ class Gammas:
         return half, half * scale**2
 
 
-Precisions = Wisharts | Gammas
+def make_precision_prior(
+    covariance_type: CovarianceType, num_features: int
+) -> WishartPrior | GammaPrior:
+    """Return the prior of the precisions of a covariance type."""
+    cls = WishartPrior if covariance_type.matrix else GammaPrior
+    return cls(covariance_type, num_features)
 
 
-def precisions(kind: Kind, num_features: int) -> Precisions:
-    """Return the prior of a kind of covariance."""
-    return (Wisharts if kind.matrix else Gammas)(kind, num_features)
-
-
-# ---- Wishart and normal distributions by the Cholesky factors of precision matrices.
+# ---- distributions by the Cholesky factors of precision matrices ----------------------------
 
 
 class PackedCholesky(Transform):
-    """Vectors ``(..., d (d + 1) / 2)`` to lower Cholesky factors ``(..., d, d)``, one to one.
+    """Bijection of vectors ``(..., d (d + 1) / 2)`` to Cholesky factors ``(..., d, d)``.
 
     The log diagonal comes first, then the triangle below, row by row. Samplers need it: torch's
-    own transform of such factors takes d^2 numbers and is none.
+    own transform of such factors takes d^2 numbers and is no bijection.
     """
 
     domain = constraints.real_vector
@@ -171,7 +170,7 @@ class PackedCholesky(Transform):
     def _call(self, x: Tensor) -> Tensor:
         size = _size(x.shape[-1])
         parts = [x[..., :size].exp(), x[..., size:], torch.zeros_like(x[..., :1])]
-        return torch.cat(parts, -1)[..., self._places(size, x)].unflatten(-1, (size, size))
+        return torch.cat(parts, -1)[..., self._gather_index(size, x)].unflatten(-1, (size, size))
 
     def _inverse(self, y: Tensor) -> Tensor:
         size = y.shape[-1]
@@ -179,7 +178,7 @@ class PackedCholesky(Transform):
         return torch.cat([y.diagonal(dim1=-2, dim2=-1).log(), y[..., below[0], below[1]]], -1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Log of how much the diagonal's exponential stretches."""
+        """Log determinant of the Jacobian, that of the diagonal's exponential."""
         return x[..., : y.shape[-1]].sum(-1)
 
     def forward_shape(self, shape: Any) -> torch.Size:
@@ -192,35 +191,36 @@ class PackedCholesky(Transform):
         return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
 
     @staticmethod
-    def _places(size: int, like: Tensor) -> Tensor:
-        """Where each entry of the matrix stands in the vector; 0 stands last."""
+    def _gather_index(size: int, like: Tensor) -> Tensor:
+        """Index ``(d * d,)`` of each entry of the matrix in the vector; that of 0 is the last."""
         length = size * (size + 1) // 2
         rows = torch.arange(size, device=like.device)[:, None]
         columns = rows.mT
         below = size + rows * (rows - 1) // 2 + columns
-        places = torch.where(rows > columns, below, torch.full_like(below, length))
-        return torch.where(rows == columns, rows, places).flatten()
+        index = torch.where(rows > columns, below, torch.full_like(below, length))
+        return torch.where(rows == columns, rows, index).flatten()
 
 
 def _size(length: int) -> int:
+    """Rows d of the factor of a packed vector of ``length`` d (d + 1) / 2."""
     return round((math.sqrt(8 * length + 1) - 1) / 2)
 
 
-class _Factor(type(constraints.lower_cholesky)):
-    """Lower Cholesky factors that biject to packed vectors."""
+class _CholeskyFactor(type(constraints.lower_cholesky)):
+    """Constraint to lower Cholesky factors, whose bijection is :class:`PackedCholesky`."""
 
 
-factor = _Factor()
-PackedCholesky.codomain = factor
+_cholesky_factor = _CholeskyFactor()
+PackedCholesky.codomain = _cholesky_factor
 
 
-@biject_to.register(_Factor)
-def _packed(constraint: _Factor) -> PackedCholesky:
+@biject_to.register(_CholeskyFactor)
+def _packed(constraint: _CholeskyFactor) -> PackedCholesky:
     return PackedCholesky()
 
 
 class FactorNormal(dist.TorchDistribution):
-    """Normal distribution given the Cholesky factor of its precision; no solve to score.
+    """Normal distribution by the Cholesky factor of its precision; its density takes no solve.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ class FactorNormal(dist.TorchDistribution):
 
 
 class WishartFactor(dist.TorchDistribution):
-    """Cholesky factor L of ``L L' ~ Wishart(df, W)``: Bartlett's decomposition ``L = T A``.
+    """Distribution of the Cholesky factor L of ``L L' ~ Wishart(df, W)`` (Bartlett: ``L = T A``).
 
     ``W = T T'``; A is lower triangular with ``A_ii^2 ~ Chi2(df - i)`` and standard normals below.
 
@@ -279,7 +279,7 @@ class WishartFactor(dist.TorchDistribution):
     """
 
     arg_constraints: dict = {}
-    support = factor
+    support = _cholesky_factor
 
     def __init__(self, df: Tensor, scale_tril: Tensor) -> None:
         self.df, self.scale_tril = df, scale_tril
@@ -317,10 +317,3 @@ class WishartFactor(dist.TorchDistribution):
         size = self.scale_tril.shape[-1]
         steps = torch.arange(size, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
         return self.df[..., None] - steps
-
-
-def wishart_factor(
-    scale: Float[Tensor, "*batch d d"], df: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch d d"]:
-    """Cholesky factor of the Wishart scale whose mean precision is ``(scale scale')^-1``."""
-    return torch.linalg.cholesky(torch.cholesky_inverse(scale) / df[..., None, None])

@@ -1,4 +1,4 @@
-"""The conjugate prior of a Gaussian mixture, and the M-step that is its mode."""
+"""Conjugate prior of a Gaussian mixture, and the M-step: the mode of the posterior."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_zoo.models.mixtures.covariance import Kind
+from ppl_zoo.models.mixtures.covariance import CovarianceType
 from ppl_zoo.models.mixtures.whitening import Whitening
 
-__all__ = ["Prior", "posterior_mode"]
+__all__ = ["ConjugateMixturePrior", "posterior_mode"]
 
-#: components of fewer rows than this keep their mean: the sums are rounding only
-EMPTY = 1e-10
-TINY = 1e-30
-#: covariance_strength at which the prior only keeps covariances valid
-NEGLIGIBLE = 1e-6
+#: components of fewer rows keep their mean: their sums are rounding only
+MIN_ROWS = 1e-10
+#: smallest unnormalised weight of a component
+MIN_WEIGHT = 1e-30
+#: covariance_strength up to which the prior only keeps covariances valid
+NEGLIGIBLE_STRENGTH = 1e-6
 
 
 def posterior_mode(
-    kind: Kind,
+    covariance_type: CovarianceType,
     statistics: Mapping[str, Tensor],
     means: Tensor,
     covariance: Tensor,
@@ -34,10 +35,10 @@ def posterior_mode(
 
     Parameters
     ----------
-    kind
-        Kind of covariance.
+    covariance_type
+        Of the mixture.
     statistics
-        "counts" ``(K,)``, "sums" ``(K, D)``, "squares" as the kind has them.
+        "counts" ``(K,)``, "sums" ``(K, D)``, "squares" as the type has them.
     means
         Means ``(K, D)`` that components without rows keep.
     covariance, strength
@@ -54,21 +55,29 @@ def posterior_mode(
     """
     counts, sums = statistics["counts"], statistics["sums"]
     num_features = sums.shape[1]
-    weights = (counts + (concentration - 1.0)).clamp_min(TINY)
+    weights = (counts + (concentration - 1.0)).clamp_min(MIN_WEIGHT)
     log_weights = (weights / weights.sum()).log()
-    alive = (counts + mean_strength > EMPTY)[:, None]
+    alive = (counts + mean_strength > MIN_ROWS)[:, None]
     divisor = torch.where(alive, (counts + mean_strength)[:, None], 1.0)
     means = torch.where(alive, (sums + mean_strength * mean) / divisor, means)
 
     def scales(counts: Tensor, sums: Tensor, squares: Tensor, means: Tensor) -> Tensor:
-        rows = kind.strength(counts, strength, num_features)
+        rows = covariance_type.effective_count(counts, strength, num_features)
         off = means - mean
-        pull = kind.cross(mean_strength * torch.ones_like(counts), mean_strength * off, off)
-        scatter = kind.unpack(squares, num_features) - kind.cross(counts, sums, means) + pull
-        return kind.factor(scatter / rows, strength * kind.prior(covariance) / rows)
+        pull = covariance_type.cross_terms(
+            mean_strength * torch.ones_like(counts), mean_strength * off, off
+        )
+        scatter = (
+            covariance_type.unpack(squares, num_features)
+            - covariance_type.cross_terms(counts, sums, means)
+            + pull
+        )
+        return covariance_type.factor(
+            scatter / rows, strength * covariance_type.prior_scatter(covariance) / rows
+        )
 
     squares = statistics["squares"]
-    if kind.name == "tied":
+    if covariance_type.name == "tied":
         return log_weights, means, scales(counts, sums, squares, means)
     # a few components at a time, since each makes several matrices
     blocks = zip(*(t.split(8) for t in (counts, sums, squares, means)), strict=True)
@@ -76,16 +85,35 @@ def posterior_mode(
     return log_weights, means, scale
 
 
-class Prior(nn.Module):
-    """Dirichlet on the weights, normal-inverse-Wishart on means and covariances.
+class ConjugateMixturePrior(nn.Module):
+    """Dirichlet prior of the weights, normal-inverse-Wishart of means and covariances.
 
-    The formula stands in ``GaussianMixture``; ``mean`` and ``covariance`` are buffers in units
-    of the data, taken from the data where they were not given.
+    The formula stands in ``GaussianMixture``.
+
+    Parameters
+    ----------
+    covariance_type, num_features
+        Of the mixture.
+    concentration
+        Of the symmetric Dirichlet.
+    mean, mean_strength
+        Prior mean ``(D,)``, None to take that of the data, and the number of rows for which it
+        stands.
+    covariance, covariance_strength
+        Prior covariance ``(D, D)`` or its diagonal ``(D,)``, None to take the variances of the
+        data, and the number of rows for which it stands.
+
+    Attributes
+    ----------
+    mean, covariance
+        Buffers in units of x, and its square.
+    given
+        Whether each of the two was given.
     """
 
     def __init__(
         self,
-        kind: Kind,
+        covariance_type: CovarianceType,
         num_features: int,
         concentration: float,
         mean: Any,
@@ -94,12 +122,12 @@ class Prior(nn.Module):
         covariance_strength: float,
     ) -> None:
         super().__init__()
-        self.kind, self.num_features = kind, num_features
+        self.covariance_type, self.num_features = covariance_type, num_features
         self.concentration, self.mean_strength = concentration, mean_strength
         self.strength = covariance_strength
         self.given = (mean is not None, covariance is not None)
         self.register_buffer("mean", torch.zeros(num_features))
-        default = torch.eye(num_features) if kind.matrix else torch.ones(num_features)
+        default = torch.eye(num_features) if covariance_type.matrix else torch.ones(num_features)
         self.register_buffer("covariance", default)
         self.mean: Tensor
         self.covariance: Tensor
@@ -107,15 +135,17 @@ class Prior(nn.Module):
             self.mean.copy_(torch.as_tensor(mean))
         if covariance is not None:
             covariance = torch.as_tensor(covariance)
-            if kind.matrix and covariance.ndim < 2:
+            if covariance_type.matrix and covariance.ndim < 2:
                 covariance = covariance.expand(num_features).diag()
             self.covariance.copy_(covariance)
 
     @property
     def is_negligible(self) -> bool:
-        """Whether the prior only keeps covariances valid, so that the fit is one of likelihood."""
+        """Whether it only keeps covariances valid, so that a fit is of maximum likelihood."""
         return (
-            self.concentration == 1.0 and self.mean_strength == 0.0 and self.strength <= NEGLIGIBLE
+            self.concentration == 1.0
+            and self.mean_strength == 0.0
+            and self.strength <= NEGLIGIBLE_STRENGTH
         )
 
     def set_default(self, mean: Tensor, variance: Tensor) -> None:
@@ -123,30 +153,32 @@ class Prior(nn.Module):
         if not self.given[0]:
             self.mean.copy_(mean)
         if not self.given[1]:
-            self.covariance.copy_(variance.diag() if self.kind.matrix else variance)
+            self.covariance.copy_(variance.diag() if self.covariance_type.matrix else variance)
 
     def log_density(self, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         """Log density but for a constant, ``()``, in float64."""
-        kind, off = self.kind, loc.double() - self.mean.double()
+        covariance_type, off = self.covariance_type, loc.double() - self.mean.double()
         scale, covariance = scale.double(), self.covariance.double()
         log_weights = logits.double().log_softmax(-1)
         value = (self.concentration - 1.0) * log_weights.sum(-1)
-        log_det = 2.0 * kind.log_det(scale, self.num_features)
-        spread = log_det + kind.trace(covariance, scale)
+        log_det = 2.0 * covariance_type.log_det(scale, self.num_features)
+        spread = log_det + covariance_type.trace(covariance, scale)
         value = value - 0.5 * self.strength * spread.sum()
-        return value - 0.5 * self.mean_strength * kind.whitened(off, scale).square().sum((-1, -2))
+        return value - 0.5 * self.mean_strength * covariance_type.whitened(
+            off, scale
+        ).square().sum((-1, -2))
 
-    def _inside(self, coordinates: Whitening) -> tuple[Tensor, Tensor]:
-        mean = coordinates.means_inside(self.mean[None])[0]
-        return mean, coordinates.covariance_inside(self.covariance)
+    def _whitened(self, whitening: Whitening) -> tuple[Tensor, Tensor]:
+        mean = whitening.whiten_means(self.mean[None])[0]
+        return mean, whitening.whiten_covariance(self.covariance)
 
     def maximize(
-        self, statistics: Mapping[str, Tensor], means: Tensor, coordinates: Whitening
+        self, statistics: Mapping[str, Tensor], means: Tensor, whitening: Whitening
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """M-step in the coordinates of the statistics; see :func:`posterior_mode`."""
-        mean, covariance = self._inside(coordinates)
+        """M-step in whitened coordinates, as the statistics are; see :func:`posterior_mode`."""
+        mean, covariance = self._whitened(whitening)
         return posterior_mode(
-            self.kind,
+            self.covariance_type,
             statistics,
             means,
             covariance,
@@ -156,23 +188,25 @@ class Prior(nn.Module):
             self.mean_strength,
         )
 
-    def statistics(
+    def statistics_at_mode(
         self,
         num_rows: Tensor,
         logits: Tensor,
         means: Tensor,
         scale: Tensor,
-        coordinates: Whitening,
+        whitening: Whitening,
     ) -> dict[str, Tensor]:
-        """Reverse :meth:`maximize`: statistics of which the parameters are the mode."""
-        kind, (mean, covariance) = self.kind, self._inside(coordinates)
+        """Inverse of :meth:`maximize`: statistics of which the parameters are the mode."""
+        covariance_type, (mean, covariance) = self.covariance_type, self._whitened(whitening)
         extra = self.concentration - 1.0
         weights = logits.double().softmax(0)
         counts = (weights * (num_rows + len(weights) * extra) - extra).clamp_min(0.0)
         sums = means * (counts + self.mean_strength)[:, None] - self.mean_strength * mean
         one, off = self.mean_strength * torch.ones_like(counts), means - mean
-        rows = kind.strength(counts, self.strength, self.num_features)
-        scatter = kind.covariances(scale) * rows - self.strength * kind.prior(covariance)
-        scatter = scatter + kind.cross(counts, sums, means)
-        scatter = scatter - kind.cross(one, one[:, None] * off, off)
-        return {"counts": counts, "sums": sums, "squares": kind.pack(scatter)}
+        rows = covariance_type.effective_count(counts, self.strength, self.num_features)
+        scatter = covariance_type.covariances(
+            scale
+        ) * rows - self.strength * covariance_type.prior_scatter(covariance)
+        scatter = scatter + covariance_type.cross_terms(counts, sums, means)
+        scatter = scatter - covariance_type.cross_terms(one, one[:, None] * off, off)
+        return {"counts": counts, "sums": sums, "squares": covariance_type.pack(scatter)}

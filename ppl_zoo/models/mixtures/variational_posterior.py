@@ -1,4 +1,4 @@
-"""Prior and posterior of a Bayesian mixture of Gaussians.
+"""Variational posterior of a Bayesian mixture of Gaussians, its prior and predictive density.
 
 All of q follows from the expected rows of each component, ``counts``, its mean ``loc`` and the
 ``scale`` of its covariance: concentrations, strengths and degrees of freedom are those of the
@@ -17,21 +17,21 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_zoo.models.mixtures.covariance import Kind
+from ppl_zoo.models.mixtures.covariance import CovarianceType
 from ppl_zoo.models.mixtures.em_statistics import BufferPool, Scorer
-from ppl_zoo.models.mixtures.precision_priors import precisions
-from ppl_zoo.models.mixtures.prior import Prior
+from ppl_zoo.models.mixtures.precision_priors import make_precision_prior
+from ppl_zoo.models.mixtures.prior import ConjugateMixturePrior
 from ppl_zoo.models.mixtures.whitening import Whitening
 
-__all__ = ["WEIGHTS", "BayesianPosterior", "Dirichlet", "Predictive", "Sticks", "Weights"]
+__all__ = ["VariationalPosterior"]
 
 
-class BayesianPosterior(nn.Module):
-    """q(weights) q(means, precisions) and its prior; see ``BayesianGaussianMixture``."""
+class VariationalPosterior(nn.Module):
+    """Posterior q(weights) q(means, precisions) and its prior, of ``BayesianGaussianMixture``."""
 
     def __init__(
         self,
-        kind: Kind,
+        covariance_type: CovarianceType,
         num_components: int,
         num_features: int,
         weights: str,
@@ -42,33 +42,42 @@ class BayesianPosterior(nn.Module):
         degrees_of_freedom: float,
     ) -> None:
         super().__init__()
-        if weights not in WEIGHTS:
-            raise ValueError(f"weights: got {weights!r}, expected one of {tuple(WEIGHTS)}")
+        if weights not in _WEIGHT_PRIORS:
+            raise ValueError(f"weights: got {weights!r}, expected one of {tuple(_WEIGHT_PRIORS)}")
         for name, value, least in (
             ("weight_concentration", concentration, 0.0),
             ("mean_strength", mean_strength, 0.0),
-            ("degrees_of_freedom", degrees_of_freedom, num_features - 1.0 if kind.matrix else 0.0),
+            (
+                "degrees_of_freedom",
+                degrees_of_freedom,
+                num_features - 1.0 if covariance_type.matrix else 0.0,
+            ),
         ):
             if not value > least:
                 raise ValueError(f"{name}: got {value}, expected more than {least:g}")
-        self.kind, self.num_features = kind, num_features
-        self.weights, self.precisions = WEIGHTS[weights], precisions(kind, num_features)
-        self.workspace = BufferPool()
+        self.covariance_type, self.num_features = covariance_type, num_features
+        self.weights = _WEIGHT_PRIORS[weights]
+        self.precisions = make_precision_prior(covariance_type, num_features)
+        self._buffer_pool = BufferPool()
         nu = degrees_of_freedom
         # the M-step of EM with this prior gives the posterior's parameters
         given = None if covariance_prior is None else torch.as_tensor(covariance_prior) / nu
-        self.prior = Prior(kind, num_features, 1.0, mean_prior, mean_strength, given, nu)
-        self.coordinates = Whitening(kind, num_features, missing=False)
+        self.prior = ConjugateMixturePrior(
+            covariance_type, num_features, 1.0, mean_prior, mean_strength, given, nu
+        )
+        self.coordinates = Whitening(covariance_type, num_features, missing=False)
         self.register_buffer("concentration", torch.tensor(float(concentration)))
         self.register_buffer("strength", torch.tensor(float(mean_strength)))
         self.register_buffer("freedom", torch.tensor(float(nu)))
-        self.register_buffer("prior_root", kind.start(num_components, num_features))
+        self.register_buffer(
+            "prior_root", covariance_type.unit_scale(num_components, num_features)
+        )
         self.register_buffer("counts", torch.ones(num_components))
         self.register_buffer("loc", torch.zeros(num_components, num_features))
-        self.register_buffer("scale", kind.start(num_components, num_features))
+        self.register_buffer("scale", covariance_type.unit_scale(num_components, num_features))
         self._set_root()
 
-    # ---- as Pyro programs -------------------------------------------------------------------
+    # ---- Pyro programs ----------------------------------------------------------------------
 
     def draw_prior(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sample weights (or sticks), means and precisions from the prior."""
@@ -92,9 +101,9 @@ class BayesianPosterior(nn.Module):
 
     # ---- CAVI -------------------------------------------------------------------------------
 
-    def centre(self, mean: Tensor, covariance: Tensor) -> None:
-        """Take coordinates, and priors that were not given, from the moments of data."""
-        self.coordinates.take(mean, covariance)
+    def whiten_by(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take the whitening, and priors that were not given, from the moments of data."""
+        self.coordinates.fit(mean, covariance)
         if not self.prior.given[0]:
             self.prior.mean.copy_(mean)
         if not self.prior.given[1]:
@@ -103,31 +112,31 @@ class BayesianPosterior(nn.Module):
 
     def update(self, statistics: Mapping[str, Tensor], step: float) -> None:
         """Move natural parameters towards prior + statistics."""
-        coordinates, means = self.coordinates, self.coordinates.means_inside(self.loc)
+        whitening, means = self.coordinates, self.coordinates.whiten_means(self.loc)
         if step < 1:
-            inside = coordinates.inside(self.loc, self.scale)
+            parameters = whitening.whiten_parameters(self.loc, self.scale)
             counts = self.counts.double()
-            old = self.prior.statistics(
-                counts.sum(), counts.clamp_min(1e-30).log(), *inside, coordinates
+            old = self.prior.statistics_at_mode(
+                counts.sum(), counts.clamp_min(1e-30).log(), *parameters, whitening
             )
             statistics = {k: (1 - step) * old[k] + step * statistics[k] for k in old}
-        _, means, scale = self.prior.maximize(statistics, means, coordinates)
+        _, means, scale = self.prior.maximize(statistics, means, whitening)
         counts = statistics["counts"]
-        self.store(counts, *coordinates.outside(means, scale))
-        self.keep(self.weights.order(self.concentration.double(), counts))
+        self.assign(counts, *whitening.unwhiten_parameters(means, scale))
+        self.reorder(self.weights.order(self.concentration.double(), counts))
 
-    def store(self, counts: Tensor, loc: Tensor, scale: Tensor) -> None:
+    def assign(self, counts: Tensor, loc: Tensor, scale: Tensor) -> None:
         """Set q, in units of x."""
         self.counts.copy_(counts)
         self.loc.copy_(loc)
         self.scale.copy_(scale)
 
-    def keep(self, order: Tensor) -> None:
-        """Put components in another order."""
+    def reorder(self, order: Tensor) -> None:
+        """Permute the components."""
         for buffer in (self.counts, self.loc) + (() if self.precisions.tied else (self.scale,)):
             buffer.copy_(buffer[order].clone())
 
-    def take(self, other: BayesianPosterior, chosen: Tensor) -> None:
+    def copy_from(self, other: VariationalPosterior, chosen: Tensor) -> None:
         """Copy the prior of another mixture, and q of some of its components."""
         state = other.state_dict()
         tied = () if self.precisions.tied else ("scale", "prior_root")
@@ -136,15 +145,17 @@ class BayesianPosterior(nn.Module):
         self.load_state_dict(state)
 
     def scorer(self, dtype: torch.dtype) -> Scorer:
-        """Score rows by E[log p(x, assignment | theta)]: a Gaussian's, shifted by component."""
+        """E-step by E[log p(x, assignment | theta)]: a Gaussian's, shifted by component."""
         counts = self.counts.double()
         log_weights = self.weights.expected_log(self.concentration.double(), counts)
         correction = self.precisions.correction(self._nu(counts))
         known = self.num_features / (self.strength.double() + counts)
         log_weights = log_weights + 0.5 * (correction - known)
-        inside = self.coordinates.inside(self.loc, self.scale)
-        stretch = self.coordinates.log_stretch()
-        return Scorer(self.kind, log_weights, *inside, stretch, dtype, self.workspace)
+        parameters = self.coordinates.whiten_parameters(self.loc, self.scale)
+        jacobian = self.coordinates.log_jacobian()
+        return Scorer(
+            self.covariance_type, log_weights, *parameters, jacobian, dtype, self._buffer_pool
+        )
 
     def negative_kl(self) -> Tensor:
         """-KL(q || p), float64."""
@@ -152,7 +163,7 @@ class BayesianPosterior(nn.Module):
         value = self.weights.negative_kl(self.concentration.double(), counts)
         strength = self.strength.double()
         share = strength / (strength + counts)
-        off = self.kind.whitened(loc - self.prior.mean.double(), scale).square().sum(-1)
+        off = self.covariance_type.whitened(loc - self.prior.mean.double(), scale).square().sum(-1)
         means = self.num_features * (share.log() - share + 1.0) - strength * off
         nu0 = self.freedom.double()
         scale0 = self._prior_scale()
@@ -160,20 +171,20 @@ class BayesianPosterior(nn.Module):
         covariances = self.precisions.negative_kl(scale, self._nu(counts), scale0, nu0)
         return value + 0.5 * means.sum() + covariances.sum()
 
-    # ---- what q says of new rows ------------------------------------------------------------
+    # ---- posterior predictive ---------------------------------------------------------------
 
     def mean_weights(self) -> Tensor:
         """E[weights] ``(K,)``, float64."""
         return self.weights.mean(self.concentration.double(), self.counts.double())
 
-    def predictive(self) -> Predictive:
+    def predictive(self) -> _StudentTMixture:
         """Return the predictive density, a mixture of Student t."""
         counts = self.counts.double()
         nu = self._nu(counts).expand(len(counts))
         freedom, stretch = self.precisions.predictive(self.strength.double() + counts, nu)
         weights = self.mean_weights().clamp_min(1e-300).log()
         loc, scale = self.loc.double(), self.scale.double()
-        return Predictive(self.kind, weights, freedom, stretch, loc, scale)
+        return _StudentTMixture(self.covariance_type, weights, freedom, stretch, loc, scale)
 
     def _nu(self, counts: Tensor) -> Tensor:
         freedom = self.freedom.to(counts.dtype)
@@ -182,9 +193,9 @@ class BayesianPosterior(nn.Module):
     def _prior_scale(self) -> Tensor:
         """Scale of one component of the prior, expanded as those of q are, float64."""
         covariance = self.prior.covariance.double()
-        if self.kind.name == "spherical":
+        if self.covariance_type.name == "spherical":
             covariance = covariance.mean()
-        return self.kind.factor(covariance).expand(self.scale.shape)
+        return self.covariance_type.factor(covariance).expand(self.scale.shape)
 
     def _set_root(self) -> None:
         scale = self._prior_scale()
@@ -192,22 +203,23 @@ class BayesianPosterior(nn.Module):
         self.prior_root.copy_(self.precisions.root(scale, nu))
 
 
-class Predictive:
-    """Mixture of Student t densities ``(freedom, loc, stretch * covariance)``, float64."""
+class _StudentTMixture:
+    """Mixture of Student t distributions ``(freedom, loc, stretch * covariance)``, float64."""
 
     def __init__(
         self,
-        kind: Kind,
+        covariance_type: CovarianceType,
         log_weights: Tensor,
         freedom: Tensor,
         stretch: Tensor,
         loc: Tensor,
         scale: Tensor,
     ) -> None:
-        self.kind, self.log_weights, self.freedom, self.loc = kind, log_weights, freedom, loc
+        self.covariance_type, self.log_weights = covariance_type, log_weights
+        self.freedom, self.loc = freedom, loc
         num_components, self.num_features = loc.shape
         root = stretch.sqrt()
-        if kind.matrix:
+        if covariance_type.matrix:
             scale = scale.expand(num_components, -1, -1) * root[:, None, None]
             eye = torch.eye(self.num_features).to(scale).expand_as(scale)
             self.units = torch.linalg.solve_triangular(scale, eye, upper=False)
@@ -223,8 +235,8 @@ class Predictive:
 
     def _joint(self, x: Tensor, k: int) -> Tensor:
         z, freedom = x - self.loc[k], self.freedom[k]
-        z = z @ self.units[k].mT if self.kind.matrix else z * self.units[k]
-        if self.kind.name == "diagonal":  # each feature has a precision of its own
+        z = z @ self.units[k].mT if self.covariance_type.matrix else z * self.units[k]
+        if self.covariance_type.name == "diagonal":  # each feature has a precision of its own
             log_density = dist.StudentT(freedom).log_prob(z).sum(-1)
         else:
             half, size = 0.5 * (freedom + self.num_features), 0.5 * self.num_features
@@ -237,14 +249,14 @@ class Predictive:
         """Draw rows ``(num_samples, D)``."""
         z = torch.multinomial(self.log_weights.exp(), num_samples, replacement=True)
         freedom = self.freedom[z, None]
-        if self.kind.name == "diagonal":
+        if self.covariance_type.name == "diagonal":
             freedom = freedom.expand(-1, self.num_features)
         wide = (0.5 * freedom / torch._standard_gamma(0.5 * freedom)).sqrt()
         noise = torch.randn(num_samples, self.num_features).to(wide) * wide
         out = torch.empty_like(noise)
         for k in z.unique().tolist():
             own = z == k
-            if self.kind.matrix:
+            if self.covariance_type.matrix:
                 shift = torch.linalg.solve_triangular(self.units[k], noise[own].mT, upper=False).mT
             else:
                 shift = noise[own] / self.units[k]
@@ -252,13 +264,11 @@ class Predictive:
         return out
 
 
-# ---- Priors of a mixture's weights: Dirichlet, and the sticks of a truncated Dirichlet process.
-#
-# Each q is conjugate, so that it is known from the expected number of rows of each component.
+# ---- priors of the weights: each q is conjugate, known from the expected rows of each component
 
 
-class Dirichlet:
-    """``weights ~ Dirichlet(concentration, ..., concentration)``."""
+class _DirichletWeights:
+    """Symmetric Dirichlet prior ``weights ~ Dirichlet(concentration, ..., concentration)``."""
 
     name = "dirichlet"
 
@@ -289,10 +299,11 @@ class Dirichlet:
         return torch.arange(len(counts), device=counts.device)
 
 
-class Sticks:
-    """``weights[k] = sticks[k] prod_{j<k} (1 - sticks[j])``, ``sticks ~ Beta(1, concentration)``.
+class _StickBreakingWeights:
+    """Truncated stick-breaking prior of a Dirichlet process (Blei & Jordan 2006).
 
-    The last component takes what is left (Blei & Jordan 2006).
+    ``weights[k] = sticks[k] prod_{j<k} (1 - sticks[j])``, ``sticks ~ Beta(1, concentration)``; the
+    last component takes what is left.
     """
 
     name = "dirichlet-process"
@@ -345,5 +356,6 @@ class Sticks:
         return 1.0 + counts[:-1], concentration + after
 
 
-Weights = Dirichlet | Sticks
-WEIGHTS: dict[str, Weights] = {kind.name: kind for kind in (Dirichlet(), Sticks())}
+_WEIGHT_PRIORS: dict[str, _DirichletWeights | _StickBreakingWeights] = {
+    prior.name: prior for prior in (_DirichletWeights(), _StickBreakingWeights())
+}

@@ -1,4 +1,4 @@
-"""Regression models: inputs x, an output y, and what is uncertain between them."""
+"""Bayesian regression models: outputs y given inputs x."""
 
 from ppl_zoo.models.regression.bayesian_linear_regression import BayesianLinearRegression
 from ppl_zoo.models.regression.bayesian_logistic_regression import BayesianLogisticRegression

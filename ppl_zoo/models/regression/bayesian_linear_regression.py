@@ -1,4 +1,4 @@
-"""Linear regression that finds the strength of its own prior, for all weights or for each."""
+"""Bayesian linear regression with automatic relevance determination."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
 from ppl_zoo.models.common.conjugate import LOG_2PI, expected_log_gamma, gamma_kl
+from ppl_zoo.models.regression.coefficients import design_matrix, sample_coefficients
 
 __all__ = ["BayesianLinearRegression"]
 
-KINDS = ("each", "shared", "fixed")
+#: priors of the relevances: values of ``relevance``
+RELEVANCES = ("each", "shared", "fixed")
 
 
 class _Posterior(NamedTuple):
-    """Coefficients are (weights..., intercept): Normal(loc, (precision * noise precision)^-1)."""
+    """Posterior q: (weights..., intercept) ~ Normal(loc, (precision * noise precision)^-1)."""
 
     loc: Tensor
     precision: Tensor
@@ -32,9 +34,9 @@ class _Posterior(NamedTuple):
 
 
 class BayesianLinearRegression(Model):
-    """Linear regression with unknown noise and unknown prior scales (relevances).
+    """Linear regression with unknown noise and unknown prior precisions (relevances).
 
-    The story::
+    Generative model::
 
         precision     ~ Gamma(noise_shape, noise_rate)
         relevance[d]  ~ Gamma(relevance_shape, relevance_rate)     for each feature, or one for all
@@ -42,9 +44,10 @@ class BayesianLinearRegression(Model):
         intercept     ~ Normal(0, intercept_scale / sqrt(precision))
         y[n]          ~ Normal(intercept + x[n] . weights, 1 / sqrt(precision))
 
-    q(weights, intercept, precision) q(relevance): a feature that the data do not ask for gets a
-    large relevance, which holds its weight near 0 (automatic relevance determination). With fixed
-    relevances there is one factor, CAVI arrives in one step, and its bound is the log evidence.
+    q(weights, intercept, precision) q(relevance): a feature that the data do not support gets
+    a large relevance, which shrinks its weight to 0 (automatic relevance determination). With
+    fixed relevances there is one factor, CAVI converges in one step, and its bound is the log
+    evidence.
 
     Parameters
     ----------
@@ -91,8 +94,8 @@ class BayesianLinearRegression(Model):
         intercept_scale: float = 100.0,
     ) -> None:
         super().__init__()
-        if relevance not in KINDS:
-            raise ValueError(f"relevance: got {relevance!r}, expected one of {KINDS}")
+        if relevance not in RELEVANCES:
+            raise ValueError(f"relevance: got {relevance!r}, expected one of {RELEVANCES}")
         prior = {
             "noise_shape": noise_shape,
             "noise_rate": noise_rate,
@@ -114,7 +117,7 @@ class BayesianLinearRegression(Model):
         self.register_buffer("q_relevance_rate", self.relevance_rate.expand(size).clone())
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Tell the story; ``x (n, num_features)``, ``y (n,)``."""
+        """Draw the global latents, then y; ``x (n, num_features)``, ``y (n,)``."""
         precision = pyro.sample("precision", dist.Gamma(self.noise_shape, self.noise_rate))
         relevance = self.relevance_shape / self.relevance_rate
         if self.relevance != "fixed":
@@ -139,19 +142,14 @@ class BayesianLinearRegression(Model):
             q = dist.Gamma(self.q_relevance_shape, self.q_relevance_rate)
             pyro.sample("relevance", q.to_event(1 if self.relevance == "each" else 0))
         factor = torch.linalg.cholesky(self._covariance()).to(self.dtype)
-        loc, sd = self.q_loc, precision.rsqrt()
-        inner = factor[:-1, :-1]
-        q = dist.MultivariateNormal(loc[:-1], scale_tril=inner * sd[..., None, None])
-        weights = pyro.sample("weights", q)
-        across = torch.linalg.solve_triangular(inner.mT, factor[-1, :-1, None], upper=True)[:, 0]
-        centre = loc[-1] + ((weights - loc[:-1]) * across).sum(-1)
-        pyro.sample("intercept", dist.Normal(centre, factor[-1, -1] * sd))
+        sample_coefficients(self.q_loc, factor, precision.rsqrt())
 
     # ---- CAVI -------------------------------------------------------------------------------
 
     def initialize(self, rows: Rows) -> None:
         """Start at the prior, with weights 0 and the noise of y itself."""
-        design, y = _design(*rows.spread(1000))
+        x, y = rows.spread(1000)
+        design, y = design_matrix(x), y.double()
         self.q_loc.zero_()
         self.q_loc[-1] = y.mean()
         self.q_precision.copy_(design.mT @ design * (len(rows) / len(y)))
@@ -163,9 +161,9 @@ class BayesianLinearRegression(Model):
         self.q_relevance_rate.copy_(self.relevance_rate if fixed else 1.0)
 
     def expected_statistics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Second moments of the features and of what ``q_loc`` leaves of y."""
-        q, (design, y) = self._posterior(), _design(x, y)
-        residual = y - design @ q.loc
+        """Second moments of the features and of the residuals of ``q_loc``, ``(D + 1, ...)``."""
+        q, design = self._posterior(), design_matrix(x)
+        residual = y.double() - design @ q.loc
         gram, squares = design.mT @ design, residual.square().sum()
         noise = expected_log_gamma(q.shape, q.rate)
         scaled = q.shape / q.rate * squares + (gram * self._covariance()).sum()
@@ -178,7 +176,7 @@ class BayesianLinearRegression(Model):
         }
 
     def update_posterior(self, statistics: dict[str, Tensor], step: float = 1.0) -> None:
-        """q(weights, intercept, precision), then q(relevance)."""
+        """Update q(weights, intercept, precision), then q(relevance)."""
         q, prior = self._posterior(), self._prior_precision()
         # natural parameters are written about the old loc, where nothing cancels
         precision = (1 - step) * q.precision + step * (prior.diag() + statistics["gram"])
@@ -196,8 +194,8 @@ class BayesianLinearRegression(Model):
             return
         squares = self._expected_squares()[:-1]
         squares = squares if self.relevance == "each" else squares.sum()
-        number = 1 if self.relevance == "each" else self.num_features
-        shape = self.relevance_shape.double() + 0.5 * number
+        count = 1 if self.relevance == "each" else self.num_features
+        shape = self.relevance_shape.double() + 0.5 * count
         rate = self.relevance_rate.double() + 0.5 * squares
         self.q_relevance_shape.copy_((1 - step) * q.relevance_shape + step * shape)
         self.q_relevance_rate.copy_((1 - step) * q.relevance_rate + step * rate)
@@ -237,32 +235,19 @@ class BayesianLinearRegression(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes than ``(n, num_features)`` and ``(n,)``."""
-        sizes = rows.sizes()
-        if len(sizes[0]) != 2 or sizes[0][1] != self.num_features:
-            raise DataError(f"x: got shape {sizes[0]}, expected (n, {self.num_features})")
-        if len(sizes) > 1 and sizes[1] != (len(rows),):
-            raise DataError(f"y: got shape {sizes[1]}, expected ({len(rows)},)")
+        validation.check_features(rows, self.num_features, second="y", integers=True)
         super().check_data(rows)
 
     @torch.no_grad()
     def predictive(self, x: Array) -> dist.StudentT:
         """Return the distribution of y at new inputs, ``(n,)``: a Student t, float64."""
-        rows = self.as_rows((x,))
-        self.check_data(rows)
-        design, q = _design(rows.all()[0])[0], self._posterior()
+        (x,) = self.checked_rows(x).all()
+        design, q = design_matrix(x), self._posterior()
         spread = 1.0 + ((design @ self._covariance()) * design).sum(-1)
         return dist.StudentT(2.0 * q.shape, design @ q.loc, (spread * q.rate / q.shape).sqrt())
 
     @torch.no_grad()
     def log_prob(self, x: Array, y: Array) -> Float[Tensor, " n"]:
         """Log predictive density of each y under q, ``(n,)``."""
-        rows = self.as_rows((x, y))
-        self.check_data(rows)
-        x, y = rows.all()
+        x, y = self.checked_rows(x, y).all()
         return self.predictive(x).log_prob(y.double()).to(self.dtype)
-
-
-def _design(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Features with a column of ones last, and y, float64."""
-    design = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
-    return design, design[:, -1] if y is None else y.double()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.common.conjugate import hermite
+from ppl_zoo.models.common import validation
+from ppl_zoo.models.common.conjugate import gauss_hermite
+from ppl_zoo.models.regression.coefficients import design_matrix, sample_coefficients
 
 __all__ = ["BayesianLogisticRegression"]
 
@@ -21,14 +21,14 @@ __all__ = ["BayesianLogisticRegression"]
 class BayesianLogisticRegression(Model):
     """Logistic regression with a normal prior.
 
-    The story::
+    Generative model::
 
         weights[d] ~ Normal(0, prior_scale)
         intercept  ~ Normal(0, intercept_scale)
         y[n]       ~ Bernoulli(sigmoid(intercept + x[n] . weights))
 
-    A Polya-gamma variable a row, ``omega[n] ~ PG(1, 0)``, makes it conjugate: given omega the
-    likelihood is Gaussian in the weights. q is Normal(weights, intercept) with full covariance
+    A Polya-gamma variable for each row, ``omega[n] ~ PG(1, 0)``, makes it conjugate: given omega
+    the likelihood is Gaussian in the weights. q is Normal(weights, intercept) with full covariance
     times a tilted PG(1, xi[n]) for each row. Summed over omega this is the bound of Jaakkola
     and Jordan (Durante & Rigon 2019); omega appears in neither program. Means are good; sds are
     too small where logits are large (a third of the true one on well separated classes), since
@@ -77,7 +77,7 @@ class BayesianLogisticRegression(Model):
         self.register_buffer("q_precision", torch.eye(num_features + 1))
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Tell the story; ``x (n, num_features)``, ``y (n,)`` of 0 and 1."""
+        """Draw the coefficients, then y; ``x (n, num_features)``, ``y (n,)`` of 0 and 1."""
         prior = dist.Normal(0.0, self.prior_scale).expand([self.num_features])
         weights = pyro.sample("weights", prior.to_event(1))
         intercept = pyro.sample("intercept", dist.Normal(0.0, self.intercept_scale))
@@ -88,11 +88,7 @@ class BayesianLogisticRegression(Model):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """Draw the coefficients from q."""
         factor = torch.linalg.cholesky(self._covariance()).to(self.dtype)
-        loc, inner = self.q_loc, factor[:-1, :-1]
-        weights = pyro.sample("weights", dist.MultivariateNormal(loc[:-1], scale_tril=inner))
-        across = torch.linalg.solve_triangular(inner.mT, factor[-1, :-1, None], upper=True)[:, 0]
-        centre = loc[-1] + ((weights - loc[:-1]) * across).sum(-1)
-        pyro.sample("intercept", dist.Normal(centre, factor[-1, -1]))
+        sample_coefficients(self.q_loc, factor, torch.ones_like(self.q_loc[0]))
 
     # ---- CAVI -------------------------------------------------------------------------------
 
@@ -102,8 +98,8 @@ class BayesianLogisticRegression(Model):
         self.q_precision.copy_(self._prior_precision().diag())
 
     def expected_statistics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Set xi of each row to its optimum, sqrt(E[logit^2]), and sum what q(weights) needs."""
-        design, loc = self._design(x), self.q_loc.double()
+        """Set xi of each row to its optimum, sqrt(E[logit^2]); sum statistics of q(weights)."""
+        design, loc = design_matrix(x), self.q_loc.double()
         half, mean = y.double() - 0.5, design @ loc
         xi = (mean**2 + ((design @ self._covariance()) * design).sum(-1)).sqrt()
         # E[omega] = tanh(xi / 2) / (2 xi), 1/4 at 0
@@ -116,7 +112,7 @@ class BayesianLogisticRegression(Model):
         }
 
     def update_posterior(self, statistics: dict[str, Tensor], step: float = 1.0) -> None:
-        """q(weights, intercept) given the rows' E[omega]."""
+        """Update q(weights, intercept) given the rows' E[omega]."""
         old = self.q_precision.double()
         target = self._prior_precision().diag() + statistics["curvature"]
         linear = (1 - step) * old @ self.q_loc.double() + step * statistics["score"]
@@ -139,18 +135,11 @@ class BayesianLogisticRegression(Model):
     def _covariance(self) -> Tensor:
         return torch.cholesky_inverse(torch.linalg.cholesky(self.q_precision.double()))
 
-    def _design(self, x: Tensor) -> Tensor:
-        return torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
-
     # ---- queries ----------------------------------------------------------------------------
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes, and y other than 0 and 1."""
-        sizes = rows.sizes()
-        if len(sizes[0]) != 2 or sizes[0][1] != self.num_features:
-            raise DataError(f"x: got shape {sizes[0]}, expected (n, {self.num_features})")
-        if len(sizes) > 1 and sizes[1] != (len(rows),):
-            raise DataError(f"y: got shape {sizes[1]}, expected ({len(rows)},)")
+        validation.check_features(rows, self.num_features, second="y", integers=True)
         super().check_data(rows)
         for _, *y in rows.chunks(65536):
             if y and not ((y[0] == 0) | (y[0] == 1)).all():
@@ -160,28 +149,29 @@ class BayesianLogisticRegression(Model):
     @torch.no_grad()
     def predict_proba(self, x: Array, num_nodes: int = 64) -> Float[Tensor, "n 2"]:
         """Probabilities of 0 and 1 under q, ``(n, 2)``: sigmoid(logit) averaged over q."""
-        rows = self.as_rows((x,))
-        self.check_data(rows)
-        one = torch.cat([self._positive(batch[0], num_nodes) for batch in rows.chunks(4096)])
+        one = torch.cat([self._expected_sigmoid(chunk, num_nodes) for (chunk,) in self.batches(x)])
         return torch.stack([1.0 - one, one], -1).to(self.dtype)
 
-    def predict(self, x: Array) -> Any:
+    def predict(self, x: Array) -> Int[Tensor, " n"]:
         """Return the more probable class of each row, ``(n,)``."""
         return (self.predict_proba(x)[:, 1] > 0.5).long()
 
     @torch.no_grad()
     def log_prob(self, x: Array, y: Array) -> Float[Tensor, " n"]:
         """Log predictive probability of each y under q, ``(n,)``."""
-        rows = self.as_rows((x, y))
-        self.check_data(rows)
-        sign = [(batch[0], 2.0 * batch[1].double() - 1.0) for batch in rows.chunks(4096)]
-        return torch.cat([self._positive(x, 64, s).log() for x, s in sign]).to(self.dtype)
+        probabilities = [
+            self._expected_sigmoid(chunk, sign=2.0 * labels.double() - 1.0)
+            for chunk, labels in self.batches(x, y)
+        ]
+        return torch.cat(probabilities).log().to(self.dtype)
 
-    def _positive(self, x: Tensor, num_nodes: int, sign: Tensor | float = 1.0) -> Tensor:
+    def _expected_sigmoid(
+        self, x: Tensor, num_nodes: int = 64, sign: Tensor | float = 1.0
+    ) -> Tensor:
         """E[sigmoid(sign * logit)] by Gauss-Hermite quadrature, float64."""
-        design = self._design(x)
+        design = design_matrix(x)
         mean = design @ self.q_loc.double()
         sd = ((design @ self._covariance()) * design).sum(-1).sqrt()
-        nodes, log_weights = hermite(mean, num_nodes)
+        nodes, log_weights = gauss_hermite(mean, num_nodes)
         logits = (mean[:, None] + sd[:, None] * nodes) * torch.as_tensor(sign).to(mean)[..., None]
         return (torch.nn.functional.logsigmoid(logits) + log_weights).logsumexp(-1).exp()

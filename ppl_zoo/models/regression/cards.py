@@ -60,8 +60,8 @@ EIGHT_SCHOOLS = Card(
     title="Eight schools",
     family="regression",
     factory="ppl_zoo.models:EightSchools",
-    summary="Effects of coaching in eight schools, pooled as far as the data ask for it; the"
-    " hierarchical model on which samplers and guides are tried.",
+    summary="Effects of coaching in eight schools, pooled as far as the data support it; the"
+    " hierarchical model on which samplers and guides are tested.",
     solvers=("SVI",),
     references=(
         Reference(
@@ -87,7 +87,7 @@ EIGHT_SCHOOLS = Card(
         ),
         Recipe(
             name="centered",
-            title="Partial pooling as the story is told: harder for a mean-field guide",
+            title="The centered parametrisation: harder for a mean-field guide",
             data="eight-schools",
             model={"parametrization": "centered"},
             options={"restarts": 4},
@@ -122,8 +122,8 @@ BAYESIAN_LINEAR_REGRESSION = Card(
     title="Linear regression with relevances",
     family="regression",
     factory="ppl_zoo.models:BayesianLinearRegression",
-    summary="Linear regression that finds its noise and the strength of its own prior, for all"
-    " weights or for each (automatic relevance determination).",
+    summary="Linear regression with unknown noise and prior precisions, one for all weights or one"
+    " for each (automatic relevance determination).",
     solvers=("CAVI", "NUTS"),
     references=(
         Reference(

@@ -1,4 +1,4 @@
-"""Eight schools: the hierarchical model on which samplers are tried."""
+"""Eight schools: the hierarchical model on which samplers and guides are tested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EightSchools"]
 class EightSchools(Model):
     """Partial pooling of the effects of a coaching programme.
 
-    The story::
+    Generative model::
 
         mu       ~ Normal(0, 5)                mean effect, in points of the test
         tau      ~ HalfCauchy(5)               sd between schools
@@ -28,8 +28,8 @@ class EightSchools(Model):
     ----------
     parametrization
         "noncentered": ``theta = mu + tau * eta``, ``eta ~ Normal(0, 1)``, without the funnel
-        between tau and theta, which guides and samplers like better when data are weak;
-        "centered": as the story has it.
+        between tau and theta, which guides and samplers approximate better when data are weak;
+        "centered": as above.
 
     References
     ----------
@@ -61,7 +61,7 @@ class EightSchools(Model):
         self.register_buffer("spread_scale", torch.tensor(5.0))
 
     def model(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """Tell the story; ``y`` and ``sigma`` are ``(schools,)``."""
+        """Draw mu, tau and the effects, then y; ``y`` and ``sigma`` are ``(schools,)``."""
         mu = pyro.sample("mu", dist.Normal(0.0, self.mean_scale))
         tau = pyro.sample("tau", dist.HalfCauchy(self.spread_scale))
         with self.observations("schools", sigma):

@@ -1,8 +1,8 @@
-"""Bayesian linear regression: the smallest model of the zoo, and the one to copy."""
+"""Bayesian linear regression with a conjugate prior: the smallest model, and the one to copy."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common import validation
 
 __all__ = ["LinearRegression", "NormalInverseGamma"]
 
@@ -29,7 +29,7 @@ class NormalInverseGamma(NamedTuple):
 class LinearRegression(Model):
     """Linear regression with a conjugate prior.
 
-    The story::
+    Generative model::
 
         variance   ~ InverseGamma(noise_shape, noise_rate)
         intercept  ~ Normal(0, prior_scale * sqrt(variance))
@@ -77,7 +77,7 @@ class LinearRegression(Model):
         self.register_buffer("noise_rate", torch.tensor(float(noise_rate)))
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Tell the story; ``x (n, num_features)``, ``y (n,)``."""
+        """Draw the coefficients, then y; ``x (n, num_features)``, ``y (n,)``."""
         variance = pyro.sample("variance", dist.InverseGamma(self.noise_shape, self.noise_rate))
         sd = variance.sqrt()
         intercept = pyro.sample("intercept", dist.Normal(0.0, self.prior_scale * sd))
@@ -91,11 +91,7 @@ class LinearRegression(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes than ``(n, num_features)`` and ``(n,)``."""
-        sizes = rows.sizes()
-        if len(sizes[0]) != 2 or sizes[0][1] != self.num_features:
-            raise DataError(f"x: got shape {sizes[0]}, expected (n, {self.num_features})")
-        if len(sizes) > 1 and sizes[1] != (len(rows),):
-            raise DataError(f"y: got shape {sizes[1]}, expected ({len(rows)},)")
+        validation.check_features(rows, self.num_features, second="y", integers=True)
         super().check_data(rows)
 
     @torch.no_grad()
@@ -107,9 +103,7 @@ class LinearRegression(Model):
         NormalInverseGamma
             Coefficients are (intercept, weights...).
         """
-        rows = self.as_rows((x, y))
-        self.check_data(rows)
-        x, y = (t.double() for t in rows.all())
+        x, y = (t.double() for t in self.checked_rows(x, y).all())
         design = torch.cat([torch.ones_like(x[:, :1]), x], 1)
         prior = torch.eye(design.shape[1], dtype=x.dtype, device=x.device)
         precision = design.T @ design + prior / self.prior_scale.double() ** 2
@@ -118,6 +112,6 @@ class LinearRegression(Model):
         rate = self.noise_rate.double() + 0.5 * (y @ y - mean @ precision @ mean)
         return NormalInverseGamma(mean, torch.linalg.inv(precision), shape, rate)
 
-    def predict(self, x: Array, num_samples: int = 1000) -> Any:
+    def predict(self, x: Array, num_samples: int = 1000) -> Float[Tensor, "..."]:
         """Posterior predictive draws of y at new inputs, ``(num_samples, n)``."""
         return self.sample(num_samples, given={"x": x})

@@ -99,13 +99,7 @@ def test_the_bound_term_by_term(kind, weights, faithful):
     values = {name: value.squeeze(1) for name, value in draws.values.items()}
     r = model.encode(x)
     means, weight = values["means"], values["weights"]
-    covariances = values["covariances"]
-    if kind == "diagonal":
-        covariances = covariances.diag_embed()
-    elif kind == "spherical":
-        covariances = covariances[..., None, None] * torch.eye(2)
-    elif kind == "tied":
-        covariances = covariances[:, None].expand(-1, 3, -1, -1)
+    covariances = model.covariance_type.dense(values["covariances"], 3, 2)
     normal = torch.distributions.MultivariateNormal(means[:, None], covariances[:, None])
     joint = normal.log_prob(x[None, :, None, :]) + weight.clamp_min(1e-300).log()[:, None]
     collapsed = joint.logsumexp(-1).sum(-1)

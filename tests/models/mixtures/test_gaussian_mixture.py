@@ -61,14 +61,8 @@ def random_mixture(kind, missing=False, dtype=torch.float64):
 
 
 def matrices(model):
-    """Covariances of any kind as (K, D, D)."""
-    k, d = model.num_components, model.num_features
-    covariances = model.covariances
-    if model.kind.name == "diagonal":
-        return covariances.diag_embed()
-    if model.kind.name == "spherical":
-        return covariances[:, None, None] * torch.eye(d, dtype=covariances.dtype)
-    return covariances.expand(k, d, d)
+    """Covariances of any type as (K, D, D)."""
+    return model.covariance_type.dense(model.covariances, *model.means.shape)
 
 
 def total(model, *data, size=None):
@@ -79,6 +73,22 @@ def total(model, *data, size=None):
         for i in range(0, len(data[0]), size)
     ]
     return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dense_covariances(kind):
+    model = random_mixture(kind)
+    covariances, eye = model.covariances, torch.eye(3).double()
+    expected = {
+        "full": lambda: covariances,
+        "tied": lambda: torch.stack([covariances] * 3),
+        "diagonal": lambda: torch.stack([row.diag() for row in covariances]),
+        "spherical": lambda: torch.stack([value * eye for value in covariances]),
+    }[kind]()
+    assert torch.equal(matrices(model), expected)
+    several = torch.stack([covariances, 2.0 * covariances])
+    dense = model.covariance_type.dense(several, 3, 3)
+    assert torch.equal(dense, torch.stack([expected, 2.0 * expected]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -346,7 +356,7 @@ def test_single_precision_where_products_cancel(kind):
     single = zoo.GaussianMixture(4, 6, kind)
     single.set_parameters([0.25] * 4, centres, covariances)
     x = x.float().double()
-    assert len(single._ready().close) == (0 if kind == "tied" else 4)
+    assert len(single._current_scorer().ill_conditioned) == (0 if kind == "tied" else 4)
     error = single.log_prob(x.float()).double() - reference.log_prob(x)
     # what the rounding of x and of the means themselves does
     assert error.abs().mean() < 0.1
@@ -361,9 +371,10 @@ def test_scores_by_differences_and_by_products_agree(kind, monkeypatch):
     model = random_mixture(kind)
     x = model.sample(50)
     products, statistics = model.log_prob(x), total(model, x)
-    monkeypatch.setattr("ppl_zoo.models.mixtures.em_statistics.TOLERANCE", 0.0)
-    model.__dict__["_scorer"] = (None, None)
-    assert isinstance(model._ready(), Scorer) and len(model._ready().safe) == 0
+    monkeypatch.setattr("ppl_zoo.models.mixtures.em_statistics.MAX_ROUNDING_NATS", 0.0)
+    model._scorer = (None, None)
+    scorer = model._current_scorer()
+    assert isinstance(scorer, Scorer) and len(scorer.well_conditioned) == 0
     torch.testing.assert_close(model.log_prob(x), products)
     for name, value in total(model, x).items():
         torch.testing.assert_close(value, statistics[name], rtol=1e-7, atol=1e-7)
@@ -387,8 +398,8 @@ def test_statistics_of_parameters_reverse_the_m_step(kind, blobs):
     model.initialize(model.as_rows((blobs,)))
     statistics = total(model, blobs)
     model.maximize(statistics)
-    parameters = model.logits, *model._inside()
-    back = model.prior.statistics(model.num_seen, *parameters, model.coordinates)
+    parameters = model.logits, *model._whitened_parameters()
+    back = model.prior.statistics_at_mode(model.num_seen, *parameters, model.coordinates)
     for name, value in back.items():
         torch.testing.assert_close(value.detach(), statistics[name], rtol=1e-6, atol=1e-6)
 
