@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, load_chain, read_parameters, stack_chains
+from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
 from ppl_zoo.core.solver import FitContext, Solver
-from ppl_zoo.solvers.loop import Chain, pad_history, past_objective, run_chains
+from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
 
 __all__ = ["ConjugateUpdate", "CoordinateAscent", "MaximizationStep", "Statistics"]
 
@@ -157,11 +157,8 @@ class CoordinateAscent(Solver):
             own = model if index == 0 else model.fresh()
             chain = Chain(index, own)
             if resume is not None:
-                load_chain(own, None, resume.parameters, index)
-                chain.objective = past_objective(resume, index)
-                if resume.stopped[index] == "converged":
-                    chain.stopped = "converged"
-                elif resume.stopped[index] == "max_steps":
+                chain.take_up(resume)
+                if resume.stopped[index] == "max_steps":
                     chain.objective.pop()  # the E-step that comes first finds it again
             elif self.initialize:
                 with torch.no_grad():
@@ -177,7 +174,7 @@ class CoordinateAscent(Solver):
         value = self.objective(chain, statistics)
         past = chain.objective
         eps = torch.finfo(rows.dtype).eps
-        # sums of rounded terms move by this much without meaning anything
+        # rounding errors of the sums
         noise = 32 * eps * (abs(value) + len(rows))
         if past and value < past[-1] - noise:
             raise ConvergenceError(
@@ -204,7 +201,7 @@ class CoordinateAscent(Solver):
 
     def expect(self, model: Model, rows: Rows) -> Statistics:
         """Sum the expected statistics of all rows."""
-        total: dict[str, Any] = {}
+        total: Statistics = {}
         for batch in rows.chunks(self.batch_size or 4096):
             for name, value in model.expected_statistics(*batch).items():
                 total[name] = total[name] + value if name in total else value
@@ -212,11 +209,12 @@ class CoordinateAscent(Solver):
 
     @staticmethod
     def _converged(past: list[float], tol: float, noise: float) -> bool:
+        """Whether the gain still to come, extrapolated at a linear rate, is below ``tol``."""
         if len(past) < 3:
             return False
         before, last = past[-2] - past[-3], past[-1] - past[-2]
         if last <= noise and before <= noise:
-            return True  # nothing left that the arithmetic could see
+            return True  # no gain left beyond rounding errors
         if last <= 0 or before <= 0:
             return False
         rate = last / before

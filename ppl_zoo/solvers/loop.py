@@ -10,22 +10,44 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.solution import Solution
+from ppl_zoo.core.solution import Solution, load_chain, read_parameters
 from ppl_zoo.core.solver import FitContext
 
-__all__ = ["Chain", "pad_history", "past_objective", "raise_if_all_diverged", "run_chains"]
+__all__ = [
+    "Chain",
+    "pack_chains",
+    "pad_history",
+    "raise_if_all_diverged",
+    "repeat_parameters",
+    "run_chains",
+]
 
 
 @dataclass
 class Chain:
-    """One chain (restart) of a solver: its model, its guide, and how far it has come."""
+    """One chain (restart) of a solver.
+
+    Attributes
+    ----------
+    index
+        Number of the chain.
+    model, guide
+        Its model, and its guide program (None without one).
+    objective
+        Objective of each step that it took, in nats.
+    stopped
+        Why it stopped, as in :class:`ppl_zoo.solvers.Solution`; None while it runs.
+    error
+        What went wrong with a chain that diverged.
+    """
 
     index: int
     model: Model
@@ -33,6 +55,28 @@ class Chain:
     objective: list[float] = field(default_factory=list)
     stopped: str | None = None
     error: ConvergenceError | None = None
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that resuming takes, beside the parameters."""
+        return {}, {}
+
+    def take_up(self, resume: Solution) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Take parameters and objectives from a solution; return what the chain packed then."""
+        load_chain(self.model, self.guide, resume.parameters, self.index)
+        past = resume.history["objective"][self.index]
+        self.objective = past[~np.isnan(past)].tolist()  # without the padding
+        if resume.stopped[self.index] == "converged":
+            self.stopped = "converged"
+        prefix = f"{self.index}."
+        tensors = {
+            name.removeprefix(prefix): value
+            for name, value in resume.state_tensors.items()
+            if name.startswith(prefix)
+        }
+        return tensors, resume.state_values.get(str(self.index), {})
+
+
+ChainT = TypeVar("ChainT", bound=Chain)
 
 
 @contextmanager
@@ -56,8 +100,8 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def run_chains(
-    chains: Sequence[Chain],
-    advance: Callable[[list], int],
+    chains: Sequence[ChainT],
+    advance: Callable[[list[ChainT]], int],
     solution: Callable[[], Solution],
     *,
     max_steps: int,
@@ -120,10 +164,20 @@ def raise_if_all_diverged(chains: Sequence[Chain], solution: Solution) -> None:
         warnings.warn(f"{chain.error}; the other chains went on", stacklevel=4)
 
 
-def past_objective(resume: Solution, index: int) -> list[float]:
-    """Objective of each step that a chain of a solution took."""
-    past = resume.history["objective"][index]
-    return past[~np.isnan(past)].tolist()  # without the padding
+def pack_chains(chains: Sequence[Chain]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of all chains for a solution: tensors ``"CHAIN.NAME"``, and plain values by chain."""
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for chain in chains:
+        packed, values[str(chain.index)] = chain.pack()
+        tensors |= {f"{chain.index}.{name}": value for name, value in packed.items()}
+    return tensors, values
+
+
+def repeat_parameters(model: Model, num_chains: int) -> dict[str, Tensor]:
+    """Parameters of a model that all chains share, as a solution has them: ``(chain, ...)``."""
+    parameters = read_parameters(model, None)
+    return {name: value.expand(num_chains, *value.shape) for name, value in parameters.items()}
 
 
 def pad_history(chains: Sequence[Chain]) -> np.ndarray:

@@ -1,14 +1,13 @@
-"""A model's posterior as one density over a vector without constraints.
+"""Potential energy of a model over an unconstrained vector.
 
-Each continuous latent is a piece of the vector, sent through ``biject_to`` of its own support;
-finite discrete latents are summed out. Supports may depend on other latents, since the
-transforms are made while the model runs.
+Each continuous latent is a slice of the vector, mapped by ``biject_to`` of its own support; the
+Jacobians are part of the density. Finite discrete latents are summed out. Supports may depend on
+other latents, since the transforms are made while the model runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -42,6 +41,9 @@ class Unconstrained:
     ----------
     size
         Length of the vector.
+    places
+        ``{site: (start, stop, shape)}`` of each continuous latent: its slice of the vector, and
+        its shape on the unconstrained scale.
     shapes
         ``{site: shape}`` of the continuous latents and the deterministic sites.
     summed_out
@@ -51,7 +53,7 @@ class Unconstrained:
     ------
     DataError
         If the model has no continuous latents, or discrete ones without finite support, or a
-        support that no transform leads to.
+        support without a transform from the reals.
     """
 
     def __init__(self, model: Model, rows: Rows) -> None:
@@ -90,15 +92,15 @@ class Unconstrained:
         self.program = with_summed_out(model, self.summed_out)
         plates = [-dim for s in sites.values() for _, dim, _ in s.plates]
         self.nesting = max(plates, default=0)
-        wanted = {*self.places, *(s.name for s in sites.values() if s.kind == "deterministic")}
-        shapes = {s.name: s.shape for s in sites.values() if s.name in wanted}
+        names = {*self.places, *(s.name for s in sites.values() if s.kind == "deterministic")}
+        shapes = {s.name: s.shape for s in sites.values() if s.name in names}
         with torch.no_grad(), poutine.block():
-            found = self._run(torch.zeros(start, dtype=model.dtype), self.data)[0]
+            zero = self._run(torch.zeros(start, dtype=model.dtype), self.data)[0]
         # a deterministic site may depend on a latent that is summed out: it has no single value
         self.shapes = {
             k: shape
             for k, shape in shapes.items()
-            if tuple(torch.as_tensor(found.nodes[k]["value"]).shape) == shape
+            if tuple(torch.as_tensor(zero.nodes[k]["value"]).shape) == shape
         }
 
     def energy(self, z: Tensor, *data: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class Unconstrained:
         return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in self.shapes}
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the vector at which the latents have these values.
+        """Return the vector ``(size,)`` at which the latents have these values.
 
         Raises
         ------
@@ -146,7 +148,8 @@ class Unconstrained:
             grads = torch.autograd.grad(energy, list(named.values()), allow_unused=True)
         return [k for k, g in zip(named, grads, strict=True) if g is not None]
 
-    def _run(self, z: Tensor, data: tuple) -> tuple[Trace, Any]:
+    def _run(self, z: Tensor, data: tuple[Tensor, ...]) -> tuple[Trace, Tensor]:
+        """Trace the program at ``z``; the log determinant of the Jacobian beside it."""
         forward = _Forward(z, self.places)
         program = forward(self.program)
         if self.summed_out:
@@ -161,6 +164,7 @@ class Unconstrained:
         return trace, forward.log_det
 
     def _log_joint(self, trace: Trace) -> Tensor:
+        """Log joint density of a trace, discrete latents summed out."""
         if not self.summed_out:
             return trace.log_prob_sum()
         guide = poutine.trace(lambda: None).get_trace()
@@ -168,17 +172,16 @@ class Unconstrained:
         trace.pack_tensors()
         guide.pack_tensors(trace.plate_to_symbol)
         costs, factors, _, sum_dims, scale = _compute_model_factors(trace, guide)
-        total: Any = 0.0
+        total: Tensor | float = 0.0
         for terms in costs.values():
             total = total + sum(term.sum() for term in terms)
         if len(factors) == 1 and len(sum_dims) == 1:
-            # one latent to sum out, and all in its plate: directly, without a chain of products
+            # one discrete latent, everything in its plate: one logsumexp, no tensor contraction
             (terms,) = factors.values()
             terms = packed.broadcast_all(*terms)
             dims = terms[0]._pyro_dims
             joint = torch.logsumexp(sum(terms), dims.index(next(iter(sum_dims))))
-            kept = "".join(d for d in dims if d not in sum_dims)
-            joint._pyro_dims = kept
+            joint._pyro_dims = "".join(d for d in dims if d not in sum_dims)
             total = total + packed.scale_and_mask(joint, scale=scale).sum()
         elif factors:
             for terms in contract_tensor_tree(factors, sum_dims).values():
@@ -188,12 +191,12 @@ class Unconstrained:
 
 
 class _Forward(Messenger):
-    """Put the pieces of a vector in the place of the latents, and add up the Jacobians."""
+    """Set the latents to the slices of a vector, and add up the log Jacobians."""
 
     def __init__(self, z: Tensor, places: Mapping[str, tuple[int, int, tuple[int, ...]]]) -> None:
         super().__init__()
         self.z, self.places = z, places
-        self.log_det: Any = 0.0
+        self.log_det: Tensor | float = 0.0
         self.seen: set[str] = set()
 
     def _pyro_sample(self, msg: dict) -> None:
@@ -209,7 +212,7 @@ class _Forward(Messenger):
 
 
 class _Inverse(Messenger):
-    """Hold the latents at values and note where they lie without constraints."""
+    """Hold the latents at values and collect their unconstrained coordinates."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -224,7 +227,8 @@ class _Inverse(Messenger):
         msg["value"], msg["is_observed"] = value, True
 
 
-def _family(fn: Any) -> str:
+def _family(fn: torch.distributions.Distribution) -> str:
+    """Name of a distribution inside its wrappers."""
     while isinstance(fn, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
         fn = fn.base_dist
     return type(fn).__name__

@@ -1,4 +1,4 @@
-"""Laplace's approximation, and what to do where it fails: the start of a fit with fixed draws."""
+"""Laplace's approximation, from a mode or from the path to it: the start of fixed draws."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.linalg import LinAlgError
 
-__all__ = ["Normal", "approximate"]
+__all__ = ["NormalApproximation", "approximate"]
 
-#: Newton iterations of a climb, and step lengths that each tries
-ITERATIONS, LENGTHS = 100, 2.0 ** np.arange(3, -30, -1)
-#: points of a climb that are looked at
-LOOKS = 8
+#: iterations of Newton's method
+MAX_ITERATIONS = 100
+#: lengths that the line search of each iteration compares, in Newton steps
+STEP_LENGTHS = 2.0 ** np.arange(3, -30, -1)
+#: points of Newton's path at which normals are compared, evenly spaced
+MAX_POINTS_COMPARED = 8
+#: normals that are tried at a point until one has a finite ELBO: the scale, in units of
+#: Laplace's, and the part of the Newton step that the mean is moved by
+TRIED_SCALES_AND_MOVES = ((1.0, 1.0), (1.0, 0.0), (0.3, 0.0), (0.1, 0.0))
+
+Energy = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Hessian = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass
-class Normal:
+class NormalApproximation:
     """A normal density: its mean, its lower triangular factor, and its ELBO in nats."""
 
     mean: np.ndarray
@@ -27,17 +35,14 @@ class Normal:
 
 
 def approximate(
-    energy: Callable[[np.ndarray], tuple],
-    hessian: Callable[[np.ndarray], np.ndarray],
-    start: np.ndarray,
-    normals: np.ndarray,
-) -> Normal | None:
-    """Climb from a start to a mode, and return the best normal met on the way.
+    energy: Energy, hessian: Hessian, start: np.ndarray, normals: np.ndarray
+) -> NormalApproximation | None:
+    """Run Newton's method from a start to a mode, and return the best normal on its path.
 
-    The climb is Newton's, with the eigenvalues of the Hessian made positive. The normal at a
-    point has the mean that one more step leads to and the inverse Hessian as covariance; at the
-    mode that is Laplace's. A density may have no mode, or one far from its mass: all points are
-    judged by their ELBO, as Pathfinder does (Zhang et al. 2022,
+    The eigenvalues of the Hessian are made positive. The normal at a point has the mean that one
+    more Newton step leads to and the inverse Hessian as covariance; at the mode that is
+    Laplace's. A density may have no mode, or one far from its mass: points of the path are
+    compared by their ELBO, as Pathfinder does (Zhang et al. 2022,
     https://jmlr.org/papers/v23/21-0889.html).
 
     Parameters
@@ -53,53 +58,57 @@ def approximate(
 
     Returns
     -------
-    Normal or None
+    NormalApproximation or None
         None if no normal has a finite ELBO.
     """
-    with np.errstate(all="ignore"):  # what overflows is too far, and is looked at as such
-        return _best(energy, normals, _climb(energy, hessian, start))
+    with np.errstate(all="ignore"):  # an overflow is a step too long, and treated as such
+        return _best_normal(energy, normals, _newton_path(energy, hessian, start))
 
 
-def _climb(
-    energy: Callable[[np.ndarray], tuple],
-    hessian: Callable[[np.ndarray], np.ndarray],
-    start: np.ndarray,
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return points, steps from them and roots of the inverse Hessian there."""
-    found = []
+@dataclass
+class _PathPoint:
+    """A point of Newton's path: the step from it, and a root of the inverse Hessian there."""
+
+    z: np.ndarray
+    step: np.ndarray
+    root: np.ndarray
+
+
+def _newton_path(energy: Energy, hessian: Hessian, start: np.ndarray) -> list[_PathPoint]:
+    path = []
     z = start
     value, gradient = (a[0] for a in energy(z[None]))
-    for _ in range(ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             break
         curvature = hessian(z)
         if not np.isfinite(curvature).all():
             break
-        scale, values, vectors = _spectrum(curvature)
-        root = scale[:, None] * vectors / np.sqrt(values)  # root @ root.T is the covariance
+        scale, eigenvalues, vectors = _positive_spectrum(curvature)
+        root = scale[:, None] * vectors / np.sqrt(eigenvalues)  # root @ root.T: the covariance
         step = -root @ (root.T @ gradient)
-        found.append((z, step, root))
+        path.append(_PathPoint(z, step, root))
         if -(step @ gradient) < 1e-12 * max(1.0, abs(value)):
             break
-        tried = z + LENGTHS[:, None] * step
+        tried = z + STEP_LENGTHS[:, None] * step
         values, gradients = energy(tried)
         best = int(np.nanargmin(np.where(np.isfinite(values), values, np.inf)))
         if not values[best] < value:
             break
         z, value, gradient = tried[best], values[best], gradients[best]
-    return found
+    return path
 
 
-def _best(
-    energy: Callable[[np.ndarray], tuple], normals: np.ndarray, found: list[tuple]
-) -> Normal | None:
-    """Pick the normal of the highest bound among those of some points."""
-    picked = np.unique(np.linspace(0, len(found) - 1, min(LOOKS, len(found))).round().astype(int))
+def _best_normal(
+    energy: Energy, normals: np.ndarray, path: list[_PathPoint]
+) -> NormalApproximation | None:
+    """Pick the normal of the highest ELBO among those at some points of the path."""
+    count = min(MAX_POINTS_COMPARED, len(path))
+    picked = np.unique(np.linspace(0, len(path) - 1, count).round().astype(int))
     best = None
-    for index in picked:
-        z, step, root = found[index]
-        for width, moved in ((1.0, 1.0), (1.0, 0.0), (0.3, 0.0), (0.1, 0.0)):
-            normal = _normal(energy, z + moved * step, width * root, normals)
+    for point in (path[index] for index in picked):
+        for scale, move in TRIED_SCALES_AND_MOVES:
+            normal = _make_normal(energy, point.z + move * point.step, scale * point.root, normals)
             if normal is not None and (best is None or normal.elbo > best.elbo):
                 best = normal
             if normal is not None:
@@ -107,23 +116,24 @@ def _best(
     return best
 
 
-def _spectrum(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, made positive, and vectors of the Hessian in units that even it out."""
+def _positive_spectrum(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale a Hessian to a unit diagonal; scales, eigenvalues made positive, eigenvectors."""
     diagonal = np.abs(np.diag(hessian))
     scale = 1 / np.sqrt(np.where(diagonal > 1e-12, diagonal, 1.0))
     values, vectors = np.linalg.eigh(scale[:, None] * hessian * scale)
     return scale, np.maximum(np.abs(values), 1e-10), vectors
 
 
-def _normal(
-    energy: Callable[[np.ndarray], tuple], mean: np.ndarray, root: np.ndarray, normals: np.ndarray
-) -> Normal | None:
+def _make_normal(
+    energy: Energy, mean: np.ndarray, root: np.ndarray, normals: np.ndarray
+) -> NormalApproximation | None:
+    """Make the normal of covariance ``root @ root.T``; None if its ELBO is not finite."""
     try:
         factor = np.linalg.qr(root.T, mode="r").T  # the same covariance, lower triangular
     except LinAlgError:
         return None
-    # in one order of memory, as it will be when it is read back: products round alike
+    # C order, as it will have when it is read from disk: products then round alike
     factor = np.ascontiguousarray(factor * np.sign(np.diag(factor)))
     entropy = np.log(np.diag(factor)).sum() + len(mean) / 2 * math.log(2 * math.pi * math.e)
     elbo = entropy - energy(mean + normals @ factor.T)[0].mean()
-    return Normal(mean, factor, float(elbo)) if np.isfinite(elbo) else None
+    return NormalApproximation(mean, factor, float(elbo)) if np.isfinite(elbo) else None

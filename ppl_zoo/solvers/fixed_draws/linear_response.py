@@ -1,4 +1,4 @@
-"""Covariances that mean field leaves out, from how its means respond to a push."""
+"""Linear response: covariances of a mean-field fit, from how its means respond to a tilt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.infer import autoguide
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -14,11 +15,14 @@ from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import trace_program
-from ppl_zoo.solvers.fixed_draws.families import location
+from ppl_zoo.solvers.fixed_draws.families import read_location, read_scales
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
 from ppl_zoo.solvers.fixed_draws.solver import quasi_normals
 
 __all__ = ["LinearResponse", "linear_response"]
+
+#: step of the central differences of the Hessian, in standard deviations and in log scales
+DIFFERENCE_STEP = 1e-4
 
 
 @dataclass(frozen=True)
@@ -46,43 +50,42 @@ def linear_response(
 ) -> LinearResponse:
     """Correct the covariance of a mean-field fit at its optimum.
 
-    Were the log posterior pushed by ``t . f(z)``, the fit's means of f would move by their
-    posterior covariance times t, up to the error of the means themselves. The derivative follows
-    from the Hessian of the fixed-draw bound (Giordano, Broderick & Jordan 2018,
-    https://jmlr.org/papers/v19/17-670.html). Exact for a Gaussian.
+    If the log posterior is tilted by ``t . f(z)``, the posterior means of f move by their
+    covariance times t, to first order; the means of a fit do so up to their own error. Their
+    derivative follows from the Hessian of the ELBO with fixed draws (Giordano, Broderick & Jordan
+    2018, https://jmlr.org/papers/v19/17-670.html). Exact for a Gaussian.
 
     Parameters
     ----------
     model, rows, guide
-        A fit's; the guide is an ``AutoNormal`` or ``AutoDiagonalNormal`` at its optimum.
+        Those of a fit; the guide is an ``AutoNormal`` or ``AutoDiagonalNormal`` at its optimum.
     num_draws, seed
         Of the fixed draws.
 
     Raises
     ------
     QueryError
-        If the guide is not mean field, or the fit has not come to an optimum.
+        If the guide is not mean field, or the fit has not converged to an optimum.
     """
-    if type(guide).__name__ not in ("AutoNormal", "AutoDiagonalNormal"):
+    if not isinstance(guide, (autoguide.AutoNormal, autoguide.AutoDiagonalNormal)):
         raise QueryError(
             f"linear response: got the guide {type(guide).__name__}, expected mean field "
             "(guide='normal'), the others have covariances of their own"
         )
-    points = BatchedPotential(model, rows)
-    size, loc = points.size, location(guide)
-    scale = _scales(guide)
+    potential = BatchedPotential(model, rows)
+    size, loc, scale = potential.size, read_location(guide), read_scales(guide)
     while num_draws < 4 * size:
         num_draws *= 2
     normals = quasi_normals(num_draws, size, seed, whiten=True).numpy()
-    hessian = _hessian(points, loc, scale, normals)
-    slopes, mean, labels = _slopes(points, loc, scale, normals)
+    hessian = _hessian(potential, loc, scale, normals)
+    jacobian, mean, labels = _jacobian_of_means(potential, loc, scale, normals)
     try:
         np.linalg.cholesky(hessian)
     except np.linalg.LinAlgError as error:
         raise QueryError(
             "linear response: the bound is no maximum here; fit to convergence first"
         ) from error
-    covariance = slopes @ np.linalg.solve(hessian, slopes.T)
+    covariance = jacobian @ np.linalg.solve(hessian, jacobian.T)
     sd, first = {}, 0
     for name, value in mean.items():
         part = np.sqrt(np.diag(covariance)[first : first + value.size])
@@ -90,62 +93,50 @@ def linear_response(
     return LinearResponse(mean, sd, covariance, labels)
 
 
-def _scales(guide: Any) -> np.ndarray:
-    if type(guide).__name__ == "AutoDiagonalNormal":
-        return guide.scale.detach().cpu().double().numpy()
-    parts = [
-        guide._get_loc_and_scale(name)[1].detach().flatten()
-        for name, _ in guide.prototype_trace.iter_stochastic_nodes()
-    ]
-    return torch.cat(parts).cpu().double().numpy()
-
-
 def _hessian(
-    points: BatchedPotential, loc: np.ndarray, scale: np.ndarray, normals: np.ndarray
+    potential: BatchedPotential, loc: np.ndarray, scale: np.ndarray, normals: np.ndarray
 ) -> np.ndarray:
-    """Hessian of minus the fixed-draw bound in (means, log scales), by central differences.
+    """Hessian of minus the fixed-draw ELBO in (means, log scales), by central differences.
 
-    A step of one parameter moves all draws, so that gradients suffice: two averages of them for
-    each parameter.
+    Gradients of the potential suffice: two averages over the draws for each parameter.
     """
     size = len(loc)
-    step = 1e-4
 
     def gradient(mean: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
-        spread = scale * np.exp(log_scale)
-        slopes = points(mean + spread * normals)[1]
-        return np.concatenate([slopes.mean(0), (slopes * normals).mean(0) * spread - 1])
+        sd = scale * np.exp(log_scale)
+        gradients = potential(mean + sd * normals)[1]
+        return np.concatenate([gradients.mean(0), (gradients * normals).mean(0) * sd - 1])
 
     zeros = np.zeros(size)
     out = np.empty((2 * size, 2 * size))
-    for place in range(size):
+    for index in range(size):
         shift = np.zeros(size)
-        shift[place] = step * scale[place]
+        shift[index] = DIFFERENCE_STEP * scale[index]
         ahead, back = gradient(loc + shift, zeros), gradient(loc - shift, zeros)
-        out[place] = (ahead - back) / (2 * shift[place])
-        shift[place] = step
+        out[index] = (ahead - back) / (2 * shift[index])
+        shift[index] = DIFFERENCE_STEP
         ahead, back = gradient(loc, shift), gradient(loc, -shift)
-        out[size + place] = (ahead - back) / (2 * step)
+        out[size + index] = (ahead - back) / (2 * DIFFERENCE_STEP)
     return (out + out.T) / 2
 
 
-def _slopes(
-    points: BatchedPotential, loc: np.ndarray, scale: np.ndarray, normals: np.ndarray
+def _jacobian_of_means(
+    potential: BatchedPotential, loc: np.ndarray, scale: np.ndarray, normals: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
-    """Return derivatives of the constrained means by (means, log scales), means, and labels."""
+    """Jacobian of the constrained means by (means, log scales); the means, and their labels."""
     theta = torch.cat([torch.from_numpy(loc), torch.zeros(len(loc), dtype=torch.float64)])
     theta.requires_grad_()
     size = len(loc)
-    spread = torch.from_numpy(scale) * theta[size:].exp()
-    draws: Tensor = theta[:size] + spread * torch.from_numpy(normals)
-    trace = trace_program(points.problem.model, points.problem.data)
+    sd = torch.from_numpy(scale) * theta[size:].exp()
+    draws: Tensor = theta[:size] + sd * torch.from_numpy(normals)
+    trace = trace_program(potential.problem.model, potential.problem.data)
     means, found, labels = {}, [], []
-    for name, (first, end, shape) in points.problem.places.items():
+    for name, (first, end, shape) in potential.problem.places.items():
         transform = biject_to(trace.nodes[name]["fn"].support)
         value = transform(draws[:, first:end].reshape(-1, *shape)).mean(0)
         means[name] = value.detach().numpy()
         flat = value.flatten()
         found += list(flat)
         labels += [name] if flat.numel() == 1 else [f"{name}[{i}]" for i in range(flat.numel())]
-    slopes = [torch.autograd.grad(v, theta, retain_graph=True)[0].numpy() for v in found]
-    return np.stack(slopes), means, tuple(labels)
+    rows = [torch.autograd.grad(v, theta, retain_graph=True)[0].numpy() for v in found]
+    return np.stack(rows), means, tuple(labels)

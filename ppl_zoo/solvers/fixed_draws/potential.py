@@ -1,4 +1,4 @@
-"""The potential energy of a model at many points at once, in float64."""
+"""Batched potential energy of a model: energies and gradients at many points, in float64."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
-__all__ = ["BatchedPotential"]
+__all__ = ["BatchedPotential", "reason_of"]
 
-#: points in a block, and numbers that the data of all of them may be
-BLOCK, NUMBERS = 256, 2**24
+#: points evaluated together; fewer, down to the minimum, where each reads many data
+MAX_POINTS_PER_BLOCK, MIN_POINTS_PER_BLOCK = 256, 16
+#: numbers in the data that the points of a block may read together
+MAX_NUMBERS_PER_BLOCK = 2**24
+#: a run of Pyro takes as long as compiled code that reads so many numbers
+NUMBERS_PER_INTERPRETED_RUN = 2**18
+#: first step of the finite differences of a Hessian, on the unconstrained scale
+INITIAL_DIFFERENCE_STEP = 1e-4
 
 
 class BatchedPotential:
-    """Minus the log density on the unconstrained scale, with its gradient, by blocks of points.
+    """Minus the log density on the unconstrained scale, with its gradient, in blocks of points.
 
-    The model is copied to the CPU in float64, since an optimum is told from its neighbours by
-    differences far below float32's.
+    The model is copied to the CPU in float64: near an optimum energies differ by far less than
+    float32 resolves.
 
     Parameters
     ----------
@@ -31,6 +37,15 @@ class BatchedPotential:
         The model and all its data.
     compiled
         Whether XLA runs it; else Pyro does, point by point.
+
+    Attributes
+    ----------
+    problem
+        The density at single points.
+    size
+        Dimensions of a point.
+    numbers_per_point
+        Numbers in the data that an evaluation reads: the measure of its cost.
 
     Raises
     ------
@@ -45,51 +60,55 @@ class BatchedPotential:
         with own.defaults():
             self.problem = Unconstrained(own, Rows(rows.all(), "cpu", torch.float64))
             self.size = self.problem.size
-            # that a point reads; a run of Pyro takes as long as reading some hundred thousand
-            self.numbers = sum(t.numel() for t in self.problem.data)
-            self.numbers = self.numbers if compiled else max(self.numbers, 2**18)
-            z = torch.zeros(self.size, dtype=torch.float64)
-            self.step = np.full(self.size, 1e-4)  # of the differences that make a Hessian
-            self.block, self.batched = BLOCK, None
+            self.numbers_per_point = sum(t.numel() for t in self.problem.data)
+            if not compiled:
+                self.numbers_per_point = max(self.numbers_per_point, NUMBERS_PER_INTERPRETED_RUN)
+            self.difference_step = np.full(self.size, INITIAL_DIFFERENCE_STEP)
+            self.block, self.compiled = MAX_POINTS_PER_BLOCK, None
             if compiled:
                 from ppl_zoo.compiler.xla.potential import XLAPotential
 
-                while self.block > 16 and self.block * self.numbers > NUMBERS:
+                while (
+                    self.block > MIN_POINTS_PER_BLOCK
+                    and self.block * self.numbers_per_point > MAX_NUMBERS_PER_BLOCK
+                ):
                     self.block //= 2
+                zero = torch.zeros(self.size, dtype=torch.float64)
                 energy, data = self.problem.energy, self.problem.data
-                self.batched = XLAPotential(energy, z, data, self.block)
+                self.compiled = XLAPotential(energy, zero, data, self.block)
 
     def on(self, rows: Rows) -> BatchedPotential:
-        """Return the same for other rows of the same shapes, compiled no second time."""
+        """Return the same potential for other rows of the same shapes, not compiled again."""
         other = copy.copy(self)
         other.problem = copy.copy(self.problem)
         other.problem.data = Rows(rows.all(), "cpu", torch.float64).all()
-        other.step = np.full(self.size, 1e-4)
-        if self.batched is not None:
-            other.batched = self.batched.on(other.problem.data)
+        other.difference_step = np.full(self.size, INITIAL_DIFFERENCE_STEP)
+        if self.compiled is not None:
+            other.compiled = self.compiled.on(other.problem.data)
         return other
 
     @property
     def engine(self) -> str:
         """What runs it: "xla" or "interpreted"."""
-        return "interpreted" if self.batched is None else "xla"
+        return "interpreted" if self.compiled is None else "xla"
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return energies ``(n,)`` in nats and gradients ``(n, size)`` at ``z (n, size)``."""
-        if self.batched is None:
+        if self.compiled is None:
             found = [self._interpret(point) for point in torch.from_numpy(z)]
             return np.array([v for v, _ in found]), np.stack([g for _, g in found])
         values, gradients = np.empty(len(z)), np.empty_like(z)
         for first in range(0, len(z), self.block):
             part = z[first : first + self.block]
-            # always of one size, compiled once
+            # blocks of one shape, compiled once: the last is padded
             full = part if len(part) == self.block else np.resize(part, (self.block, self.size))
-            value, gradient = self.batched(full)
+            value, gradient = self.compiled(full)
             values[first : first + len(part)] = value[: len(part)]
             gradients[first : first + len(part)] = gradient[: len(part)]
         return values, gradients
 
     def _interpret(self, point: Tensor) -> tuple[float, np.ndarray]:
+        """Energy and gradient at one point, by Pyro."""
         with torch.enable_grad(), self.problem.model.defaults():
             z = point.clone().requires_grad_()
             value = self.problem.energy(z, *self.problem.data)
@@ -97,28 +116,30 @@ class BatchedPotential:
         return value.item(), gradient.numpy()
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
-        """Second derivatives at a point, ``(size, size)``, by central differences of gradients.
+        """Hessian at a point, ``(size, size)``, by central differences of gradients.
 
-        Exact for a quadratic; steps are a thousandth of the scale that the last one showed.
+        Exact for a quadratic. The steps of the next call are a thousandth of the standard
+        deviations that the diagonal of this one implies.
         """
-        shifts = np.diag(self.step)
+        shifts = np.diag(self.difference_step)
         gradients = self(np.concatenate([z + shifts, z - shifts]))[1]
-        rows = (gradients[: self.size] - gradients[self.size :]) / (2 * self.step[:, None])
+        rows = (gradients[: self.size] - gradients[self.size :]) / (
+            2 * self.difference_step[:, None]
+        )
         hessian = (rows + rows.T) / 2
         scale = np.abs(np.diag(hessian))
         if np.isfinite(scale).all():
-            self.step = np.clip(1e-3 / np.sqrt(np.maximum(scale, 1e-300)), 1e-10, 1e-3)
+            self.difference_step = np.clip(1e-3 / np.sqrt(np.maximum(scale, 1e-300)), 1e-10, 1e-3)
         return hessian
+
+    def trainable(self) -> list[str]:
+        """Name the model's own parameters that its density depends on."""
+        with self.problem.model.defaults():
+            return self.problem.parameters()
 
 
 def reason_of(error: Exception) -> str:
-    """Say in a line why a density could not be had."""
+    """Say in one line why a model has no such potential."""
     text = str(error).strip().splitlines()
     head = "a graph stops at " if isinstance(error, CaptureError) else ""
     return f"{head}{text[0] if text else type(error).__name__}"
-
-
-def trainable(points: BatchedPotential) -> list[str]:
-    """Name the model's own parameters that its density depends on."""
-    with points.problem.model.defaults():
-        return points.problem.parameters()

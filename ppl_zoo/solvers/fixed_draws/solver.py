@@ -1,17 +1,18 @@
-"""SVI with fixed draws: the bound averaged over the same normals throughout is a plain function.
+"""Sample-average approximation: variational inference with fixed draws.
 
-Sample-average approximation (Giordano, Ingram & Broderick 2024, https://arxiv.org/abs/2304.05527;
-Burroni, Domke & Sheldon 2023, https://arxiv.org/abs/2302.00847). A deterministic objective can be
-climbed by a quasi-Newton method to its very top, in coordinates that Laplace's approximation has
-evened out. Fresh draws then say what the bound really is; where the fixed ones flattered it,
-their number is doubled.
+With the same standard normals throughout, the sample average of the ELBO is a deterministic
+function of the guide's parameters (Giordano, Ingram & Broderick 2024,
+https://arxiv.org/abs/2304.05527; Burroni, Domke & Sheldon 2023,
+https://arxiv.org/abs/2302.00847). L-BFGS, preconditioned by Laplace's approximation, maximises it
+to the limit of the arithmetic. Fresh draws then estimate the ELBO; where the sample average
+overestimates it, the number of draws is doubled.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,41 +23,77 @@ from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, load_chain, read_parameters, stack_chains
+from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
 from ppl_zoo.core.solver import FitContext
-from ppl_zoo.solvers.fixed_draws.families import Family, family_of, location, write
-from ppl_zoo.solvers.fixed_draws.laplace import Normal, approximate
+from ppl_zoo.solvers.fixed_draws.families import (
+    Family,
+    family_of,
+    read_location,
+    write_parameters,
+)
+from ppl_zoo.solvers.fixed_draws.laplace import NormalApproximation, approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
-from ppl_zoo.solvers.guides import make_pair
+from ppl_zoo.solvers.guides import Pair, make_pair
 from ppl_zoo.solvers.loop import (
     Chain,
+    pack_chains,
     pad_history,
-    past_objective,
     raise_if_all_diverged,
     run_chains,
 )
 
-__all__ = ["FixedDrawsChain", "NoStartError", "quasi_normals", "solve_with_fixed_draws"]
+__all__ = [
+    "Choice",
+    "FixedDrawsChain",
+    "NoStartError",
+    "quasi_normals",
+    "solve_with_fixed_draws",
+]
+
+#: fixed draws to begin with, by engine: fewer where Pyro evaluates them one by one
+NUM_DRAWS = {"xla": 512, "interpreted": 128}
+#: draws are doubled at most so often, and where the sample average overestimates the ELBO by more
+#: than so many nats
+MAX_DOUBLINGS, MAX_OPTIMISM_NATS = 3, 0.02
+#: the ELBO is reported from so many sets of fresh draws
+NUM_FRESH_SETS = 8
+#: fresh draws in each set, and numbers in the data that all of them may read
+MIN_FRESH_DRAWS, MAX_FRESH_DRAWS, MAX_NUMBERS_READ = 64, 2048, 2**28
+#: L-BFGS has converged when its decrement is below this, in nats or relative to the objective,
+#: and the largest entry of the gradient is below its own bound
+TOLERANCE_NATS, RELATIVE_TOLERANCE, MAX_GRADIENT = 1e-8, 1e-13, 1e-2
+#: points that Laplace's approximation is tried from, by the first chain and by each other one
+NUM_STARTS, NUM_STARTS_OF_RESTARTS = 4, 2
+#: starts beside the chain's own are uniform within this of 0 on the unconstrained scale
+START_RADIUS = 2.0
+#: two starts found the same optimum where their ELBOs (nats) and means (sds) differ by less
+SAME_OPTIMUM = 0.05
+#: a log scale that exceeds Laplace's by this much means an improper posterior
+MAX_LOG_WIDENING = 12.0
 
 
 @dataclass
 class Choice:
-    """How to climb, and why.
+    """Objective of an SVI fit, and why it was chosen.
 
     Attributes
     ----------
-    points
+    potential
         The potential energy for a fit with fixed draws; None for stochastic gradients.
     guide
-        The guide's name or class.
+        The guide as the user gave it, or the name of the default.
     reason
         In words.
     """
 
-    points: BatchedPotential | None
+    potential: BatchedPotential | None
     guide: Any
     reason: str
+
+
+class NoStartError(ConvergenceError):
+    """No normal near any start has a finite ELBO."""
 
 
 def solve_with_fixed_draws(
@@ -75,7 +112,7 @@ def solve_with_fixed_draws(
     NoStartError
         If no chain finds a start.
     ConvergenceError
-        If the bound has no end.
+        If the posterior is improper, so that the ELBO has no maximum.
     """
     chains = []
     for index in range(restarts):
@@ -86,7 +123,9 @@ def solve_with_fixed_draws(
             own = model.fresh()
             own.load_state_dict(model.state_dict())
         pair = make_pair(own, choice.guide, rows, None, index)
-        chain = FixedDrawsChain(index, own, pair.guide, seed=seed, points=choice.points, pair=pair)
+        chain = FixedDrawsChain(
+            index, own, pair.guide, seed=seed, potential=choice.potential, pair=pair
+        )
         if context.resume is not None:
             chain.restore(context.resume)
         chains.append(chain)
@@ -116,76 +155,73 @@ def solve_with_fixed_draws(
 
 
 def _solution(chains: list[FixedDrawsChain], choice: Choice) -> Solution:
-    tensors, values = {}, {"objective": "fixed-draws", "reason": choice.reason}
+    """Solution of the chains as they stand."""
     for chain in chains:
-        chain.write()
-        packed, values[str(chain.index)] = chain.pack()
-        tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
-    last = [c.objective[-1] if c.objective else np.nan for c in chains]
+        chain.write_guide()
+    tensors, values = pack_chains(chains)
     return Solution(
         parameters=stack_chains([read_parameters(c.model, c.guide) for c in chains]),
         history={"objective": pad_history(chains)},
-        objective=np.array(
-            [
-                np.nan if c.error is not None else c.elbo if np.isfinite(c.elbo) else end
-                for c, end in zip(chains, last, strict=True)
-            ]
-        ),
+        objective=np.array([c.final_objective for c in chains]),
         stopped=tuple(c.stopped or "interrupted" for c in chains),
         guide=chains[0].guide,
         summed_out=chains[0].pair.summed_out,
-        engine=choice.points.engine,
+        engine=choice.potential.engine,
         state_tensors=tensors,
-        state_values=values,
+        state_values={"objective": "fixed-draws", "reason": choice.reason, **values},
     )
 
 
-# ---- One climb of the bound with fixed draws, from its start to its top.
-
-#: draws to begin with, fewer where Pyro runs them one by one
-DRAWS = {"xla": 512, "interpreted": 128}
-#: times that their number may be doubled, where they flatter the bound by so many nats
-DOUBLINGS, FLATTERY = 3, 0.02
-#: sets of fresh draws that the bound is reported from, draws in each, and numbers of data that
-#: they may read together
-SETS, FRESH, READ = 8, (64, 2048), 2**28
-#: a climb has arrived when less than this is left to gain, in nats
-LEFT = 1e-8
-#: starts of the first chain
-STARTS = 4
-#: a scale that is this many times e wider than Laplace's has no end
-WIDEST = 12.0
-
-
-class NoStartError(ConvergenceError):
-    """No normal near any start has a finite bound."""
-
-
-@dataclass
+@dataclass(kw_only=True)
 class FixedDrawsChain(Chain):
-    """A climb from one start."""
+    """Chain of a fit with fixed draws: one run of L-BFGS, from its start to an optimum.
 
-    seed: int = 0
-    points: BatchedPotential | None = None
-    pair: Any = None
-    start: Normal | None = None
+    Attributes
+    ----------
+    seed
+        Of the fixed draws and of the starts.
+    potential, pair
+        The potential energy, and model and guide as programs.
+    start
+        The best normal approximation near the starts; scales the coordinates.
+    family, normals, optimizer
+        The ELBO's sample average: the guide's family, the fixed normals ``(draw, size)``, and
+        L-BFGS at work on it. None before the first step, as ``start``.
+    elbo, elbo_error
+        ELBO from fresh draws and its standard error, in nats; NaN until L-BFGS has converged.
+    """
+
+    seed: int
+    potential: BatchedPotential
+    pair: Pair
+    start: NormalApproximation | None = None
     family: Family | None = None
     normals: Tensor | None = None
-    climber: LBFGS | None = None
+    optimizer: LBFGS | None = None
     elbo: float = np.nan
     elbo_error: float = np.nan
-    kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def final_objective(self) -> float:
+        """ELBO from fresh draws; before these, the last sample average; NaN without any."""
+        if self.error is not None:
+            return np.nan
+        if np.isfinite(self.elbo):
+            return self.elbo
+        return self.objective[-1] if self.objective else np.nan
 
     def begin(self) -> None:
-        """Find a normal close to the posterior and set the climb up."""
-        starts = _starts(location(self.guide), self.index, self.seed)
-        num_draws = DRAWS[self.points.engine]
-        normals = quasi_normals(self._enough(num_draws // 2), self.points.size, self.seed, True)
-        best: Normal | None = None
+        """Find a normal close to the posterior, and fix the draws."""
+        starts = self._starts()
+        num_draws = NUM_DRAWS[self.potential.engine]
+        normals = quasi_normals(
+            self._sufficient(num_draws // 2), self.potential.size, self.seed, whiten=True
+        )
+        best: NormalApproximation | None = None
         for z in starts:
-            found = approximate(self.points, self.points.hessian, z, normals.numpy())
-            if found is not None and best is not None and _same(found, best):
-                break  # two roads lead there
+            found = approximate(self.potential, self.potential.hessian, z, normals.numpy())
+            if found is not None and best is not None and _same_optimum(found, best):
+                break  # two starts found the same optimum: it is likely the only one
             if found is not None and (best is None or found.elbo > best.elbo):
                 best = found
         if best is None:
@@ -194,104 +230,132 @@ class FixedDrawsChain(Chain):
                 "bound; check the scale of the data and the support of the model"
             )
         self.start = best
-        self.set_up(num_draws)
+        self.fix_draws(num_draws)
 
-    def set_up(self, num_draws: int, theta: np.ndarray | None = None) -> None:
-        """Fix so many draws; ``theta`` is where the climb goes on."""
+    def _starts(self) -> list[np.ndarray]:
+        """Points to start Newton's method from: the guide's own location, and random ones."""
+        first = read_location(self.guide)
+        rng = np.random.default_rng(chain_seed(self.seed, self.index))
+        count = NUM_STARTS if self.index == 0 else NUM_STARTS_OF_RESTARTS
+        radius = START_RADIUS
+        return [first, *(rng.uniform(-radius, radius, first.shape) for _ in range(count - 1))]
+
+    def fix_draws(self, num_draws: int, theta: np.ndarray | None = None) -> None:
+        """Fix so many draws and start L-BFGS; at ``theta``, or at the normal approximation."""
         self.family = family_of(self.guide, self.start)
         size = self.family.num_normals
-        self.normals = quasi_normals(self._enough(num_draws, size), size, self.seed, True)
+        num_draws = self._sufficient(num_draws, size)
+        self.normals = quasi_normals(num_draws, size, self.seed, whiten=True)
         theta = self.family.start().numpy() if theta is None else theta
-        self.climber = LBFGS(self.negative_bound, theta)
+        self.optimizer = LBFGS(self.negative_elbo, theta)
 
-    def _enough(self, num_draws: int, size: int = 0) -> int:
-        while num_draws < 4 * max(size, self.points.size):  # fewer do not pin a covariance down
+    def _sufficient(self, num_draws: int, size: int = 0) -> int:
+        """Double a number of draws until they determine a covariance."""
+        while num_draws < 4 * max(size, self.potential.size):
             num_draws *= 2
         return num_draws
 
-    def negative_bound(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Minus the average bound of the fixed draws, and its gradient."""
+    def negative_elbo(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Minus the ELBO's sample average over the fixed draws, and its gradient."""
         leaf = torch.from_numpy(theta).clone().requires_grad_()
         with torch.enable_grad():
             draws, entropy = self.family.draw(leaf, self.normals)
-            energies, slopes = self.points(draws.detach().numpy())
+            energies, gradients = self.potential(draws.detach().numpy())
             with np.errstate(invalid="ignore", over="ignore"):
                 value = float(energies.mean()) - entropy.item()
-            if not (np.isfinite(value) and np.isfinite(slopes).all()):
+            if not (np.isfinite(value) and np.isfinite(gradients).all()):
                 return np.inf, np.full_like(theta, np.nan)
-            outer = (torch.from_numpy(slopes) / len(slopes), -torch.ones_like(entropy))
+            outer = (torch.from_numpy(gradients) / len(gradients), -torch.ones_like(entropy))
             (gradient,) = torch.autograd.grad((draws, entropy), leaf, outer)
         return value, gradient.numpy()
 
     def advance(self, max_steps: int) -> None:
-        """Take one iteration; notes the bound after it."""
-        if self.climber is None:
-            self.begin()
-        climber = self.climber
-        moved = climber.step()
-        self.objective.append(-climber.value)
-        if not np.isfinite(climber.value):
-            raise NoStartError(f"{type(self.model).__name__}: the bound is not finite")
-        self._look_for_an_end()
-        left = max(LEFT, 1e-13 * abs(climber.value))
-        arrived = not moved or climber.decrement < left
-        if not arrived and len(self.objective) < max_steps:
-            return
-        self.elbo, self.elbo_error = self.fresh_bound()
-        flattered = -climber.value - self.elbo > FLATTERY + 2 * self.elbo_error
-        most = self._enough(DRAWS[self.points.engine], self.family.num_normals) * 2**DOUBLINGS
-        if arrived and flattered and len(self.normals) < most:
-            if len(self.objective) < max_steps:
-                self.set_up(2 * len(self.normals), climber.x)
-                return
-            arrived = False
-        steep = float(np.abs(climber.gradient).max()) > 1e-2
-        self.stopped = "converged" if arrived and not steep else "max_steps"
+        """Take one iteration of L-BFGS, and record the ELBO's sample average after it.
 
-    def fresh_bound(self) -> tuple[float, float]:
-        """Bound in nats from draws that the climb has not seen, and its standard error."""
-        theta = torch.from_numpy(self.climber.x)
+        Raises
+        ------
+        NoStartError
+            If there is no start with a finite ELBO.
+        ConvergenceError
+            If the posterior is improper.
+        """
+        if self.optimizer is None:
+            self.begin()
+        optimizer = self.optimizer
+        moved = optimizer.step()
+        self.objective.append(-optimizer.value)
+        if not np.isfinite(optimizer.value):
+            raise NoStartError(f"{type(self.model).__name__}: the bound is not finite")
+        self._refuse_improper()
+        tolerance = max(TOLERANCE_NATS, RELATIVE_TOLERANCE * abs(optimizer.value))
+        converged = not moved or optimizer.decrement < tolerance
+        exhausted = len(self.objective) >= max_steps
+        if not (converged or exhausted):
+            return
+        self.elbo, self.elbo_error = self.fresh_elbo()
+        if converged and self._needs_more_draws():
+            if not exhausted:
+                self.fix_draws(2 * len(self.normals), optimizer.x)
+                return
+            converged = False
+        stationary = float(np.abs(optimizer.gradient).max()) <= MAX_GRADIENT
+        self.stopped = "converged" if converged and stationary else "max_steps"
+
+    def _needs_more_draws(self) -> bool:
+        """Whether the sample average overestimates the ELBO, and draws may be doubled."""
+        optimism = -self.optimizer.value - self.elbo
+        num_draws = self._sufficient(NUM_DRAWS[self.potential.engine], self.family.num_normals)
+        return (
+            optimism > MAX_OPTIMISM_NATS + 2 * self.elbo_error
+            and len(self.normals) < num_draws * 2**MAX_DOUBLINGS
+        )
+
+    def fresh_elbo(self) -> tuple[float, float]:
+        """ELBO in nats from draws other than the fixed ones, and its standard error."""
+        theta = torch.from_numpy(self.optimizer.x)
         found = []
-        width = FRESH[0]
-        while width < FRESH[1] and 2 * width * SETS * self.points.numbers <= READ:
-            width *= 2
-        for index in range(SETS):
+        num_draws = MIN_FRESH_DRAWS
+        numbers = NUM_FRESH_SETS * self.potential.numbers_per_point
+        while num_draws < MAX_FRESH_DRAWS and 2 * num_draws * numbers <= MAX_NUMBERS_READ:
+            num_draws *= 2
+        for index in range(NUM_FRESH_SETS):
             seed = chain_seed(self.seed, self.index, index + 1)
-            normals = quasi_normals(width, self.family.num_normals, seed)
+            normals = quasi_normals(num_draws, self.family.num_normals, seed)
             draws, entropy = self.family.draw(theta, normals)
             # the normals' own log density as a control variate: no noise at the exact posterior
             excess = 0.5 * (normals.square().sum(1).mean().item() - normals.shape[1])
             with np.errstate(invalid="ignore", over="ignore"):
-                found.append(entropy.item() + excess - self.points(draws.numpy())[0].mean())
-        return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(SETS))
+                energy = self.potential(draws.numpy())[0].mean()
+                found.append(entropy.item() + excess - energy)
+        return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(NUM_FRESH_SETS))
 
-    def _look_for_an_end(self) -> None:
-        """Refuse a posterior that the family spreads over without end."""
+    def _refuse_improper(self) -> None:
+        """Refuse a posterior over which the guide widens without limit."""
         size = self.family.size
-        widths = self.climber.x[size : 2 * size]
-        if widths.max() < WIDEST:
+        log_widening = self.optimizer.x[size : 2 * size]
+        if log_widening.max() < MAX_LOG_WIDENING:
             return
-        place = int(widths.argmax())
-        places = self.points.problem.places
-        site = next(name for name, (first, end, _) in places.items() if first <= place < end)
+        widest = int(log_widening.argmax())
+        places = self.potential.problem.places
+        site = next(name for name, (first, end, _) in places.items() if first <= widest < end)
         raise ConvergenceError(
             f"{type(self.model).__name__}: the posterior of {site!r} widens without end; is it "
             "proper? A flat prior needs data that say where the latent lies"
         )
 
-    def write(self) -> None:
-        """Put the parameters into the guide."""
-        if self.climber is not None:
-            write(self.guide, self.family, torch.from_numpy(self.climber.x))
+    def write_guide(self) -> None:
+        """Set the guide's parameters to the current ones."""
+        if self.optimizer is not None:
+            write_parameters(self.guide, self.family, torch.from_numpy(self.optimizer.x))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return what resuming takes."""
-        if self.climber is None:
+        """Tensors and plain values that resuming takes, beside the parameters."""
+        if self.optimizer is None:
             return {}, {"num_draws": 0}
-        climber = self.climber
-        arrays = {"mean": self.start.mean, "factor": self.start.factor, "theta": climber.x}
-        if climber.steps:
-            arrays |= {"steps": np.stack(climber.steps), "changes": np.stack(climber.changes)}
+        optimizer = self.optimizer
+        arrays = {"mean": self.start.mean, "factor": self.start.factor, "theta": optimizer.x}
+        if optimizer.steps:
+            arrays |= {"steps": np.stack(optimizer.steps), "changes": np.stack(optimizer.changes)}
         values = {"num_draws": len(self.normals), "elbo": None, "elbo_error": None}
         if np.isfinite(self.elbo):
             values |= {"elbo": self.elbo, "elbo_error": self.elbo_error}
@@ -299,49 +363,34 @@ class FixedDrawsChain(Chain):
 
     def restore(self, resume: Solution) -> None:
         """Go on from where a solution stands."""
-        load_chain(self.model, self.guide, resume.parameters, self.index)
-        self.objective = past_objective(resume, self.index)
-        if resume.stopped[self.index] == "converged":
-            self.stopped = "converged"
-        prefix = f"{self.index}."
-        held = {
-            k.removeprefix(prefix): v.cpu().clone().numpy()
-            for k, v in resume.state_tensors.items()
-            if k.startswith(prefix)
-        }
-        values = resume.state_values[str(self.index)]
+        tensors, values = self.take_up(resume)
         if not values["num_draws"]:
             return
-        self.start = Normal(held["mean"], held["factor"], np.nan)
-        self.set_up(values["num_draws"], held["theta"])
-        self.climber.steps = list(held.get("steps", ()))
-        self.climber.changes = list(held.get("changes", ()))
+        held = {k: v.cpu().clone().numpy() for k, v in tensors.items()}
+        self.start = NormalApproximation(held["mean"], held["factor"], np.nan)
+        self.fix_draws(values["num_draws"], held["theta"])
+        self.optimizer.steps = list(held.get("steps", ()))
+        self.optimizer.changes = list(held.get("changes", ()))
         if values["elbo"] is not None:
             self.elbo, self.elbo_error = values["elbo"], values["elbo_error"]
 
 
-def _starts(first: np.ndarray, index: int, seed: int) -> list[np.ndarray]:
-    """Choose where to look: chains from their own starts, the first one from several."""
-    rng = np.random.default_rng(chain_seed(seed, index))
-    count = STARTS if index == 0 else 2
-    return [first, *(rng.uniform(-2, 2, first.shape) for _ in range(count - 1))]
-
-
-def _same(one: Normal, other: Normal) -> bool:
+def _same_optimum(one: NormalApproximation, other: NormalApproximation) -> bool:
     apart = np.linalg.solve(one.factor, other.mean - one.mean)
-    return bool(abs(one.elbo - other.elbo) < 0.05 and np.abs(apart).max() < 0.05)
-
-
-# ---- Standard normals that fill space evenly.
+    close = abs(one.elbo - other.elbo) < SAME_OPTIMUM
+    return bool(close and np.abs(apart).max() < SAME_OPTIMUM)
 
 
 def quasi_normals(num_draws: int, size: int, seed: int, whiten: bool = False) -> Tensor:
-    """Return scrambled Sobol normals and their mirror images, ``(num_draws, size)``, float64.
+    """Scrambled Sobol normals.
+
+    Standard normals that cover space evenly, and their mirror images.
 
     Parameters
     ----------
     num_draws
-        Even; half of them are drawn, the others are their negatives, so that odd moments are 0.
+        Even; half of them are drawn, the others are their negatives (antithetic draws), so that
+        odd moments are 0.
     size
         Dimensions, fewer than half of ``num_draws`` if they are to be whitened.
     seed
@@ -349,6 +398,11 @@ def quasi_normals(num_draws: int, size: int, seed: int, whiten: bool = False) ->
     whiten
         Make the second moments the identity exactly, too. Averages of quadratics are then exact,
         and so is the optimum of a fit to a Gaussian.
+
+    Returns
+    -------
+    Tensor
+        ``(num_draws, size)``, float64.
     """
     engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed % 2**31)
     uniform = engine.draw(num_draws // 2, dtype=torch.float64)

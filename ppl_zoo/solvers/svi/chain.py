@@ -13,12 +13,12 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
-from ppl_zoo.core.solution import Solution, load_chain
+from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.core.tracing.sites import is_sample
 from ppl_zoo.solvers.elbos import LocalELBO, estimate_and_differentiate, ignore_nan_warnings
 from ppl_zoo.solvers.guides import Pair
-from ppl_zoo.solvers.loop import Chain, past_objective
+from ppl_zoo.solvers.loop import Chain
 from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
 
 __all__ = ["Alternation", "SVIChain", "pack_optimizer", "unpack_optimizer"]
@@ -154,17 +154,7 @@ class SVIChain(Chain):
 
     def restore(self, resume: Solution) -> None:
         """Go on from where a solution stands."""
-        load_chain(self.model, self.guide, resume.parameters, self.index)
-        self.objective = past_objective(resume, self.index)
-        if resume.stopped[self.index] == "converged":
-            self.stopped = "converged"
-        prefix = f"{self.index}."
-        tensors = {
-            k.removeprefix(prefix): v
-            for k, v in resume.state_tensors.items()
-            if k.startswith(prefix)
-        }
-        values = resume.state_values[str(self.index)]
+        tensors, values = self.take_up(resume)
         before = tensors.pop("plateau", None)
         unpack_optimizer(self.optimizer, tensors, values["optimizer"])
         self.plateau.restore(values["plateau"], before)

@@ -19,7 +19,7 @@ from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.solvers.fixed_draws.families import AUTONORMALS
-from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential, reason_of, trainable
+from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential, reason_of
 from ppl_zoo.solvers.fixed_draws.solver import Choice
 from ppl_zoo.solvers.guides import GUIDES
 from ppl_zoo.solvers.svi.engines import COMPILE_FROM
@@ -70,22 +70,22 @@ def choose_objective(
             return dataclasses.replace(stochastic, reason=resume.reason)
     if options.objective == "stochastic" and not asked:
         return stochastic
-    points = None
+    potential = None
     against = _against(options, model, rows, asked)
     if not against:
         if resume is None and options.initialize:
             set_seed(chain_seed(seed, 0), rows.device)
             with torch.no_grad():
                 model.initialize(rows)
-        points, against = _potential(options, model, rows, asked)
+        potential, against = _potential(options, model, rows, asked)
     if against and asked:
         raise ValueError(f"objective='fixed-draws': {against}")
     if against:
         return dataclasses.replace(stochastic, reason=f"stochastic gradients: {against}")
     guide = options.guide
     if guide is None:
-        guide = "multivariate-normal" if points.size <= MAX_FULL_RANK_LATENTS else "normal"
-    return Choice(points, guide, f"fixed draws, a function of {points.size} latents")
+        guide = "multivariate-normal" if potential.size <= MAX_FULL_RANK_LATENTS else "normal"
+    return Choice(potential, guide, f"fixed draws, a function of {potential.size} latents")
 
 
 def _against(options: SVIOptions, model: Model, rows: Rows, asked: bool) -> str:
@@ -120,28 +120,28 @@ def _potential(
     """Return the batched potential, or the reason against it."""
     compiled = options.compile in ("auto", "xla")
     try:
-        points = BatchedPotential(model, rows, compiled)
+        potential = BatchedPotential(model, rows, compiled)
     except CaptureError as error:
-        points, against = None, reason_of(error)
+        potential, against = None, reason_of(error)
     except Exception as error:  # noqa: BLE001 - whatever a model does, the other way is open
-        points, against = None, reason_of(error)
+        potential, against = None, reason_of(error)
         if isinstance(error, DataError):
             return None, against
-    if points is None:
+    if potential is None:
         if not (asked and compiled):
             return None, against
         warnings.warn(f"SVI runs uncompiled, since {against}", stacklevel=5)
         try:
-            points = BatchedPotential(model, rows, False)
+            potential = BatchedPotential(model, rows, False)
         except Exception as error:  # noqa: BLE001 - as above
             return None, reason_of(error)
-    if points.size > MAX_LATENTS and not asked:
-        return None, f"{points.size} latents, more than {MAX_LATENTS}"
-    learnt = trainable(points)
+    if potential.size > MAX_LATENTS and not asked:
+        return None, f"{potential.size} latents, more than {MAX_LATENTS}"
+    learnt = potential.trainable()
     if learnt:
         shown = ", ".join(learnt[:3]) + (", ..." if len(learnt) > 3 else "")
         return None, f"{type(model).__name__} has parameters to learn ({shown})"
-    return points, ""
+    return potential, ""
 
 
 def _is_normal(spec: Any) -> bool:

@@ -25,7 +25,12 @@ from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
 from ppl_zoo.solvers.fixed_draws.solver import Choice, NoStartError, solve_with_fixed_draws
 from ppl_zoo.solvers.guides import copy_guide, make_pair
-from ppl_zoo.solvers.loop import pad_history, raise_if_all_diverged, run_chains
+from ppl_zoo.solvers.loop import (
+    pack_chains,
+    pad_history,
+    raise_if_all_diverged,
+    run_chains,
+)
 from ppl_zoo.solvers.svi.chain import Alternation, SVIChain
 from ppl_zoo.solvers.svi.engines import (
     InterpretedEngine,
@@ -202,7 +207,7 @@ class SVI(Solver):
             )
         choice = choose_objective(self, model, rows, seed, resume)
         reason = choice.reason
-        if choice.points is not None:
+        if choice.potential is not None:
             try:
                 return self.solve_with_fixed_draws(choice, model, rows, context)
             except NoStartError as error:
@@ -299,7 +304,7 @@ Found = tuple[Model, Solution] | None
 def _fit_many(options: SVI, model: Model, tables: Sequence[Rows], seed: int) -> list[Found]:
     """Fit several data sets; None for one that has to be fitted alone."""
     choice = choose_objective(options, model.fresh(), tables[0], seed)
-    if choice.points is None:
+    if choice.potential is None:
         return _side_by_side(options, choice, model, tables, seed)
     return [
         _with_fixed_draws(options, choice, model, rows, seed + i) for i, rows in enumerate(tables)
@@ -314,14 +319,14 @@ def _with_fixed_draws(options: SVI, choice: Choice, model: Model, rows: Rows, se
         with torch.no_grad():
             own.initialize(rows)
     # what the graph holds as constants has to be the same for these data
-    constants = dict(choice.points.problem.model.named_buffers())
+    constants = dict(choice.potential.problem.model.named_buffers())
     if any(
         not torch.equal(b.cpu().to(constants[k]), constants[k]) for k, b in own.named_buffers()
     ):
         return None
     try:
         solution = options.solve_with_fixed_draws(
-            dataclasses.replace(choice, points=choice.points.on(rows)),
+            dataclasses.replace(choice, potential=choice.potential.on(rows)),
             own,
             rows,
             FitContext(seed=seed, progress=False),
@@ -376,10 +381,7 @@ def _side_by_side(
 def _solution(options: SVI, chains: list[SVIChain], engine: str, reason: str) -> Solution:
     """Solution of the chains as they stand."""
     own_guide = options.guide is None and chains[0].model.guide is not None
-    tensors, values = {}, {"objective": "stochastic", "reason": reason}
-    for chain in chains:
-        packed, values[str(chain.index)] = chain.pack()
-        tensors |= {f"{chain.index}.{k}": v for k, v in packed.items()}
+    tensors, values = pack_chains(chains)
     return Solution(
         parameters=stack_chains([_kept_parameters(c) for c in chains]),
         history={"objective": pad_history(chains)},
@@ -389,7 +391,7 @@ def _solution(options: SVI, chains: list[SVIChain], engine: str, reason: str) ->
         summed_out=chains[0].pair.summed_out,
         engine=engine,
         state_tensors=tensors,
-        state_values=values,
+        state_values={"objective": "stochastic", "reason": reason, **values},
     )
 
 

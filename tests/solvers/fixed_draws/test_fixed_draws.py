@@ -229,7 +229,7 @@ def test_what_falls_back_says_why(model, data, options, reason):
 
     own = model()
     choice = choose_objective(zoo.SVI(**options), own, own.as_rows(data()), 0)
-    assert choice.points is None
+    assert choice.potential is None
     assert reason in choice.reason
     assert choice.reason.startswith("stochastic gradients")
     with pytest.raises(ValueError, match="fixed-draws"):
