@@ -1,4 +1,4 @@
-"""The command ``ppl-zoo``: runs what was asked for, and tells errors in one line."""
+"""Command-line interface ``ppl-zoo``: reads a request, runs it, reports errors in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
-from ppl_zoo.cli.commands import EXAMPLES
+from ppl_zoo.cli.commands import COMMANDS
 from ppl_zoo.cli.terminal import note
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 
@@ -44,19 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         arguments = ["--help"]
     try:
-        return tyro.cli(
-            _commands(),
+        request = tyro.cli(
+            _request_type(),
             prog="ppl-zoo",
             description=ABOUT,
             args=arguments,
             config=(FlagCreatePairsOff,),
         )
+        (run,) = (command.run for command in COMMANDS if command.request is type(request))
+        return run(request)
     except SystemExit as stop:  # --help, or arguments that tyro refuses
         return stop.code if isinstance(stop.code, int) else 2
     except (ConvergenceError, DataError, QueryError, RunError) as error:
         note(f"ppl-zoo: {' '.join(str(error).split())}")
         return 2
-    except BrokenPipeError:  # `ppl-zoo list | head`: whoever reads has seen enough
+    except BrokenPipeError:  # `ppl-zoo list | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -64,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _commands() -> Any:
-    made = []
-    for name, (function, examples) in EXAMPLES.items():
-        first = (function.__doc__ or "").strip().splitlines()[0]
-        indented = "\n".join(f"  {line}" for line in examples.splitlines())
-        text = f"{first}\n\nexamples:\n{indented}"
-        made.append(Annotated[Any, subcommand(name, constructor=function, description=text)])
-    return Union[tuple(made)]  # noqa: UP007  X | Y cannot be written for types made at run time
+def _request_type() -> Any:
+    """Union of the request dataclasses, from which tyro makes the subcommands."""
+    types = []
+    for command in COMMANDS:
+        examples = "\n".join(f"  {line}" for line in command.examples)
+        text = f"{command.summary}\n\nexamples:\n{examples}"
+        types.append(Annotated[command.request, subcommand(command.name, description=text)])
+    return Union[tuple(types)]  # noqa: UP007  X | Y cannot be written for types made at run time

@@ -1,46 +1,129 @@
-"""``ppl-zoo fit``: a recipe with the changes that were asked for, fitted and saved."""
+"""``ppl-zoo fit``: fit a model by a recipe, with the user's changes, and save the run."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ppl_zoo.cli.recipes import held_out, load_data, make_model, make_solver
-from ppl_zoo.cli.terminal import note, print_json, read_about, write_about
+from tyro.conf import arg
+
+from ppl_zoo.cli.recipes import (
+    SOLVERS,
+    held_out,
+    load_data,
+    make_model,
+    make_solver,
+    parse_settings,
+)
+from ppl_zoo.cli.terminal import (
+    DeviceOption,
+    JSONFlag,
+    ModelName,
+    Settings,
+    note,
+    print_json,
+    read_about,
+    write_about,
+)
 from ppl_zoo.core.errors import ConvergenceError, DataError, RunError
-from ppl_zoo.fitting.run import Fit, fit
-from ppl_zoo.fitting.saving import load
+from ppl_zoo.data import Dataset
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run import fit, load
 from ppl_zoo.models.card import Card, Recipe
 from ppl_zoo.models.catalogue import find
 
 __all__ = ["FitRequest", "fit_model"]
 
 
+# the names are known at run time only, which type checkers do not take
+SolverName = Literal[tuple(name.lower() for name in SOLVERS)]  # type: ignore[valid-type]
+
+
 @dataclass(frozen=True)
 class FitRequest:
-    """What was asked of ``ppl-zoo fit``; None is "as the recipe has it"."""
+    """Arguments of ``ppl-zoo fit``; None is "as the recipe has it".
 
-    name: str
-    data: str | None = None
-    recipe: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    target: str | None = None
-    data_options: Mapping[str, Any] = field(default_factory=dict)
-    solver: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    seed: int | None = None
-    dtype: str | None = None
-    out: str | None = None
+    Parameters
+    ----------
+    data
+        A data set of `ppl-zoo list`, a .csv, .npy or .npz file, or a folder of images. Default:
+        that of the model's first recipe.
+    recipe
+        A known good fit of `ppl-zoo show NAME`; other options change it.
+    components
+        Number of components or latent classes; short for `--set num_components=K`.
+    set
+        An argument of the model.
+    target
+        The column of a table that is y, by name or number; default the last.
+    data_option
+        An option of the data set.
+    solver
+        Default: the model's own.
+    steps
+        Most steps; chains stop earlier once they have converged.
+    restarts
+        Number of chains from different starts.
+    batch_size
+        Rows in a minibatch (svi) or in memory at once (em).
+    solver_option
+        Any other option of the solver, such as `tol=1e-8`.
+    seed
+        Makes the fit repeatable; default 0.
+    dtype
+        Floating type of the fit.
+    out
+        Folder of the run; default `runs/NAME`.
+    resume
+        Go on with the run in that folder.
+    overwrite
+        Replace the run in that folder.
+    """
+
+    name: ModelName
+    data: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    recipe: Annotated[str | None, arg(metavar="NAME")] = None
+    components: Annotated[int | None, arg(metavar="K")] = None
+    set: Settings = ()
+    target: Annotated[str | None, arg(metavar="COLUMN")] = None
+    data_option: Settings = ()
+    solver: SolverName | None = None
+    steps: Annotated[int | None, arg(metavar="N")] = None
+    restarts: Annotated[int | None, arg(metavar="N")] = None
+    batch_size: Annotated[int | None, arg(metavar="ROWS")] = None
+    solver_option: Settings = ()
+    device: DeviceOption = "auto"
+    seed: Annotated[int | None, arg(metavar="SEED")] = None
+    dtype: Literal["float32", "float64"] | None = None
+    out: Annotated[str | None, arg(metavar="FOLDER")] = None
     resume: bool = False
     overwrite: bool = False
+    json: JSONFlag = False
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """Arguments of the model."""
+        short = {} if self.components is None else {"num_components": self.components}
+        return short | parse_settings(self.set)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Options of the data set."""
+        return parse_settings(self.data_option)
+
+    @property
+    def solver_options(self) -> dict[str, Any]:
+        """Options of the solver."""
+        short = {"steps": self.steps, "restarts": self.restarts, "batch_size": self.batch_size}
+        given = {name: value for name, value in short.items() if value is not None}
+        return given | parse_settings(self.solver_option)
 
 
-def fit_model(request: FitRequest, *, as_json: bool = False) -> int:
-    """Fit a model, save the run and say what came out."""
+def fit_model(request: FitRequest) -> int:
+    """Fit a model, save the run and print the result."""
     card = find(request.name)
     out = Path(request.out or f"runs/{card.name}")
     if out.exists() and not (out / "fit.json").exists() and (out.is_file() or any(out.iterdir())):
@@ -58,8 +141,8 @@ def fit_model(request: FitRequest, *, as_json: bool = False) -> int:
             note(f"what had been reached is in {out}")
         raise
     write_about(out, card.name, recipe)
-    score = None if dataset is None else held_out(done.model, dataset)
-    if as_json:
+    score = held_out(done.model, dataset)
+    if request.json:
         print_json(_fit_record(card, recipe, done, score, out))
     else:
         print(done)
@@ -75,8 +158,9 @@ def fit_model(request: FitRequest, *, as_json: bool = False) -> int:
     return 0
 
 
-def _start(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Any, Recipe]:
-    recipe = _adapt(card, request)
+def _start(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Dataset, Recipe]:
+    """Fit a new run."""
+    recipe = _adapt(card, request, request.data, request.data_options)
     dataset = load_data(card.model_class, recipe.data, recipe.data_options, request.target)
     model = make_model(card, dataset, recipe.model)
     model = model.double() if recipe.dtype == "float64" else model
@@ -86,16 +170,14 @@ def _start(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Any, Recipe
     return done, dataset, recipe
 
 
-def _resume(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Any, Recipe]:
-    """Go on with a run; only the bounds on its length may change."""
+def _resume(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Dataset, Recipe]:
+    """Continue a run; only the bounds on its length may change."""
     about = read_about(out)
     recipe = _adapt(
         card,
-        dataclasses.replace(
-            request,
-            data=request.data or about.get("data"),
-            data_options=request.data_options or about.get("data_options") or {},
-        ),
+        request,
+        request.data or about.get("data"),
+        request.data_options or about.get("data_options") or {},
     )
     before = load(out, device=request.device)
     if not isinstance(before.model, card.model_class):
@@ -105,48 +187,53 @@ def _resume(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Any, Recip
     if before.rows is None:
         before = load(out, data=dataset, device=request.device)
     solver = before.solver
-    if request.options:
+    if request.solver_options:
         options = {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}
-        solver = make_solver(card, type(solver).__name__, options | dict(request.options))
+        solver = make_solver(card, type(solver).__name__, options | request.solver_options)
     note(f"going on with {before!r}")
     done = fit(before.model, data, solver, device=request.device, checkpoint=out, resume=before)
     return done, dataset, recipe
 
 
-def _adapt(card: Card, request: FitRequest) -> Recipe:
-    """Return the recipe that was asked for, with the changes that were asked for."""
+def _adapt(
+    card: Card, request: FitRequest, data: str | None, data_options: Mapping[str, Any]
+) -> Recipe:
+    """Recipe of the request: a known one, or an empty one for other data, with its changes."""
     if request.recipe is not None:
         base = card.recipe(request.recipe)
-    elif request.data is None and card.recipes:
+    elif data is None and card.recipes:
         base = card.recipes[0]
     else:
-        known = [r for r in card.recipes if r.data == request.data]
+        known = [r for r in card.recipes if r.data == data]
         base = known[0] if known else None
     if base is None:
-        if request.data is None:
+        if data is None:
             raise DataError(f"{card.name}: no data given, expected --data NAME or PATH")
-        base = Recipe(name="own", title="", data=request.data)
+        base = Recipe(name="own", title="", data=data)
     same_solver = request.solver is None or request.solver == (base.solver or "").lower()
-    same_data = request.data in (None, base.data)
+    same_data = data in (None, base.data)
     return dataclasses.replace(
         base,
-        data=request.data or base.data,
-        data_options=(dict(base.data_options) if same_data else {}) | dict(request.data_options),
-        model=dict(base.model) | dict(request.settings),
+        data=data or base.data,
+        data_options=(dict(base.data_options) if same_data else {}) | dict(data_options),
+        model=dict(base.model) | request.model_settings,
         solver=request.solver or base.solver,
-        options=_merge(base.options if same_solver else {}, request.options),
+        options=_merge(base.options if same_solver else {}, request.solver_options),
         seed=base.seed if request.seed is None else request.seed,
         dtype=request.dtype or base.dtype,
     )
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a recipe with changes; ``steps`` replaces ``max_steps``."""
+    """Options of a solver with changes; ``steps`` replaces ``max_steps``."""
     kept = {k: v for k, v in old.items() if not (k == "max_steps" and "steps" in new)}
     return kept | dict(new)
 
 
-def _fit_record(card: Card, recipe: Recipe, done: Fit, score: Any, out: Path) -> dict[str, Any]:
+def _fit_record(
+    card: Card, recipe: Recipe, done: Fit, score: tuple[float, str] | None, out: Path
+) -> dict[str, Any]:
+    """JSON record of a fit."""
     return {
         "model": card.name,
         "data": recipe.data,

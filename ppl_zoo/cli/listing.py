@@ -1,24 +1,40 @@
-"""``ppl-zoo list`` and ``ppl-zoo show``: the catalogue in words."""
+"""``ppl-zoo list`` and ``ppl-zoo show``: the catalogue of models and data sets."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 from ppl_zoo import data as datasets
-from ppl_zoo.cli.terminal import digits, print_json, table_text
+from ppl_zoo.cli.terminal import JSONFlag, ModelName, digits, print_json, table_text
 from ppl_zoo.models.card import Card
 from ppl_zoo.models.catalogue import ZOO, find
 
-__all__ = ["list_models", "show"]
+__all__ = ["ListRequest", "ShowRequest", "list_models", "show_model"]
 
 QUERIES = ("log_prob", "sample", "encode")
 
 
-def list_models(*, as_json: bool = False) -> int:
+@dataclass(frozen=True)
+class ListRequest:
+    """Options of ``ppl-zoo list``."""
+
+    json: JSONFlag = False
+
+
+@dataclass(frozen=True)
+class ShowRequest:
+    """Arguments of ``ppl-zoo show``."""
+
+    name: ModelName
+    json: JSONFlag = False
+
+
+def list_models(request: ListRequest) -> int:
     """Print the models and the data sets."""
-    if as_json:
+    if request.json:
         cards = [dataclasses.asdict(c) for c in datasets.available()]
         return print_json({"models": [_record(card) for card in ZOO], "data": cards})
     rows = [
@@ -44,15 +60,15 @@ def list_models(*, as_json: bool = False) -> int:
     return 0
 
 
-def show(name: str, *, as_json: bool = False) -> int:
+def show_model(request: ShowRequest) -> int:
     """Print the card of a model."""
-    card = find(name)
-    if as_json:
+    card = find(request.name)
+    if request.json:
         return print_json(_record(card))
     print(f"{card.title} ({card.name})")
     print(card.summary)
     print()
-    print(_story(card))
+    print(_generative_model(card))
     print()
     columns = ("query", "answer")
     print(table_text(columns, [(q, card.queries[q]) for q in QUERIES], left=(0, 1)))
@@ -81,25 +97,26 @@ def show(name: str, *, as_json: bool = False) -> int:
     return 0
 
 
-def _story(card: Card) -> str:
-    """Return the docstring of the class up to its references: story, shapes and arguments."""
+def _generative_model(card: Card) -> str:
+    """Docstring of the class up to its references: generative model, shapes, arguments."""
     text = inspect.cleandoc(card.model_class.__doc__ or "")
     return text.split("\nReferences\n")[0].rstrip().replace("::\n", ":\n")
 
 
 def _sizes(family: str) -> str:
-    """Table of the free parameters of a family's models, the smallest first."""
+    """Table of the numbers of free parameters of a family's models, the smallest first."""
     rows = [
         (c.model_class(**c.size.example).num_free_parameters, c.name, c.size.formula)
         for c in ZOO
         if c.family == family and c.size is not None
     ]
     lines = [(name, formula, f"{count:,}") for count, name, formula in sorted(rows)]
-    columns = ("free parameters", "of n yes-no features", "n = 10")
+    columns = ("free parameters", "of n binary features", "n = 10")
     return table_text(columns, lines, left=(0, 1))
 
 
 def _record(card: Card) -> dict[str, Any]:
+    """JSON record of a card, without the functions that measure its figures."""
     record = dataclasses.asdict(dataclasses.replace(card, figures=()))
     figures = [
         {

@@ -1,4 +1,4 @@
-"""From a recipe to a fit: data by name or path, a model with its arguments, a solver."""
+"""Recipes run: data set by name or path, model with its arguments, solver with its options."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ import ast
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ppl_zoo import data as datasets
 from ppl_zoo import solvers
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.solver import Solver
 from ppl_zoo.data import Dataset
-from ppl_zoo.fitting.run import Fit, fit
+from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run import fit
 from ppl_zoo.models.card import Card, Recipe
 from ppl_zoo.models.pretrained import load_pretrained
 
-__all__ = ["held_out", "load_data", "make_model", "make_solver", "parse_settings", "run"]
+__all__ = [
+    "SOLVERS",
+    "held_out",
+    "load_data",
+    "make_model",
+    "make_solver",
+    "parse_settings",
+    "run",
+]
 
-SOLVERS = tuple(n for n in solvers.__all__ if hasattr(getattr(solvers, n), "solve"))
+#: names of the solvers' classes
+SOLVERS = tuple(n for n in solvers.__all__ if issubclass(getattr(solvers, n), Solver))
 
 
 def run(
@@ -35,7 +47,7 @@ def run(
     progress: bool = True,
     checkpoint: str | Path | None = None,
 ) -> tuple[Fit, Dataset]:
-    """Fit a model as one of its recipes says.
+    """Fit a model by one of its recipes.
 
     Parameters
     ----------
@@ -155,7 +167,7 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
         return make(**settings)
 
 
-def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Any:
+def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Solver:
     """Build a solver; ``steps`` and ``max_steps`` are the same option.
 
     Raises
@@ -182,7 +194,7 @@ def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Any
 
 
 def held_out(model: Model, dataset: Dataset) -> tuple[float, str] | None:
-    """Mean log density of the rows that the fit has not seen, nats a row, and their split.
+    """Held-out score: mean log density of unseen rows, nats a row, and their split.
 
     None where the data set has neither ``test`` nor ``valid``.
     """
@@ -224,7 +236,7 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
 
 @contextmanager
 def _clear_errors(what: str) -> Iterator[None]:
-    """Turn what Python says of a user's input into an error of the zoo."""
+    """Raise errors of a user's input as ``DataError``."""
     try:
         yield
     except DataError:
@@ -235,6 +247,7 @@ def _clear_errors(what: str) -> Iterator[None]:
 
 
 def _column(target: str | None, columns: list[str], width: int) -> int:
+    """Index of the target's column; the last one by default."""
     if target is None:
         return width - 1
     if target in columns:
@@ -245,7 +258,12 @@ def _column(target: str | None, columns: list[str], width: int) -> int:
     raise DataError(f"target: got {target!r}, expected a column: {known}")
 
 
-def _split(dataset: Dataset, cut: Any, feature_names: tuple[str, ...] | None) -> Dataset:
+def _split(
+    dataset: Dataset,
+    cut: Callable[[Tensor], tuple[Tensor, ...]],
+    feature_names: tuple[str, ...] | None,
+) -> Dataset:
+    """Cut the tables of all splits into the arguments of a model."""
     splits = {s: getattr(dataset, s) for s in ("train", "valid", "test")}
     return dataclasses.replace(
         dataset,

@@ -1,4 +1,7 @@
-"""The HTML report: one file with a table, figures and summaries, readable with no server."""
+"""HTML report of the demo: outcomes of its fits, as a table and a section each.
+
+One file that needs no server and no other file: style sheet and figures are embedded in it.
+"""
 
 from __future__ import annotations
 
@@ -11,44 +14,123 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
 
 from ppl_zoo import data as datasets
 from ppl_zoo.cli.inspect import Inspection
-from ppl_zoo.fitting.run import Fit
+from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.saving import versions
 from ppl_zoo.models.card import Card, Recipe
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 __all__ = [
     "COLUMNS",
-    "NEXT",
-    "WORDS",
+    "NEXT_STEPS",
+    "TEXT_COLUMNS",
+    "EmbeddedFigure",
     "Outcome",
-    "Picture",
     "Section",
     "Table",
-    "picture",
-    "section",
+    "embed_figure",
+    "number",
+    "outcome_section",
     "summary_table",
-    "write_page",
+    "write_demo_report",
     "write_report",
 ]
 
-#: what the answers to a query mean, shown when the pointer rests on one
-MEANING = {
+#: columns of the table of fits
+COLUMNS = ("model", "solver", "data", "objective", "held out", "R-hat", "k-hat", "seconds")
+#: those of text, which are aligned on the left
+TEXT_COLUMNS = (0, 1, 2)
+#: commands that a reader may try next, and what they do
+NEXT_STEPS = (
+    ("ppl-zoo show gaussian-mixture", "a model's card: story, arguments, recipes, sources"),
+    ("ppl-zoo fit gaussian-mixture --data yours.csv --components 3", "fit it to your own data"),
+    ("ppl-zoo inspect runs/gaussian-mixture", "its posterior, summarised and drawn"),
+)
+#: tool tips of the answers to a query
+ANSWER_MEANINGS = {
     "exact": "computed in closed form, or drawn from exactly this distribution",
     "bound": "a lower bound in expectation, by importance sampling",
     "estimate": "a Monte-Carlo estimate under the fitted posterior",
     "none": "this model has no answer",
 }
-#: landscape figures of more pixels across take a whole line
-WIDE = 850
+POINT_ESTIMATE_NOTE = (
+    "The fitted parameters are points: they are in the group 'fit' of the netCDF file. These rows "
+    "are the latents of single observations."
+)
+#: pixels across, beyond which a figure in landscape takes a whole line
+MAX_PIXELS_HALF_WIDTH = 850
 SAFE_LINKS = ("https://", "http://")
+
+
+@dataclass
+class Outcome:
+    """Result of one fit of the demo; plain values, so that no fit is kept in memory."""
+
+    card: Card
+    recipe: Recipe
+    name: str
+    solver: str = ""
+    objective: float | None = None
+    stopped: str = ""
+    steps: int = 0
+    held_out: tuple[float, str] | None = None
+    rhat: float | None = None
+    khat: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+    section: Section | None = None
+
+    def row(self) -> tuple[str, ...]:
+        """Row of the table of fits."""
+        held = "-" if self.held_out is None else f"{number(self.held_out[0])} ({self.held_out[1]})"
+        data = self.recipe.data
+        if self.error is not None:
+            return (self.card.name, "failed", data, "-", "-", "-", "-", "-")
+        return (
+            self.card.name,
+            self.solver,
+            data,
+            number(self.objective),
+            held,
+            number(self.rhat, 3),
+            number(self.khat),
+            number(self.seconds, 1),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """JSON record."""
+        held = self.held_out
+        return {
+            "name": self.name,
+            "model": self.card.name,
+            "recipe": self.recipe.name,
+            "data": self.recipe.data,
+            "solver": self.solver or None,
+            "objective": self.objective,
+            "stopped": self.stopped or None,
+            "steps": self.steps,
+            "held_out": None if held is None else {"log_density": held[0], "split": held[1]},
+            "rhat": self.rhat,
+            "khat": self.khat,
+            "seconds": self.seconds,
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows; columns whose index is in ``left`` are words, the others numbers."""
+    """Table of text.
+
+    Columns whose index is in ``left`` are words, the others numbers; ``links`` are the anchors
+    that its rows link to.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -57,8 +139,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure as PNG, with its caption."""
+class EmbeddedFigure:
+    """Figure as PNG, with its caption and its size in pixels."""
 
     caption: str
     png: bytes
@@ -68,7 +150,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of one fit.
+    """Section of the report, about one fit.
 
     Attributes
     ----------
@@ -78,8 +160,8 @@ class Section:
         ``{"log_prob": "exact", ...}``.
     facts
         Label and value, in order.
-    pictures
-        Figures, see :func:`picture`.
+    figures
+        See :func:`embed_figure`.
     summary, summary_note
         The posterior summary, and a line below it.
     references
@@ -95,7 +177,7 @@ class Section:
     text: str
     queries: Mapping[str, str]
     facts: tuple[tuple[str, str], ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[EmbeddedFigure, ...] = ()
     summary: Table | None = None
     summary_note: str = ""
     references: tuple[tuple[str, str], ...] = ()
@@ -103,70 +185,81 @@ class Section:
     error: str | None = None
 
 
-def picture(figure: Any, caption: str, dpi: int = 110) -> Picture:
-    """Draw a matplotlib figure to PNG and close it.
+def outcome_section(
+    outcome: Outcome,
+    fit: Fit | None = None,
+    figures: tuple[EmbeddedFigure, ...] = (),
+    inspection: Inspection | None = None,
+) -> Section:
+    """Section of one fit of the demo: model, outcome, figures and posterior summary."""
+    card, recipe = outcome.card, outcome.recipe
+    data = next((c for c in datasets.available() if c.name == recipe.data), None)
+    facts: list[tuple[str, str]] = []
+    if fit is not None:
+        chains = len(fit.solution.stopped)
+        facts = [
+            ("solver", f"{outcome.solver}, {chains} chain{'s' if chains > 1 else ''}"),
+            ("objective", f"{number(outcome.objective)} nats"),
+            ("ended", f"{fit.stopped} after {outcome.steps} steps"),
+            ("time", f"{number(outcome.seconds, 1)} s on {fit.model.device}"),
+            ("seed", str(fit.seed)),
+        ]
+        if outcome.held_out is not None:
+            value, split = outcome.held_out
+            facts.append((f"held out ({split})", f"{number(value)} nats a row"))
+        facts += [
+            (label, number(value, digits))
+            for label, value, digits in (("R-hat", outcome.rhat, 3), ("k-hat", outcome.khat, 2))
+            if value is not None
+        ]
+    if data is not None:
+        facts.append(("data", f"{data.title} ({data.units})"))
+    summary, remark = None, ""
+    if inspection is not None and inspection.summary is not None and len(inspection.summary):
+        summary, remark = summary_table(inspection.summary)
+        if not inspection.has_global:
+            remark = f"{POINT_ESTIMATE_NOTE} {remark}"
+    references = [(f"{r.authors} ({r.year}). {r.title}.", r.link) for r in card.references]
+    if data is not None and data.citation:
+        references.append((f"Data: {data.citation}.", data.url))
+    return Section(
+        anchor=outcome.name,
+        title=f"{card.title}: {recipe.title[0].lower()}{recipe.title[1:]}",
+        text=card.summary,
+        queries=card.queries,
+        facts=tuple(facts),
+        figures=figures,
+        summary=summary,
+        summary_note=remark,
+        references=tuple(references),
+        commands=(f"ppl-zoo fit {card.name} --recipe {recipe.name}",),
+        error=outcome.error,
+    )
 
-    Parameters
-    ----------
-    figure
-        A matplotlib ``Figure``.
-    caption
-        A sentence; shown below it and read by screen readers.
-    dpi
-        Pixels an inch; the report shows them at two thirds, so that they stay sharp.
-    """
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi * 1.5, bbox_inches="tight", facecolor="white")
-    figure.clear()
-    try:
-        from matplotlib import pyplot
 
-        pyplot.close(figure)
-    except ImportError:  # pragma: no cover  a figure made without pyplot needs no closing
-        pass
-    data = stream.getvalue()
-    # a PNG's header tells its size
-    width, height = (round(int.from_bytes(data[i : i + 4], "big") / 1.5) for i in (16, 20))
-    return Picture(caption, data, width, height)
-
-
-def summary_table(frame: Any, limit: int = 24) -> tuple[Table, str]:
-    """Format a summary (a data frame) for the report.
-
-    Returns
-    -------
-    Table
-        Its first ``limit`` rows.
-    str
-        A note on rows that were left out, or nothing.
-    """
-    values = frame.to_numpy()
-    # effective sample sizes are counts
-    digits = [0 if str(column).startswith("ess") else 3 for column in frame.columns]
-    rows = [
-        (str(name), *(number(v, d) for v, d in zip(row, digits, strict=True)))
-        for name, row in zip(frame.index[:limit], values[:limit], strict=True)
-    ]
-    table = Table(("", *(str(c) for c in frame.columns)), tuple(rows))
-    left_out = len(frame) - limit
-    note = f"{left_out} more rows are in the netCDF file." if left_out > 0 else ""
-    return table, note
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """Format a number for people; "-" where it means nothing."""
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    value = float(value)
-    if not math.isfinite(value):
-        return "-"
-    if value.is_integer() and abs(value) < 1e9 and digits > 0 and abs(value) >= 100:
-        return f"{value:.0f}"
-    if 0 < abs(value) < 10 ** -(digits + 1):
-        return f"{value:.1e}"
-    return f"{value:,.{digits}f}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
+def write_demo_report(
+    out: Path, outcomes: Sequence[Outcome], seconds: float, restored: Sequence[Section] = ()
+) -> Path:
+    """Write ``report.html`` of a demo: the table of all fits, a section each; returns its path."""
+    table = Table(
+        COLUMNS,
+        tuple(o.row() for o in outcomes),
+        left=TEXT_COLUMNS,
+        links=tuple(o.name for o in outcomes),
+    )
+    built = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return write_report(
+        out / "report.html",
+        title="The zoo, fitted",
+        lead=f"{len(outcomes)} fits in {seconds:.0f} seconds. Objectives are in nats: the log "
+        "likelihood of the data for EM, the evidence lower bound for SVI. Held out is the mean "
+        "log density of a row that the fit has not seen. R-hat compares chains, k-hat (good "
+        "below 0.7) the fitted posterior with the exact one.",
+        table=table,
+        sections=[*(o.section for o in outcomes if o.section is not None), *restored],
+        next_steps=NEXT_STEPS,
+        footer=f"{date.today().isoformat()}. {built}.",
+    )
 
 
 def write_report(
@@ -179,7 +272,7 @@ def write_report(
     next_steps: Sequence[tuple[str, str]] = (),
     footer: str = "",
 ) -> Path:
-    """Write the report as one file that needs nothing else.
+    """Write an HTML report as one file that needs no other.
 
     Parameters
     ----------
@@ -236,10 +329,76 @@ def write_report(
     return path
 
 
+def embed_figure(figure: Figure, caption: str, dpi: int = 110) -> EmbeddedFigure:
+    """Render a matplotlib figure as PNG, and close it.
+
+    Parameters
+    ----------
+    figure
+        The figure; empty afterwards.
+    caption
+        A sentence; shown below it and read by screen readers.
+    dpi
+        Pixels an inch; the report shows them at two thirds, so that they stay sharp.
+    """
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi * 1.5, bbox_inches="tight", facecolor="white")
+    figure.clear()
+    try:
+        from matplotlib import pyplot
+
+        pyplot.close(figure)
+    except ImportError:  # pragma: no cover  a figure made without pyplot needs no closing
+        pass
+    data = stream.getvalue()
+    # a PNG's header tells its size
+    width, height = (round(int.from_bytes(data[i : i + 4], "big") / 1.5) for i in (16, 20))
+    return EmbeddedFigure(caption, data, width, height)
+
+
+def summary_table(frame: DataFrame, limit: int = 24) -> tuple[Table, str]:
+    """Table of a posterior summary.
+
+    Returns
+    -------
+    Table
+        Its first ``limit`` rows.
+    str
+        A note on rows that were left out, or nothing.
+    """
+    values = frame.to_numpy()
+    # effective sample sizes are counts
+    digits = [0 if str(column).startswith("ess") else 3 for column in frame.columns]
+    rows = [
+        (str(name), *(number(v, d) for v, d in zip(row, digits, strict=True)))
+        for name, row in zip(frame.index[:limit], values[:limit], strict=True)
+    ]
+    table = Table(("", *(str(c) for c in frame.columns)), tuple(rows))
+    left_out = len(frame) - limit
+    note = f"{left_out} more rows are in the netCDF file." if left_out > 0 else ""
+    return table, note
+
+
+def number(value: float | str | None, digits: int = 2) -> str:
+    """Format a number for people; "-" for None, NaN and infinity."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    value = float(value)
+    if not math.isfinite(value):
+        return "-"
+    if value.is_integer() and abs(value) < 1e9 and digits > 0 and abs(value) >= 100:
+        return f"{value:.0f}"
+    if 0 < abs(value) < 10 ** -(digits + 1):
+        return f"{value:.1e}"
+    return f"{value:,.{digits}f}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
+
+
 def _section(section: Section) -> str:
     queries = "".join(
         f'<li><code>{_text(query)}</code><span class="answer {_text(answer)}" '
-        f'title="{_text(MEANING.get(answer, ""))}">{_text(answer)}</span></li>'
+        f'title="{_text(ANSWER_MEANINGS.get(answer, ""))}">{_text(answer)}</span></li>'
         for query, answer in section.queries.items()
     )
     facts = "".join(
@@ -253,9 +412,9 @@ def _section(section: Section) -> str:
         f'<ul class="queries">{queries}</ul>',
         f'<p class="error">{_text(section.error)}</p>' if section.error else "",
         f'<dl class="facts">{facts}</dl>' if facts else "",
-        '<div class="pictures">' if section.pictures else "",
-        *(_picture(p) for p in section.pictures),
-        "</div>" if section.pictures else "",
+        '<div class="pictures">' if section.figures else "",
+        *(_figure(f) for f in section.figures),
+        "</div>" if section.figures else "",
     ]
     if section.summary is not None:
         note = f'<p class="note">{_text(section.summary_note)}</p>' if section.summary_note else ""
@@ -273,14 +432,18 @@ def _section(section: Section) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _picture(made: Picture) -> str:
-    data = base64.b64encode(made.png).decode("ascii")
-    ratio = made.width / made.height
-    wide = ' class="wide"' if ratio > 2.1 or (made.width > WIDE and ratio > 1.35) else ""
+def _figure(figure: EmbeddedFigure) -> str:
+    data = base64.b64encode(figure.png).decode("ascii")
+    ratio = figure.width / figure.height
+    wide = (
+        ' class="wide"'
+        if ratio > 2.1 or (figure.width > MAX_PIXELS_HALF_WIDTH and ratio > 1.35)
+        else ""
+    )
     return (
-        f'<figure{wide}><img alt="{_text(made.caption)}" width="{made.width}" '
-        f'height="{made.height}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{_text(made.caption)}</figcaption></figure>"
+        f'<figure{wide}><img alt="{_text(figure.caption)}" width="{figure.width}" '
+        f'height="{figure.height}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{_text(figure.caption)}</figcaption></figure>"
     )
 
 
@@ -291,10 +454,10 @@ def _table(table: Table) -> str:
 
     head = "".join(cell("th", i, _text(c)) for i, c in enumerate(table.columns))
     body = []
-    for place, row in enumerate(table.rows):
+    for index, row in enumerate(table.rows):
         texts = [_text(value) for value in row]
-        if place < len(table.links):
-            texts[0] = f'<a href="#{_text(table.links[place])}">{texts[0]}</a>'
+        if index < len(table.links):
+            texts[0] = f'<a href="#{_text(table.links[index])}">{texts[0]}</a>'
         body.append("<tr>" + "".join(cell("td", i, t) for i, t in enumerate(texts)) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{chr(10).join(body)}</tbody></table>"
 
@@ -307,153 +470,3 @@ def _reference(text: str, link: str) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value), quote=True)
-
-
-# ---- The page that the demo writes: a table of all fits, then a section for each.
-
-#: what a reader may try next
-NEXT = (
-    ("ppl-zoo show gaussian-mixture", "a model's card: story, arguments, recipes, sources"),
-    ("ppl-zoo fit gaussian-mixture --data yours.csv --components 3", "fit it to your own data"),
-    ("ppl-zoo inspect runs/gaussian-mixture", "its posterior, summarised and drawn"),
-)
-POINTS = (
-    "The fitted parameters are points: they are in the group 'fit' of the netCDF file. These rows "
-    "are the latents of single observations."
-)
-
-
-def section(
-    outcome: Outcome, fit: Fit | None, pictures: tuple[Picture, ...], seen: Inspection | None
-) -> Section:
-    """Return the section of one fit: what it is, how it went, its figures and its summary."""
-    card, recipe = outcome.card, outcome.recipe
-    data = next((c for c in datasets.available() if c.name == recipe.data), None)
-    facts: list[tuple[str, str]] = []
-    if fit is not None:
-        chains = len(fit.solution.stopped)
-        facts = [
-            ("solver", f"{outcome.solver}, {chains} chain{'s' if chains > 1 else ''}"),
-            ("objective", f"{number(outcome.objective)} nats"),
-            ("ended", f"{fit.stopped} after {outcome.steps} steps"),
-            ("time", f"{number(outcome.seconds, 1)} s on {fit.model.device}"),
-            ("seed", str(fit.seed)),
-        ]
-        if outcome.held_out is not None:
-            value, split = outcome.held_out
-            facts.append((f"held out ({split})", f"{number(value)} nats a row"))
-        facts += [
-            (label, number(value, digits))
-            for label, value, digits in (("R-hat", outcome.rhat, 3), ("k-hat", outcome.khat, 2))
-            if value is not None
-        ]
-    if data is not None:
-        facts.append(("data", f"{data.title} ({data.units})"))
-    summary, remark = None, ""
-    if seen is not None and seen.summary is not None and len(seen.summary):
-        summary, remark = summary_table(seen.summary)
-        if not seen.has_global:
-            remark = f"{POINTS} {remark}"
-    references = [(f"{r.authors} ({r.year}). {r.title}.", r.link) for r in card.references]
-    if data is not None and data.citation:
-        references.append((f"Data: {data.citation}.", data.url))
-    return Section(
-        anchor=outcome.name,
-        title=f"{card.title}: {recipe.title[0].lower()}{recipe.title[1:]}",
-        text=card.summary,
-        queries=card.queries,
-        facts=tuple(facts),
-        pictures=pictures,
-        summary=summary,
-        summary_note=remark,
-        references=tuple(references),
-        commands=(f"ppl-zoo fit {card.name} --recipe {recipe.name}",),
-        error=outcome.error,
-    )
-
-
-def write_page(
-    out: Path, outcomes: Sequence[Outcome], seconds: float, restored: Sequence[Section] = ()
-) -> Path:
-    """Write the page, the table of all fits first; returns where it is."""
-    table = Table(
-        COLUMNS,
-        tuple(o.row() for o in outcomes),
-        left=WORDS,
-        links=tuple(o.name for o in outcomes),
-    )
-    built = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return write_report(
-        out / "report.html",
-        title="The zoo, fitted",
-        lead=f"{len(outcomes)} fits in {seconds:.0f} seconds. Objectives are in nats: the log "
-        "likelihood of the data for EM, the evidence lower bound for SVI. Held out is the mean "
-        "log density of a row that the fit has not seen. R-hat compares chains, k-hat (good "
-        "below 0.7) the fitted posterior with the exact one.",
-        table=table,
-        sections=[*(o.section for o in outcomes if o.section is not None), *restored],
-        next_steps=NEXT,
-        footer=f"{date.today().isoformat()}. {built}.",
-    )
-
-
-# ---- What became of one fit of the demo, as a line of its table and as a record.
-
-COLUMNS = ("model", "solver", "data", "objective", "held out", "R-hat", "k-hat", "seconds")
-#: columns of words, which stand on the left
-WORDS = (0, 1, 2)
-
-
-@dataclass
-class Outcome:
-    """What became of one recipe; plain values, so that no fit is kept alive."""
-
-    card: Card
-    recipe: Recipe
-    name: str
-    solver: str = ""
-    objective: float | None = None
-    stopped: str = ""
-    steps: int = 0
-    held_out: tuple[float, str] | None = None
-    rhat: float | None = None
-    khat: float | None = None
-    seconds: float | None = None
-    error: str | None = None
-    section: Section | None = None
-
-    def row(self) -> tuple[str, ...]:
-        """Return the line of the table."""
-        held = "-" if self.held_out is None else f"{number(self.held_out[0])} ({self.held_out[1]})"
-        data = self.recipe.data
-        if self.error is not None:
-            return (self.card.name, "failed", data, "-", "-", "-", "-", "-")
-        return (
-            self.card.name,
-            self.solver,
-            data,
-            number(self.objective),
-            held,
-            number(self.rhat, 3),
-            number(self.khat),
-            number(self.seconds, 1),
-        )
-
-    def record(self) -> dict[str, Any]:
-        """Return what a program would read."""
-        held = self.held_out
-        return {
-            "name": self.name,
-            "model": self.card.name,
-            "recipe": self.recipe.name,
-            "data": self.recipe.data,
-            "solver": self.solver or None,
-            "objective": self.objective,
-            "stopped": self.stopped or None,
-            "steps": self.steps,
-            "held_out": None if held is None else {"log_density": held[0], "split": held[1]},
-            "rhat": self.rhat,
-            "khat": self.khat,
-            "seconds": self.seconds,
-            "error": self.error,
-        }

@@ -1,4 +1,4 @@
-"""``ppl-zoo restore``: an image file in, the restored one and a figure out."""
+"""``ppl-zoo restore``: restore an image file; write the result, and a figure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
+from tyro.conf import Positional, arg
 
-from ppl_zoo.cli.terminal import note
+from ppl_zoo.cli.terminal import DeviceOption, JSONFlag, note
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging import (
     Blur,
@@ -25,48 +27,84 @@ from ppl_zoo.imaging import (
 )
 from ppl_zoo.restoration.restoration import Restoration, restore
 
-__all__ = ["Request", "picture_of", "restore_image"]
+__all__ = ["RestoreRequest", "restoration_figure", "restore_image"]
 
-#: assumed noise in grey levels; None to estimate it
-NOISE = {"denoise": None, "deblur": 2.55, "inpaint": 0.0, "upscale": 1.0}
-#: pixels up to which denoising shows its uncertainty without being asked
-SMALL = 2_000_000
-#: pixels of a panel's longer side, from which on a figure leaves rows and columns out
-SHOWN = 1200
+#: assumed sd of the noise by task, grey levels of 255; None to estimate it
+DEFAULT_SIGMA = {"denoise": None, "deblur": 2.55, "inpaint": 0.0, "upscale": 1.0}
+#: pixels of an image up to which denoising draws from the posterior by default
+MAX_PIXELS_POSTERIOR = 2_000_000
+#: pixels of a panel's longer side; larger images are subsampled in the figure
+MAX_PANEL_PIXELS = 1200
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked of ``ppl-zoo restore``."""
+class RestoreRequest:
+    """Arguments of ``ppl-zoo restore``.
 
-    image: str
-    task: str = "denoise"
+    Parameters
+    ----------
+    image
+        PNG, JPEG or TIFF, grey or colour.
+    task
+        What is wrong with it.
+    sigma
+        Standard deviation of the noise in grey levels of 255; default: estimated to denoise,
+        else 2.55 to deblur (one in a hundred), 1 to up-scale and 0 to inpaint.
+    kernel
+        To deblur: the blur's kernel, an image or .npy file.
+    mask
+        To inpaint: an image, white where the photograph is seen.
+    factor
+        To up-scale: by how much.
+    prior
+        A pretrained prior.
+    method
+        map, the best image; posterior, with pixel sd; svi, for small images. Default: posterior
+        to denoise up to two million pixels, else map. dip: a deep image prior, which needs no
+        other prior and a minute for 128 x 128 pixels; dip-langevin, dip-normal: with pixel sd.
+    quality
+        best, fast, fastest or exact.
+    draws
+        Posterior draws that are kept.
+    out
+        The restored image; default IMAGE-restored.png, and IMAGE-restored-figure.png.
+    seed
+        Of the draws.
+    net
+        Of the deep image prior: fast, paper, or auto for the paper's on a GPU.
+    steps
+        Most steps of the deep image prior.
+    """
+
+    image: Annotated[str, Positional, arg(metavar="IMAGE")]
+    task: Literal["denoise", "deblur", "inpaint", "upscale"] = "denoise"
     sigma: float | None = None
-    kernel: str | None = None
-    mask: str | None = None
+    kernel: Annotated[str | None, arg(metavar="FILE")] = None
+    mask: Annotated[str | None, arg(metavar="FILE")] = None
     factor: int = 2
     prior: str = "gmm200-patches"
-    method: str | None = None
-    quality: str = "best"
+    method: Literal["map", "posterior", "svi", "dip", "dip-langevin", "dip-normal"] | None = None
+    quality: Literal["best", "fast", "fastest", "exact"] = "best"
     draws: int = 32
-    out: str | None = None
-    device: str = "auto"
+    out: Annotated[str | None, arg(metavar="FILE")] = None
+    device: DeviceOption = "auto"
     seed: int = 0
-    net: str = "auto"
+    net: Literal["auto", "fast", "paper"] = "auto"
     steps: int | None = None
+    json: JSONFlag = False
 
 
-def restore_image(request: Request, *, as_json: bool = False) -> int:
-    """Restore, write and report; returns the exit code."""
+def restore_image(request: RestoreRequest) -> int:
+    """Restore an image, write it and its figure; returns the exit code."""
     source = Path(request.image)
     out = Path(request.out or source.with_name(f"{source.stem}-restored.png"))
     given = read_image(source)
     operator, method = _operator(request), request.method
     if method is None:
         pixels = given.shape[0] * given.shape[1]
-        small = request.task == "denoise" and pixels <= SMALL
+        small = request.task == "denoise" and pixels <= MAX_PIXELS_POSTERIOR
         method = "posterior" if small else "map"
-    level = NOISE[request.task] if request.sigma is None else request.sigma
+    level = DEFAULT_SIGMA[request.task] if request.sigma is None else request.sigma
     began = time.perf_counter()
     done = restore(
         given,
@@ -85,7 +123,7 @@ def restore_image(request: Request, *, as_json: bool = False) -> int:
     deep = given.ndim == 2 and source.suffix.lower() != ".jpg"
     write_image(out, done.image, bits=16 if deep and _is_deep(source) else 8)
     figure_file = out.with_name(f"{out.stem}-figure.png")
-    picture_of(given, done).savefig(figure_file, dpi=150, bbox_inches="tight")
+    restoration_figure(given, done).savefig(figure_file, dpi=150, bbox_inches="tight")
     record = {
         "image": str(out),
         "figure": str(figure_file),
@@ -95,7 +133,7 @@ def restore_image(request: Request, *, as_json: bool = False) -> int:
         "mean_sd": None if done.sd is None else round(float(_colours(done.sd).mean()) * 255.0, 3),
         "seconds": round(seconds, 2),
     }
-    if as_json:
+    if request.json:
         print(json.dumps(record, indent=1))
     else:
         known = "estimated" if level is None else "as given"
@@ -106,18 +144,16 @@ def restore_image(request: Request, *, as_json: bool = False) -> int:
     return 0
 
 
-def picture_of(given: Tensor, done: Restoration, titles: tuple[str, ...] | None = None) -> Any:
-    """Draw input, result and pixel sd side by side; returns a matplotlib ``Figure``."""
-    from matplotlib.figure import Figure
-
+def restoration_figure(given: Tensor, done: Restoration) -> Figure:
+    """Figure of a restoration: input, result and pixel sd side by side."""
     panels = [given.detach().cpu(), done.image.cpu()]
     panels += [] if done.sd is None else [done.sd.cpu()]
-    names = titles or ("input", "restored", "posterior sd, grey levels")
+    names = ("input", "restored", "posterior sd, grey levels")
     height, width = done.image.shape[:2]
     figure = Figure(figsize=(4.0 * len(panels), 4.0 * height / width + 0.4))
     for index, (panel, name) in enumerate(zip(panels, names, strict=False)):
-        # more than a panel shows would take much memory, where a photograph is large
-        step = max(1, max(panel.shape[:2]) // SHOWN)
+        # subsampled: the pixels of a large photograph would take much memory
+        step = max(1, max(panel.shape[:2]) // MAX_PANEL_PIXELS)
         panel = panel[::step, ::step]
         axis = figure.add_subplot(1, len(panels), index + 1)
         axis.set_title(name, fontsize=10)
@@ -134,20 +170,21 @@ def picture_of(given: Tensor, done: Restoration, titles: tuple[str, ...] | None 
 
 
 def _colours(image: Tensor) -> Tensor:
-    """Return an image without its transparency, which is nothing that noise is taken off."""
+    """Colour channels of an image; its transparency is not denoised."""
     return image[..., :-1] if image.ndim == 3 and image.shape[-1] in (2, 4) else image
 
 
-def _operator(request: Request) -> LinearOperator:
+def _operator(request: RestoreRequest) -> LinearOperator:
+    """Degradation operator of the task."""
     if request.task == "deblur":
-        return Blur(_kernel(_needed(request.kernel, "--kernel", request.task)))
+        return Blur(_read_kernel(_required(request.kernel, "--kernel", request.task)))
     if request.task == "inpaint":
-        seen = read_image(_needed(request.mask, "--mask", request.task), grey=True)
+        seen = read_image(_required(request.mask, "--mask", request.task), grey=True)
         return Mask(seen > 0.5)
     return Downsample(request.factor) if request.task == "upscale" else Identity()
 
 
-def _kernel(path: str) -> Tensor:
+def _read_kernel(path: str) -> Tensor:
     if not path.endswith(".npy"):
         return read_image(path, grey=True)
     try:
@@ -156,13 +193,14 @@ def _kernel(path: str) -> Tensor:
         raise DataError(f"{path}: got no array that can be read: {error}") from error
 
 
-def _needed(value: str | None, option: str, task: str) -> str:
+def _required(value: str | None, option: str, task: str) -> str:
     if value is None:
         raise DataError(f"{option}: got nothing, expected a file for --task {task}")
     return value
 
 
 def _is_deep(path: Path) -> bool:
+    """Whether an image file has more than 8 bits a channel."""
     from PIL import Image
 
     with Image.open(path) as file:

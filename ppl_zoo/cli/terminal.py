@@ -1,4 +1,4 @@
-"""What the command writes: tables, JSON, notes on standard error, notes in run folders."""
+"""Terminal input and output: options that subcommands share, tables, JSON, progress notes."""
 
 from __future__ import annotations
 
@@ -11,25 +11,45 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
 
 from ppl_zoo.models.card import Recipe
 
-__all__ = ["digits", "note", "print_json", "quiet", "read_about", "table_text", "write_about"]
+__all__ = [
+    "DeviceOption",
+    "JSONFlag",
+    "ModelName",
+    "Settings",
+    "digits",
+    "note",
+    "print_json",
+    "quiet",
+    "read_about",
+    "table_text",
+    "write_about",
+]
 
-#: beside the files of a run: what the command knows about it, and the run itself does not
+ModelName = Annotated[str, Positional, arg(metavar="NAME", help="A model of `ppl-zoo list`.")]
+DeviceOption = Annotated[str, arg(help="auto, cpu, cuda, cuda:1.")]
+JSONFlag = Annotated[bool, arg(help="Print JSON for a program to read.")]
+#: an option that may be repeated; see :func:`ppl_zoo.cli.recipes.parse_settings`
+Settings = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="KEY=VALUE")]
+
+#: file in a run directory with what only the command knows: model by name, recipe, data set
 ABOUT = "about.json"
 
 
 def note(text: str) -> None:
-    """Say something about progress, on standard error."""
+    """Print a progress note, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def table_text(
     columns: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)
 ) -> str:
-    """Align a table; columns in ``left`` are words.
+    """Text table with aligned columns; those in ``left`` are words, the others numbers.
 
     Examples
     --------
@@ -57,25 +77,25 @@ def digits(value: float | None) -> str:
 
 
 def print_json(value: Any) -> int:
-    """Print a value for a program to read; returns 0, the exit code."""
-    print(json.dumps(_plain(value), indent=1))
+    """Print a value as JSON; returns 0, the exit code."""
+    print(json.dumps(_json_value(value), indent=1))
     return 0
 
 
-def _plain(value: Any) -> Any:
-    """Make a value fit for JSON, which knows no NaN and no infinity."""
+def _json_value(value: Any) -> Any:
+    """JSON value: NaN and infinity, which JSON does not have, become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _json_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_json_value(v) for v in value]
     return value
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep other libraries' notices off the terminal, and draw without a screen."""
+    """Silence other libraries' warnings, and draw without a display."""
     import matplotlib
 
     before = matplotlib.get_backend(auto_select=False)
@@ -93,20 +113,20 @@ def quiet() -> Iterator[None]:
 
 
 def write_about(run: Path, model: str, recipe: Recipe) -> None:
-    """Note in a run folder which model, data and options it came from."""
+    """Write the provenance of a run (model, recipe, data set) into its directory."""
     about = {
         "model": model,
         "recipe": recipe.name,
         "data": recipe.data,
         "data_options": dict(recipe.data_options),
     }
-    place = run / f".{ABOUT}"
-    place.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    os.replace(place, run / ABOUT)
+    temporary = run / f".{ABOUT}"
+    temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, run / ABOUT)
 
 
 def read_about(run: Path) -> dict[str, Any]:
-    """Read the note of a run folder; empty where there is none."""
+    """Read the provenance of a run from its directory; empty where there is none."""
     try:
         about = json.loads((run / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):

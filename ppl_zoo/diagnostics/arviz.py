@@ -181,7 +181,7 @@ def predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.D
 def data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
     """Observed sites at the shown rows, and the arguments that are not observed."""
     data = reader.at(reader.shown)
-    with reader.fit._seeded(0), reader.model.defaults():
+    with reader.fit.seeded(0), reader.model.defaults():
         trace = trace_program(reader.model, data)
     seen = {
         name: trace.nodes[name]["value"]
@@ -312,5 +312,5 @@ def inputs(reader: Reader, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 def observed_value(reader: Reader, data: tuple[Tensor, ...], name: str) -> Tensor:
     """Return what a site of the model observes."""
-    with reader.fit._seeded(0), reader.model.defaults():
+    with reader.fit.seeded(0), reader.model.defaults():
         return torch.as_tensor(trace_program(reader.model, data).nodes[name]["value"]).detach()

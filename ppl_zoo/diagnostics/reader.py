@@ -73,7 +73,7 @@ class Reader:
         if fit.rows is None:
             fit.data()  # says what is missing
         self.rows = fit.rows
-        with fit._seeded(0), self.model.defaults():
+        with fit.seeded(0), self.model.defaults():
             self.plate = self.model.find_data_plate(self.rows)
             self.guide = no_latents if fit.guide is None else fit.guide
             sampled = fit.solution.draws is not None
@@ -98,7 +98,7 @@ class Reader:
                 names = {s.name for s in drawn if s.kind == "latent"}
         size = len(self.rows)
         self.shown = even(size, max_observations)
-        with fit._seeded(0):
+        with fit.seeded(0):
             self.sites = self.model.sites(*self.at(self.shown))
         latent = {s.name: s for s in self.sites.values() if s.name in names}
         self.local = tuple(n for n, s in latent.items() if s.is_local(self.plate))
@@ -147,7 +147,7 @@ class Reader:
     def chain(self, index: int) -> ChainRecord:
         """Read one chain, with its own parameters and seed."""
         fit = self.fit
-        with fit.chain(index), fit._seeded(index), self.model.defaults(), torch.no_grad():
+        with fit.chain(index), fit.seeded(index), self.model.defaults(), torch.no_grad():
             if self.whole:
                 return read_whole(self, index)
             return read_local(self) if self.has_latents else read_bare(self)
@@ -157,7 +157,7 @@ class Reader:
         model = self.model
         program = poutine.block(model, hide_fn=lambda site: site.get("is_observed", False))
         out = ChainRecord()
-        with self.fit._seeded(0), model.defaults(), torch.no_grad():
+        with self.fit.seeded(0), model.defaults(), torch.no_grad():
             drawn = draw(model, program, self.at(self.chosen), self.num, self.plate, BLOCK)
             out.posterior = drawn.values
             new = predict(

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ppl_zoo.core import tracing
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import ANSWERS, Model, no_latents
-from ppl_zoo.fitting.run import default_solver, fit
-from ppl_zoo.fitting.saving import load
+from ppl_zoo.fitting.run import default_solver, fit, load
 from ppl_zoo.testing.case import Case, ContractError, close, demand, shortened
 
 __all__ = [
@@ -84,7 +83,7 @@ def round_trip(case: Case) -> None:
 def additive(case: Case) -> None:
     """Add up the statistics of chunks: they are those of all rows."""
     model = case.model()
-    if not hasattr(model, "expected_statistics"):
+    if not (model.offers_em and hasattr(model, "expected_statistics")):
         return
     rows = case.rows(model)
     with torch.random.fork_rng(), torch.no_grad(), model.defaults():

@@ -1,4 +1,4 @@
-"""The command, in process: what it prints, what it writes, how it fails."""
+"""Command-line interface, in process: output, files, errors and exit codes."""
 
 import json
 
@@ -8,10 +8,10 @@ import torch
 
 import ppl_zoo as zoo
 from ppl_zoo import cli
-from ppl_zoo.cli import fit as fitting
-from ppl_zoo.cli import reproduce as reproducing
+from ppl_zoo.cli.commands import COMMANDS
 from ppl_zoo.cli.terminal import table_text
 from ppl_zoo.models.card import Figure
+from ppl_zoo.models.catalogue import find
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def call(capsys, tmp_path, monkeypatch):
 QUICK = "fit gaussian-mixture --restarts 1 --steps 3 --device cpu"
 
 
-# --- looking -----------------------------------------------------------------------------------
+# --- listing -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", ["", "--help", "fit --help", "list --help", "reproduce --help"])
@@ -42,8 +42,8 @@ def test_help_teaches_by_example(call, line):
 
 
 def test_every_example_of_the_help_is_a_command():
-    for name, (_, examples) in cli.EXAMPLES.items():
-        assert all(line.startswith(f"ppl-zoo {name}") for line in examples.splitlines())
+    for command in COMMANDS:
+        assert all(line.startswith(f"ppl-zoo {command.name}") for line in command.examples)
 
 
 def test_list(call):
@@ -67,7 +67,7 @@ def test_show(call, card):
     code, out, _ = call(f"show {card.name}")
     assert code == 0
     assert card.title in out and card.references[0].link in out
-    assert "~" in out  # the generative story
+    assert "~" in out  # the generative model
     assert (f"ppl-zoo fit {card.name} --recipe" in out) == bool(card.recipes)
     record = json.loads(call(f"show {card.name} --json")[1])
     assert record["queries"] == dict(card.queries)
@@ -141,7 +141,7 @@ def test_interrupted_fit_is_saved_and_says_how_to_go_on(call, monkeypatch, tmp_p
         done.solution.stopped = ("interrupted",)
         return done
 
-    monkeypatch.setattr(fitting, "fit", stop)
+    monkeypatch.setattr("ppl_zoo.cli.fit.fit", stop)
     code, _, err = call(QUICK)
     assert code == 130
     assert "--out runs/gaussian-mixture --resume" in err
@@ -190,7 +190,7 @@ def test_errors_are_one_clear_line_and_code_two(call, tmp_path, line, message):
     code, out, err = call(line)
     assert code == 2
     assert message in err
-    if "For full helptext" not in err:  # tyro speaks for what it refuses itself
+    if "For full helptext" not in err:  # errors of parsing are tyro's
         assert err.rstrip().splitlines()[-1].startswith("ppl-zoo: ")
 
 
@@ -206,7 +206,7 @@ def test_ctrl_c_before_there_is_a_fit(call, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "load_data", stop)
+    monkeypatch.setattr("ppl_zoo.cli.fit.load_data", stop)
     code, _, err = call(QUICK)
     assert code == 130 and "interrupted" in err
 
@@ -223,20 +223,21 @@ def test_reproduce(call, card):
         return
     figures = json.loads(out)["figures"]
     # a figure without a recipe has a command of its own, which takes longer
-    run = [f for f, told in zip(figures, card.figures, strict=True) if told.recipe is not None]
+    pairs = zip(figures, card.figures, strict=True)
+    run = [obtained for obtained, figure in pairs if figure.recipe is not None]
     assert code == 0 and all(f["agrees"] for f in run)
 
 
 def test_reproduce_says_when_a_number_is_missed(call, monkeypatch):
     import dataclasses
 
-    card = reproducing.find("gaussian-mixture")
+    card = find("gaussian-mixture")
     right = card.figures[0]
     assert right.published == pytest.approx(-1130.2640)
     elsewhere = Figure("hours of training", 1.0, "a paper", None, "python benchmarks/long.py")
     wrong = dataclasses.replace(right, published=0.0)
     card = dataclasses.replace(card, figures=(right, wrong, elsewhere))
-    monkeypatch.setattr(reproducing, "find", lambda name: card)
+    monkeypatch.setattr("ppl_zoo.cli.reproduce.find", lambda name: card)
     code, out, _ = call("reproduce gaussian-mixture")
     assert code == 1
     assert "NO" in out and "yes" in out and "run: python benchmarks/long.py" in out

@@ -8,7 +8,7 @@ import pytest
 
 import ppl_zoo as zoo
 from ppl_zoo.cli import demo, report
-from ppl_zoo.cli.demo import restored_photograph
+from ppl_zoo.cli.demo import DemoRequest, restored_photograph
 from ppl_zoo.models.card import Recipe
 from ppl_zoo.models.catalogue import find
 
@@ -25,7 +25,7 @@ def ran(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     mixture = find("gaussian-mixture")
     chosen = [(find("eight-schools"), SCHOOLS), (mixture, BROKEN), (mixture, MIXTURE)]
-    code = demo.run_demo(out, chosen=chosen, device="cpu")
+    code = demo.run_demo(DemoRequest(out=str(out), device="cpu"), chosen=chosen)
     return out, code
 
 
@@ -63,7 +63,8 @@ def test_report_holds_table_figures_and_sources_and_needs_nothing_else(ran):
 
 def test_rhat_and_khat_stand_where_they_mean_something(capsys, tmp_path):
     chosen = [(find("eight-schools"), SCHOOLS), (find("gaussian-mixture"), MIXTURE)]
-    assert demo.run_demo(tmp_path, chosen=chosen, device="cpu", as_json=True) == 0
+    request = DemoRequest(out=str(tmp_path), device="cpu", json=True)
+    assert demo.run_demo(request, chosen=chosen) == 0
     captured = capsys.readouterr()
     schools, mixture = json.loads(captured.out)["fits"]
     assert schools["rhat"] > 0.9 and np.isfinite(schools["khat"])
@@ -135,4 +136,4 @@ def test_the_photograph_is_restored_with_its_uncertainty():
     assert restored > noisy + 4.0
     sd, error = (float(facts[n].split()[0]) for n in ("posterior sd", "actual error"))
     assert 0.7 < sd / error < 1.3
-    assert len(section.pictures) == 1
+    assert len(section.figures) == 1

@@ -103,7 +103,7 @@ def log_densities(fit: Any, x: Tensor, card: Any) -> Figure:
     fig, axes = figure(6.0, 3.6)
     ax = tidy(axes[0, 0])
     data = as_doubles(fit.model.log_prob(x))
-    with fit._seeded(0):
+    with fit.seeded(0):
         new = fit.model.sample(len(data))
     new = as_doubles(fit.model.log_prob(new))
     low, high = np.quantile(np.concatenate([data, new]), [0.01, 0.99])

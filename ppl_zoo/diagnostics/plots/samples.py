@@ -44,7 +44,7 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
     if given or not reader.takes_new_rows or fit.model.queries["sample"] == "none":
         new = reader.chain(fit.solution.best).replicates[name].flatten(0, 1)
     else:
-        with fit.chain(fit.solution.best), fit._seeded(0):
+        with fit.chain(fit.solution.best), fit.seeded(0):
             new = fit.model.sample(max(len(x), num))
         new = new[name] if isinstance(new, dict) else new
     x, new = x.detach().cpu().double().numpy(), new.detach().cpu().double().numpy()
