@@ -124,12 +124,12 @@ def test_progress_is_silent_away_from_a_terminal(capsys):
 
 
 def test_import_is_light():
+    """Packages that come in beside Pyro's own are counted, not seconds."""
     code = (
-        "import time; t = time.perf_counter(); import pyro; a = time.perf_counter();"
-        "import ppl_zoo; b = time.perf_counter(); print(b - a)"
+        "import sys, pyro; before = set(sys.modules); import ppl_zoo;"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
-    seconds = min(
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-        for _ in range(2)
-    )
-    assert seconds < 1.0  # 0.5 on a machine at rest
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    brought = set(done.stdout.split()) - set(sys.stdlib_module_names)
+    # numpy and safetensors: files of packages that Pyro and torch have brought in before
+    assert brought == {"ppl_zoo", "jaxtyping", "safetensors", "numpy"}
