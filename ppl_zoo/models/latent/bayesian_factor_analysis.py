@@ -1,4 +1,4 @@
-"""Bayesian factor analysis: as many factors as the data ask for."""
+"""Bayesian factor analysis with automatic relevance determination."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common.conjugate import expected_log_gamma, gamma_kl
 from ppl_zoo.models.common.missing import MarginalNormal
+from ppl_zoo.models.common.moments import moments
+from ppl_zoo.models.common.validation import check_features
 from ppl_zoo.models.latent.factor_posterior import (
-    Factors,
-    check_rows,
-    infer,
+    FactorPosterior,
+    infer_factors,
     noise_terms,
-    principal,
+    principal_factors,
+    regression_statistics,
     residuals,
-    sums,
 )
-from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["BayesianFactorAnalysis"]
 
@@ -31,7 +31,7 @@ __all__ = ["BayesianFactorAnalysis"]
 class BayesianFactorAnalysis(Model):
     """Factor analysis with automatic relevance determination.
 
-    The story::
+    Generative model::
 
         relevance[k]   ~ Gamma(prior_shape, prior_rate)              of each factor
         precision[d]   ~ Gamma(prior_shape, prior_rate)              of each feature's noise
@@ -41,8 +41,8 @@ class BayesianFactorAnalysis(Model):
         x[n]           ~ Normal(loc + loadings factors[n], 1 / sqrt(precision))
 
     A factor that the data do not need gets a large ``relevance`` (a precision), and loadings of
-    zero: K is a bound. q has a factor for each of these lines; the loadings of a feature stay
-    together, as do the factors of a row.
+    zero: K is an upper bound. The guide q factorises over these lines; it keeps the covariance of
+    the loadings of a feature, and of the factors of a row.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class BayesianFactorAnalysis(Model):
             self.register_buffer(name, value)
 
     def model(self, x: Tensor) -> None:
-        """Tell the story; ``x (n, D)``."""
+        """Draw the parameters, then factors and rows; ``x (n, D)``."""
         d, k = self.num_features, self.num_factors
         gamma = dist.Gamma(self.prior_shape, self.prior_rate)
         relevance = pyro.sample("relevance", gamma.expand([k]).to_event(1))
@@ -181,12 +181,12 @@ class BayesianFactorAnalysis(Model):
         both = shape / rate, expected_log_gamma(shape, rate)
         return both[0].expand(self.num_features), both[1].expand(self.num_features)
 
-    def _infer(self, x: Tensor) -> tuple[Factors, Tensor, Tensor, Tensor | None]:
-        """Find q of the factors, each row's share of the bound, residuals and what is observed."""
+    def _infer(self, x: Tensor) -> tuple[FactorPosterior, Tensor, Tensor, Tensor | None]:
+        """Return q of the factors, each row's part of the ELBO, residuals and observation mask."""
         (weights, spread), (loc, variance) = self._loadings(), self._loc()
         precision, log_precision = self._noise()
         r, observed = residuals(x, self.centre.double() + loc, self.allow_missing)
-        factors = infer(r, observed, weights, precision, spread)
+        factors = infer_factors(r, observed, weights, precision, spread)
         share = factors.log_density + noise_terms(r, observed, precision, log_precision)
         loose = 0.5 * precision * variance
         share = share - (loose.sum() if observed is None else observed @ loose)
@@ -196,7 +196,7 @@ class BayesianFactorAnalysis(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape than ``(n, num_features)``, and what is not finite."""
-        check_rows(rows, self.num_features)
+        check_features(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
@@ -208,7 +208,7 @@ class BayesianFactorAnalysis(Model):
             weights = torch.randn_like(self.loadings_linear).double() * variance.sqrt()[:, None]
             noise = variance
         else:
-            weights, noise = principal(covariance, self.num_factors)
+            weights, noise = principal_factors(covariance, self.num_factors)
             noise = noise.expand_as(mean)
         d, n = self.num_features, float(len(rows))
         self.centre.copy_(mean)
@@ -225,9 +225,9 @@ class BayesianFactorAnalysis(Model):
 
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Sum what the loadings need of x and of the factors' optimal q."""
+        """Sum the statistics of x and of the factors' optimal q, in float64."""
         factors, share, r, observed = self._infer(batch[0])
-        return {"log_likelihood": share.sum(), **sums(r, observed, factors)}
+        return {"log_likelihood": share.sum(), **regression_statistics(r, observed, factors)}
 
     @torch.no_grad()
     def update_posterior(self, statistics: Mapping[str, Tensor], step: float = 1.0) -> None:
@@ -249,13 +249,13 @@ class BayesianFactorAnalysis(Model):
         loc, variance = self._loc()
 
         shift, second = loc - before, spread + weights[:, :, None] * weights[:, None, :]
-        left = squares - 2.0 * ((weights * xz).sum(-1) + shift * total)
-        left = left + (zz * second).sum((-2, -1)) + 2.0 * shift * (weights * z).sum(-1)
-        left, count = left + count * (shift**2 + variance), count.expand_as(left)
+        residual = squares - 2.0 * ((weights * xz).sum(-1) + shift * total)
+        residual = residual + (zz * second).sum((-2, -1)) + 2.0 * shift * (weights * z).sum(-1)
+        residual, count = residual + count * (shift**2 + variance), count.expand_as(residual)
         if self.isotropic:
-            left, count = left.sum(0, keepdim=True), count.sum(0, keepdim=True)
+            residual, count = residual.sum(0, keepdim=True), count.sum(0, keepdim=True)
         self._move("noise_shape", self.prior_shape.double() + 0.5 * count, step)
-        self._move("noise_rate", self.prior_rate.double() + 0.5 * left, step)
+        self._move("noise_rate", self.prior_rate.double() + 0.5 * residual, step)
 
         power = second.diagonal(dim1=-2, dim2=-1).sum(0)
         shape = self.prior_shape.double() + 0.5 * self.num_features
@@ -295,14 +295,12 @@ class BayesianFactorAnalysis(Model):
     # ---- queries ----------------------------------------------------------------------------
 
     def num_relevant(self, share: float = 1e-3) -> int:
-        """Count the factors with more than this share of what all loadings explain."""
+        """Count the factors with more than this share of the squared loadings."""
         power = (self._loadings()[0] ** 2).sum(0)
         return int((power > share * power.sum()).sum())
 
     @torch.no_grad()
     def encode(self, x: Array) -> Float[Tensor, "n k"]:
         """Posterior mean of the factors under q, ``(n, K)``."""
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        parts = [self._infer(chunk)[0].mean for (chunk, *_) in rows.chunks(4096)]
+        parts = [self._infer(part)[0].mean for (part,) in self.batches(x)]
         return torch.cat(parts).to(self.dtype)

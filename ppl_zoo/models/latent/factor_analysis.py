@@ -1,9 +1,8 @@
-"""Factor analysis: what many features have in common, and the noise of each."""
+"""Factor analysis: common factors of many features, and the noise of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -13,19 +12,18 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.common import validation
 from ppl_zoo.models.common.missing import MarginalNormal
+from ppl_zoo.models.common.moments import moments
+from ppl_zoo.models.common.validation import check_features, read_given
 from ppl_zoo.models.latent.factor_posterior import (
-    Factors,
-    check_rows,
-    infer,
-    iterate,
+    FactorPosterior,
+    em_on_covariance,
+    infer_factors,
     noise_terms,
-    principal,
+    principal_factors,
+    regression_statistics,
     residuals,
-    sums,
 )
-from ppl_zoo.models.mixtures.whitening import moments
 
 __all__ = ["FactorAnalysis"]
 
@@ -33,14 +31,14 @@ __all__ = ["FactorAnalysis"]
 class FactorAnalysis(Model):
     """Factor analysis.
 
-    For each row n::
+    Generative model, for each row n::
 
         factors[n] ~ Normal(0, I)                                      (K,)
         x[n]       ~ Normal(mean + loadings factors[n], diag(noise))   (D,)
 
-    so that ``x ~ Normal(mean, loadings loadings' + diag(noise))``. A rotation of the factors
-    changes nothing: fits are turned so that they are independent given x, the best explained
-    first.
+    so that ``x ~ Normal(mean, loadings loadings' + diag(noise))``. The factors are
+    identified up to rotation: fits are rotated so that they are independent given x, the best
+    determined first.
 
     Parameters
     ----------
@@ -49,7 +47,7 @@ class FactorAnalysis(Model):
     missing
         Whether NaN in x means "not observed"; such values are integrated out exactly.
     init
-        Start of a fit: "principal" (closed form, as if all features had equally much noise) or
+        Start of a fit: "principal" (closed form, for equal noise of all features) or
         "random".
     steps_per_pass
         Iterations of EM for each pass over the data, where nothing is missing: these need the
@@ -86,6 +84,7 @@ class FactorAnalysis(Model):
         "loadings": ("feature", "factor"),
         "noise": ("feature",),
     }
+    #: parameters of the noise; None for one a feature
     num_noises: int | None = None
 
     def __init__(
@@ -109,7 +108,7 @@ class FactorAnalysis(Model):
         self.loc = nn.Parameter(torch.zeros(num_features))
         self.weight = nn.Parameter(torch.randn(num_features, num_factors))
         self.log_noise = nn.Parameter(torch.zeros(self.num_noises or num_features))
-        # a feature that the factors explain wholly would have no noise, and no density
+        # a feature that the factors explain wholly would have no noise, and an unbounded density
         self.register_buffer("least_noise", torch.full((num_features,), 1e-8))
 
     @property
@@ -119,7 +118,7 @@ class FactorAnalysis(Model):
 
     @property
     def loadings(self) -> Float[Tensor, "d k"]:
-        """What a unit of each factor adds to each feature."""
+        """Change of each feature by a unit of each factor."""
         return self.weight
 
     @property
@@ -131,7 +130,7 @@ class FactorAnalysis(Model):
         """Distribution of a row."""
         return dist.LowRankMultivariateNormal(self.loc, self.weight, self.noise)
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- model and exact posterior ----------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw the factors of each row, then the row."""
@@ -139,7 +138,8 @@ class FactorAnalysis(Model):
             shape = [self.num_factors]
             z = pyro.sample("factors", dist.Normal(self.loc.new_zeros(shape), 1.0).to_event(1))
             loc, sd = self.loc + z @ self.weight.mT, self.noise.sqrt()
-            row = MarginalNormal(loc, sd, False) if self.allow_missing else _normal(loc, sd)
+            normal = dist.Normal(loc, sd).to_event(1)
+            row = MarginalNormal(loc, sd, False) if self.allow_missing else normal
             pyro.sample("x", row, obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -151,11 +151,11 @@ class FactorAnalysis(Model):
             posterior = dist.MultivariateNormal(factors.mean.to(x.dtype), scale_tril=scale)
             pyro.sample("factors", posterior)
 
-    def _infer(self, x: Tensor) -> tuple[Factors, Tensor]:
+    def _infer(self, x: Tensor) -> tuple[FactorPosterior, Tensor]:
         """Posterior of the factors, and the log density of each row, in float64."""
         r, observed = residuals(x, self.loc, self.allow_missing)
         noise = self.noise.double()
-        factors = infer(r, observed, self.weight.double(), 1.0 / noise)
+        factors = infer_factors(r, observed, self.weight.double(), 1.0 / noise)
         alone = noise_terms(r, observed, 1.0 / noise, -noise.log())
         return factors, factors.log_density + alone
 
@@ -163,7 +163,7 @@ class FactorAnalysis(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x of another shape than ``(n, num_features)``, and what is not finite."""
-        check_rows(rows, self.num_features)
+        check_features(rows, self.num_features)
         super().check_data(rows)
 
     @torch.no_grad()
@@ -171,7 +171,7 @@ class FactorAnalysis(Model):
         """Start from principal components of the standardised features, or at random."""
         mean, covariance = moments(rows, matrix=not self.allow_missing)
         variance = covariance if self.allow_missing else covariance.diagonal()
-        # a constant feature has no unit of its own
+        # a constant feature has no scale of its own
         variance = variance.clamp_min(1e-10 * variance.mean().clamp_min(1e-30))
         sd = variance.sqrt()
         self.least_noise.copy_(1e-6 * variance)
@@ -179,7 +179,7 @@ class FactorAnalysis(Model):
             weight = sd[:, None] * torch.randn_like(self.weight) / self.num_factors**0.5
             noise = variance
         else:
-            weight, share = principal(covariance / torch.outer(sd, sd), self.num_factors)
+            weight, share = principal_factors(covariance / torch.outer(sd, sd), self.num_factors)
             weight, noise = sd[:, None] * weight, share * variance
         self.loc.copy_(mean)
         self.weight.copy_(weight)
@@ -189,76 +189,76 @@ class FactorAnalysis(Model):
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step: additive sums, in float64.
 
-        Without missing values the moments of x say all that the factors' do; with them, sums
-        over rows of the factors, their products and those with x.
+        Without missing values the moments of x are sufficient; with them, sums over rows of the
+        factors, their products and those with x.
         """
         r, observed = residuals(batch[0], self.loc, self.allow_missing)
         factors, log_density = self._infer(batch[0])
         statistics = {"log_likelihood": log_density.sum()}
         if self.allow_missing:
-            return statistics | sums(r, observed, factors)
+            return statistics | regression_statistics(r, observed, factors)
         count = r.new_tensor(float(len(r)))
         return statistics | {"count": count, "first": r.sum(0), "second": r.mT @ r}
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
-        """M-step: regress each feature on the factors; what is left is noise.
+        """M-step: regress each feature on the factors; the residual is noise.
 
-        With the moments of x at hand the E-step needs no data: ``steps_per_pass`` iterations.
+        The E-step needs only the moments of x: ``steps_per_pass`` iterations.
         """
         if not self.allow_missing:
-            self._iterate(**{k: statistics[k] for k in ("count", "first", "second")})
+            self._maximize_by_moments(**{k: statistics[k] for k in ("count", "first", "second")})
             return
         design, cross = statistics["design"], statistics["cross"]
         # a feature that was never observed keeps its mean and has no loadings
         ridge = 1e-12 * torch.eye(design.shape[-1], dtype=design.dtype, device=design.device)
         coefficients = torch.linalg.solve(design + ridge, cross[..., None])[..., 0]
-        left = statistics["squares"] - (coefficients * cross).sum(-1)
+        residual = statistics["squares"] - (coefficients * cross).sum(-1)
         counts = design[:, -1, -1].clamp_min(1e-30)
         self.loc.add_(coefficients[:, -1])
         self.weight.copy_(coefficients[:, :-1])
-        self.log_noise.copy_(self._noise(left, counts).log())
+        self.log_noise.copy_(self._noise(residual, counts).log())
 
-    def _iterate(self, count: Tensor, first: Tensor, second: Tensor) -> None:
+    def _maximize_by_moments(self, count: Tensor, first: Tensor, second: Tensor) -> None:
         shift = first / count
         covariance = second / count - torch.outer(shift, shift)
         ones = torch.ones_like(shift)
-        weight, noise = iterate(
+        weight, noise = em_on_covariance(
             covariance,
             self.weight.double(),
             self.log_noise.double().exp(),
-            lambda left: self._noise(left, ones),
+            lambda residual: self._noise(residual, ones),
             self.steps_per_pass,
         )
         self.loc.add_(shift)
         self.weight.copy_(weight)
         self.log_noise.copy_(noise.log())
 
-    def _noise(self, left: Tensor, counts: Tensor) -> Tensor:
-        """Variance of the noise from sums of squares that are left, and their counts."""
-        return torch.maximum(left / counts, self.least_noise.to(left))
+    def _noise(self, residual: Tensor, counts: Tensor) -> Tensor:
+        """Variance of the noise from residual sums of squares and their counts, ``(D,)`` each."""
+        return torch.maximum(residual / counts, self.least_noise.to(residual))
 
     @torch.no_grad()
     def relabel(self) -> None:
-        """Turn the factors: independent given x, the best explained first, signs fixed."""
+        """Rotate the factors: independent given x, the best determined first, signs fixed."""
         sd = self.noise.double().sqrt()[:, None]
         u, s, _ = torch.linalg.svd(self.weight.double() / sd, full_matrices=False)
-        turned = sd * u * s
-        largest = turned.gather(0, turned.abs().argmax(0, keepdim=True))
-        self.weight.copy_(turned * torch.where(largest < 0, -1.0, 1.0))
+        rotated = sd * u * s
+        largest = rotated.gather(0, rotated.abs().argmax(0, keepdim=True))
+        self.weight.copy_(rotated * torch.where(largest < 0, -1.0, 1.0))
 
     # ---- queries ----------------------------------------------------------------------------
 
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        return torch.cat([self._infer(c)[1] for c in self._chunks(x)]).to(self.dtype)
+        return torch.cat([self._infer(part)[1] for (part,) in self.batches(x)]).to(self.dtype)
 
     def encode(self, x: Array) -> Float[Tensor, "n k"]:
         """Posterior mean of the factors, ``(n, K)``."""
-        return torch.cat([self._infer(c)[0].mean for c in self._chunks(x)]).to(self.dtype)
+        return torch.cat([self._infer(part)[0].mean for (part,) in self.batches(x)]).to(self.dtype)
 
     @torch.no_grad()
-    def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
+    def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
         """Draw rows, all anew or with some features held.
 
         Parameters
@@ -281,19 +281,10 @@ class FactorAnalysis(Model):
         """
         held = self.loc.new_full((num_samples, self.num_features), torch.nan)
         if given is not None:
-            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
+            held = read_given(given, num_samples, (self.num_features,), self.loc)
         r, observed = residuals(held, self.loc, True)
-        factors = infer(r, observed, self.weight.double(), 1.0 / self.noise.double())
+        factors = infer_factors(r, observed, self.weight.double(), 1.0 / self.noise.double())
         z = factors.mean + (factors.scale_tril @ torch.randn_like(factors.mean)[..., None])[..., 0]
         x = self.loc + z.to(self.dtype) @ self.weight.mT
         x = x + self.noise.sqrt() * torch.randn_like(x)
         return torch.where(held.isnan(), x, held)
-
-    def _chunks(self, x: Array) -> list[Tensor]:
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        return [chunk for (chunk, *_) in rows.chunks(4096)]
-
-
-def _normal(loc: Tensor, sd: Tensor) -> Any:
-    return dist.Normal(loc, sd).to_event(1)

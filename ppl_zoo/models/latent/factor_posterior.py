@@ -1,7 +1,8 @@
-"""What factor models share: normal factors seen through a linear map and independent noise.
+"""Posterior of the factors of linear Gaussian models, and the sums that EM needs of it.
 
-Written for residuals ``r = x - mean`` with 0 where nothing is observed, in float64: densities of
-nearly noise-free features cancel in single precision.
+Normal factors seen through a linear map and independent noise: factor analysis, probabilistic PCA
+and the Bayesian model. All is written for residuals ``r = x - mean`` with 0 where nothing is
+observed, in float64: densities of nearly noise-free features cancel in single precision.
 """
 
 from __future__ import annotations
@@ -13,36 +14,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_zoo.core.errors import DataError
-from ppl_zoo.core.rows import Rows
-
 __all__ = [
-    "Factors",
-    "check_rows",
-    "infer",
-    "iterate",
+    "FactorPosterior",
+    "em_on_covariance",
+    "infer_factors",
     "noise_terms",
-    "principal",
+    "principal_factors",
+    "regression_statistics",
     "residuals",
-    "sums",
 ]
 
 
-class Factors(NamedTuple):
-    """Posterior of the factors of each row, and what the row says of the model.
+class FactorPosterior(NamedTuple):
+    """Posterior of the factors of each row, and the row's log density.
 
-    ``mean (n, K)``; ``factor`` is the Cholesky factor of the precision, ``(K, K)`` or ``(n, K,
-    K)``; ``log_density (n,)`` lacks the terms of the noise alone.
+    Attributes
+    ----------
+    mean
+        ``(n, K)``.
+    precision_tril
+        Cholesky factor of the precision, ``(K, K)`` or ``(n, K, K)``.
+    log_density
+        Log density of each row without the terms of :func:`noise_terms`, ``(n,)``.
     """
 
     mean: Tensor
-    factor: Tensor
+    precision_tril: Tensor
     log_density: Tensor
 
     @property
     def covariance(self) -> Tensor:
         """Posterior covariance, ``(K, K)`` or ``(n, K, K)``."""
-        return torch.cholesky_inverse(self.factor)
+        return torch.cholesky_inverse(self.precision_tril)
 
     @property
     def scale_tril(self) -> Tensor:
@@ -50,17 +53,8 @@ class Factors(NamedTuple):
         return torch.linalg.cholesky(self.covariance)
 
 
-def check_rows(rows: Rows, num_features: int) -> None:
-    """Refuse x of another shape than ``(n, num_features)``, or whole numbers."""
-    shape = rows.sizes()[0]
-    if len(shape) != 2 or shape[1] != num_features:
-        raise DataError(f"x: got shape {shape}, expected ({len(rows)}, {num_features})")
-    if not rows.head(1)[0].is_floating_point():
-        raise DataError(f"x: got dtype {rows.arrays[0].dtype}, expected floating point")
-
-
 def residuals(x: Tensor, mean: Tensor, missing: bool) -> tuple[Tensor, Tensor | None]:
-    """Residuals in float64 with 0 for NaN, and what is observed (None: everything)."""
+    """Residuals in float64 with 0 for NaN, and the mask of what is observed (None: all)."""
     r = x.double() - mean.double()
     if not missing:
         return r, None
@@ -68,13 +62,13 @@ def residuals(x: Tensor, mean: Tensor, missing: bool) -> tuple[Tensor, Tensor | 
     return torch.where(observed, r, torch.zeros_like(r)), observed.double()
 
 
-def infer(
+def infer_factors(
     r: Tensor,
     observed: Tensor | None,
     weights: Tensor,
     precision: Tensor,
     spread: Tensor | None = None,
-) -> Factors:
+) -> FactorPosterior:
     """Posterior of the factors given residuals.
 
     Parameters
@@ -99,13 +93,13 @@ def infer(
         if spread is not None:
             outer = outer + precision[:, None, None] * spread
         inner = (observed @ outer.flatten(1)).reshape(len(r), *outer.shape[1:])
-    factor = torch.linalg.cholesky(eye + inner)
+    precision_tril = torch.linalg.cholesky(eye + inner)
     linear = r @ weighted
     columns = linear.mT if observed is None else linear[..., None]
-    mean = torch.cholesky_solve(columns, factor)
+    mean = torch.cholesky_solve(columns, precision_tril)
     mean = mean.mT if observed is None else mean[..., 0]
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return Factors(mean, factor, 0.5 * (linear * mean).sum(-1) - log_det)
+    log_det = precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return FactorPosterior(mean, precision_tril, 0.5 * (linear * mean).sum(-1) - log_det)
 
 
 def noise_terms(
@@ -117,8 +111,10 @@ def noise_terms(
     return counted - 0.5 * (r * r) @ precision
 
 
-def sums(r: Tensor, observed: Tensor | None, factors: Factors) -> dict[str, Tensor]:
-    """Sum what the regression of residuals on (factors, 1) needs, in expectation.
+def regression_statistics(
+    r: Tensor, observed: Tensor | None, factors: FactorPosterior
+) -> dict[str, Tensor]:
+    """Sum expected sufficient statistics of the regression of residuals on (factors, 1).
 
     "design" ``(D, K + 1, K + 1)`` (``(1, K + 1, K + 1)`` if nothing is missing), "cross"
     ``(D, K + 1)`` and "squares" ``(D,)``.
@@ -134,16 +130,30 @@ def sums(r: Tensor, observed: Tensor | None, factors: Factors) -> dict[str, Tens
     return {"design": design, "cross": r.mT @ u, "squares": (r * r).sum(0)}
 
 
-def iterate(
+def em_on_covariance(
     covariance: Tensor,
     weight: Tensor,
     noise: Tensor,
     pool: Callable[[Tensor], Tensor],
     num_steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """EM for the covariance of x (Rubin & Thayer 1982): loadings, and noise ``(D,)`` or ``(1,)``.
+    """EM on the covariance of x, without passes over the data (Rubin & Thayer 1982).
 
-    ``pool`` makes the noise of the variances ``(D,)`` that the factors leave.
+    Parameters
+    ----------
+    covariance
+        Of x, ``(D, D)``.
+    weight, noise
+        Loadings ``(D, K)`` and variances of the noise ``(D,)`` or ``(1,)`` to start at.
+    pool
+        Makes the noise of the residual variances ``(D,)``.
+    num_steps
+        Most iterations; it stops where the noise does not change.
+
+    Returns
+    -------
+    weight, noise
+        As they came.
     """
     eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
     for _ in range(num_steps):
@@ -158,14 +168,14 @@ def iterate(
     return weight, noise
 
 
-def principal(covariance: Tensor, num_factors: int) -> tuple[Tensor, Tensor]:
-    """Return loadings ``(D, K)`` and noise ``()`` of the likeliest model of equal noise.
+def principal_factors(covariance: Tensor, num_factors: int) -> tuple[Tensor, Tensor]:
+    """Maximum-likelihood loadings ``(D, K)`` and noise ``()`` where all noise is equal.
 
-    The noise is the average of the variances that the K first directions leave.
+    That is probabilistic PCA; the noise is the mean variance along the other directions.
     """
     values, vectors = torch.linalg.eigh(covariance)
-    left = len(values) - num_factors
-    noise = values[:left].mean() if left else values[0] * 0.0
+    others = len(values) - num_factors
+    noise = values[:others].mean() if others else values[0] * 0.0
     noise = noise.clamp_min(1e-6 * values.mean())
-    kept = (values[left:] - noise).clamp_min(0.0).sqrt()
-    return (vectors[:, left:] * kept).flip(1), noise
+    lengths = (values[others:] - noise).clamp_min(0.0).sqrt()
+    return (vectors[:, others:] * lengths).flip(1), noise

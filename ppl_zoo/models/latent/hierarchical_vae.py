@@ -1,9 +1,8 @@
-"""Hierarchical VAE: latents above latents, guessed from below."""
+"""Hierarchical VAE: a ladder of latent layers with a bottom-up encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,8 +13,8 @@ from torch.distributions import Distribution
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.models.latent.likelihoods import make_likelihood
-from ppl_zoo.models.latent.networks import ACTIVATIONS, mean_and_sd, mlp
-from ppl_zoo.models.latent.priors import StandardNormal
+from ppl_zoo.models.latent.networks import check_activation, mean_and_sd, mlp
+from ppl_zoo.models.latent.priors import StandardNormalPrior
 from ppl_zoo.models.latent.vae import VAE
 
 __all__ = ["HierarchicalVAE"]
@@ -24,14 +23,14 @@ __all__ = ["HierarchicalVAE"]
 class HierarchicalVAE(VAE):
     """Variational autoencoder with layers of latents.
 
-    For each row n, from the top layer L down::
+    Generative model, for each row n, from the top layer L down::
 
         zL[n] ~ Normal(0, 1)
         ...
         z1[n] ~ Normal(mean1(z2[n]), sd1(z2[n]))
         x[n]  ~ Likelihood(decoder(z1[n]))
 
-    and the guide, from the row up::
+    Guide, amortised by encoders, from the row up::
 
         z1[n] ~ Normal(mean(x[n]), sd(x[n]))
         ...
@@ -40,7 +39,7 @@ class HierarchicalVAE(VAE):
     Parameters
     ----------
     num_features
-        D, numbers of a row.
+        D, features of a row.
     num_latents
         Dimensions of each layer's latents, from the rows upwards.
     hidden
@@ -52,7 +51,7 @@ class HierarchicalVAE(VAE):
     References
     ----------
     Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders,
-    https://arxiv.org/abs/1509.00519, whose nets the defaults are.
+    https://arxiv.org/abs/1509.00519; the default nets are theirs.
 
     Examples
     --------
@@ -75,14 +74,14 @@ class HierarchicalVAE(VAE):
         num_states: int | None = None,
     ) -> None:
         Model.__init__(self)
-        _check(num_features, num_latents, hidden, activation)
+        _check_options(num_features, num_latents, hidden, activation)
         self.num_features, self.num_latents = num_features, num_latents[-1]
         self.sizes = tuple(num_latents)
         self.names = tuple(f"z{layer}" for layer in range(1, len(num_latents) + 1))
         self.event_dims = {name: (f"latent{name[1:]}",) for name in self.names}
         self.event_dims |= {"x": ("feature",)}
         self.likelihood = make_likelihood(likelihood, num_features, num_states)
-        self.prior = StandardNormal(self.num_latents)
+        self.prior = StandardNormalPrior(self.num_latents)
         self.image_pixels = num_features
         ends = list(zip(self.sizes, self.sizes[1:], hidden[1:], strict=False))
         first, outputs = hidden[0], num_features * self.likelihood.per_feature
@@ -95,10 +94,10 @@ class HierarchicalVAE(VAE):
             mlp([above, *reversed(widths), 2 * below], activation) for below, above, widths in ends
         )
 
-    # ---- the pair ---------------------------------------------------------------------------
+    # ---- model and guide ------------------------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
-        """Tell the story, top layer first; ``x (n, num_features)``."""
+        """Draw the layers, top first, then the features; ``x (n, num_features)``."""
         with self.observations("observations", x):
             z = pyro.sample(self.names[-1], self.prior_distribution())
             for layer in reversed(range(len(self.sizes) - 1)):
@@ -106,7 +105,7 @@ class HierarchicalVAE(VAE):
             pyro.sample("x", self.row(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """Guess the layers, each from the one below."""
+        """Draw the layers from the encoders, each given the one below."""
         with self.observations("observations", x):
             z = x
             for layer, name in enumerate(self.names):
@@ -148,20 +147,20 @@ class HierarchicalVAE(VAE):
         """Return the distribution of x given the latents: given the lowest layer."""
         return self.likelihood(self.decoder(z[..., : self.sizes[0]]))
 
-    def imagine(self, num_samples: int) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draw all layers from the prior, ``(num_samples, sum of num_latents)``."""
-        drawn = [super().imagine(num_samples)]
+        drawn = [super().sample_prior(num_samples)]
         for layer in reversed(range(len(self.sizes) - 1)):
             drawn.insert(0, self.below(layer, drawn[0]).sample())
         return torch.cat(drawn, -1)
 
     @torch.no_grad()
-    def encode(self, x: Array, *, full: bool = False) -> Any:
+    def encode(self, x: Array, *, full: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Mean of the top layer's guide at the means of those below it, ``(n, latents)``.
 
         With ``full`` its mean and sd.
         """
-        loc, scale = self.posterior(self._rows(x))
+        loc, scale = self.posterior(self._read_rows(x))
         for encoder in self.encoders_above:
             loc, scale = mean_and_sd(encoder(loc))
         return (loc, scale) if full else loc
@@ -169,15 +168,13 @@ class HierarchicalVAE(VAE):
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
         """Mean of x at given latents of the top layer, by the means of the layers between."""
-        z = torch.as_tensor(z).to(self.device, self.dtype)
-        if z.ndim == 0 or z.shape[-1] != self.num_latents:
-            raise DataError(f"z: got {tuple(z.shape)}, expected (..., {self.num_latents})")
+        z = self._read_latents(z)
         for decoder in reversed(self.decoders_above):
             z = mean_and_sd(decoder(z))[0]
         return self.likelihood.mean(self.decoder(z))
 
 
-def _check(
+def _check_options(
     num_features: int,
     num_latents: Sequence[int],
     hidden: Sequence[Sequence[int]],
@@ -193,6 +190,4 @@ def _check(
             f"hidden: got {len(hidden)} lists of widths for {len(num_latents)} layers, expected "
             "one for each"
         )
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise DataError(f"activation: got {activation!r}, expected one of {known}")
+    check_activation(activation)

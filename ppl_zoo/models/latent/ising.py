@@ -1,11 +1,11 @@
-"""The Ising model: spins that agree with their neighbours, seen through noise."""
+"""Ising model of binary images, seen through noise."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -19,20 +19,21 @@ from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.latent import ising_grid
 
-__all__ = ["Ising", "Prior", "Spins"]
+__all__ = ["Ising"]
 
 
 class Ising(Model):
     """Ising model of binary images.
 
-    For each image n, with spins +1 (white) or -1 (black) and neighbours in rows and columns::
+    Generative model, for each image n, with spins +1 (white) or -1 (black)::
 
         spins[n] ~ exp(coupling * sum_<ij> spins_i spins_j) / Z     (height, width)
         x[n]     ~ Normal(spins[n], noise)                          each pixel
 
-    The posterior of the spins is approximated by mean field: each spin by itself, in the mean
-    field of its neighbours. Z is exact for any size (Kac & Ward), so that the evidence lower
-    bound lacks no constant. Grids with a side of at most 10 are solved exactly too.
+    where <ij> are neighbours in rows and columns. The posterior of the spins is approximated by
+    mean field: each spin by itself, in the mean field of its neighbours. Z is exact for any size
+    (Kac & Ward), so that the evidence lower bound lacks no constant. Grids with a side of at most
+    10 are solved exactly too.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ class Ising(Model):
         self.height, self.width, self.learn_noise = height, width, learn_noise
         self.register_buffer("coupling", torch.tensor(float(coupling)))
         self.log_noise = nn.Parameter(torch.tensor(math.log(noise)), requires_grad=learn_noise)
-        # a number, no buffer: single precision would round it
+        # a float and no buffer: single precision would round it
         self.log_z = float(ising_grid.log_partition_without_field(height, width, self.coupling))
 
     @property
@@ -96,14 +97,14 @@ class Ising(Model):
     @property
     def is_narrow(self) -> bool:
         """Whether the grid can be summed over exactly with a field."""
-        return min(self.height, self.width) <= ising_grid.NARROW
+        return min(self.height, self.width) <= ising_grid.MAX_EXACT_SIDE
 
-    # ---- the generative story and its approximate posterior ---------------------------------
+    # ---- model and mean-field guide ---------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw the spins of each image, then its pixels."""
         with self.observations("images", x):
-            prior = Prior((self.height, self.width), self.coupling, self.log_z)
+            prior = IsingPrior((self.height, self.width), self.coupling, self.log_z)
             s = pyro.sample("spins", prior)
             pyro.sample("x", dist.Normal(s, self.noise).to_event(2), obs=x)
 
@@ -112,7 +113,7 @@ class Ising(Model):
         with torch.no_grad():
             mean = self._mean_field(x)
         with self.observations("images", x):
-            pyro.sample("spins", Spins(mean))
+            pyro.sample("spins", IndependentSpins(mean))
 
     def _field(self, x: Tensor) -> Tensor:
         return x / self.noise**2
@@ -134,28 +135,28 @@ class Ising(Model):
 
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
-        """E-step: mean field of each image, and what the noise needs of it."""
+        """E-step: mean field of each image, its bound and residual sums of squares, in float64."""
         x = batch[0]
         mean = self._mean_field(x)
-        left = (x.double() ** 2 - 2.0 * x.double() * mean.double() + 1.0).sum()
+        residual = (x.double() ** 2 - 2.0 * x.double() * mean.double() + 1.0).sum()
         return {
             "log_likelihood": self._bound(x, mean).sum(),
-            "left": left,
-            "count": left.new_tensor(float(x.numel())),
+            "residual": residual,
+            "count": residual.new_tensor(float(x.numel())),
         }
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
         """M-step: the noise, where it is learned."""
         if self.learn_noise:
-            variance = statistics["left"] / statistics["count"]
+            variance = statistics["residual"] / statistics["count"]
             self.log_noise.copy_(0.5 * variance.clamp_min(1e-12).log())
 
     def _bound(self, x: Tensor, mean: Tensor) -> Tensor:
         """Evidence lower bound of each image, ``(n,)``, in float64."""
         x, mean, noise = x.double(), mean.double(), self.noise.double()
-        left = (x**2 - 2.0 * x * mean + 1.0) / noise**2
-        seen = -0.5 * (left + math.log(2.0 * math.pi)) - noise.log()
+        residual = (x**2 - 2.0 * x * mean + 1.0) / noise**2
+        seen = -0.5 * (residual + math.log(2.0 * math.pi)) - noise.log()
         up = (0.5 * (1.0 + mean)).clamp(0.0, 1.0)
         entropy = torch.special.entr(up) + torch.special.entr(1.0 - up)
         prior = self.coupling.double() * ising_grid.interaction(mean) - self.log_z
@@ -166,7 +167,7 @@ class Ising(Model):
     @torch.no_grad()
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each image, in nats: exact on narrow grids, else the mean-field bound."""
-        return torch.cat([self._log_density(c) for c in self._chunks(x)]).to(self.dtype)
+        return torch.cat([self._log_density(part) for part in self._batches(x)]).to(self.dtype)
 
     def _log_density(self, x: Tensor) -> Tensor:
         if not self.is_narrow:
@@ -179,7 +180,7 @@ class Ising(Model):
     def elbo(self, x: Array) -> Float[Tensor, " n"]:
         """Evidence lower bound of each image under mean field, in nats, ``(n,)``."""
         with torch.no_grad():
-            parts = [self._bound(c, self._mean_field(c)) for c in self._chunks(x)]
+            parts = [self._bound(part, self._mean_field(part)) for part in self._batches(x)]
         return torch.cat(parts).to(self.dtype)
 
     def encode(self, x: Array) -> Float[Tensor, "n height width"]:
@@ -187,7 +188,7 @@ class Ising(Model):
         return self.marginals(x)
 
     def denoise(self, x: Array) -> Float[Tensor, "n height width"]:
-        """Return the likelier value of each spin, +1 or -1."""
+        """Return the more probable value of each spin, +1 or -1."""
         return torch.where(self.marginals(x) >= 0, 1.0, -1.0).to(self.dtype)
 
     def marginals(
@@ -203,7 +204,7 @@ class Ising(Model):
             "mean-field"; "exact" for grids with a side of at most 10; or "gibbs", an average
             over Gibbs sweeps.
         num_sweeps
-            Of Gibbs, beside a tenth as many that are left out.
+            Of Gibbs sampling, after a burn-in of a tenth as many.
 
         Returns
         -------
@@ -217,17 +218,17 @@ class Ising(Model):
         DataError
             If there is no such method.
         """
-        ways = {"mean-field": self._mean_field, "exact": self._exact_means}
-        ways["gibbs"] = functools.partial(self._gibbs_means, num_sweeps=num_sweeps)
-        if method not in ways:
-            raise DataError(f"method: got {method!r}, expected one of {tuple(ways)}")
+        methods = {"mean-field": self._mean_field, "exact": self._exact_means}
+        methods["gibbs"] = functools.partial(self._gibbs_means, num_sweeps=num_sweeps)
+        if method not in methods:
+            raise DataError(f"method: got {method!r}, expected one of {tuple(methods)}")
         if method == "exact" and not self.is_narrow:
             raise QueryError(
                 f"Ising: got a grid of {self.height} x {self.width}, expected a side of at most "
-                f"{ising_grid.NARROW} for exact sums; use method='gibbs'"
+                f"{ising_grid.MAX_EXACT_SIDE} for exact sums; use method='gibbs'"
             )
         with torch.no_grad():
-            return torch.cat([ways[method](chunk) for chunk in self._chunks(x)]).to(self.dtype)
+            return torch.cat([methods[method](part) for part in self._batches(x)]).to(self.dtype)
 
     def _exact_means(self, x: Tensor) -> Tensor:
         field = self._field(x.double())
@@ -238,36 +239,34 @@ class Ising(Model):
 
     def _gibbs_means(self, x: Tensor, num_sweeps: int) -> Tensor:
         field, total = self._field(x), torch.zeros_like(x)
-        s = Spins(self._mean_field(x)).sample()
+        s = IndependentSpins(self._mean_field(x)).sample()
         for sweep in range(-(num_sweeps // 10), num_sweeps):
             s, mean = ising_grid.gibbs_sweep(s, field, self.coupling)
             total = total + mean if sweep >= 0 else total
         return total / num_sweeps
 
-    def _chunks(self, x: Array) -> list[Tensor]:
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        return [chunk for (chunk, *_) in rows.chunks(256)]
+    def _batches(self, x: Array) -> Iterator[Tensor]:
+        for (part,) in self.batches(x, size=256):
+            yield part
 
 
-# ---- Distributions of spins on a grid: independent ones, and ones that agree with neighbours.
-
-
-class Spins(dist.TorchDistribution):
+class IndependentSpins(dist.TorchDistribution):
     """Independent spins of given means, events ``(height, width)``."""
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
     support = constraints.independent(constraints.real, 2)
 
     def __init__(self, mean: Tensor) -> None:
         self.mean_ = mean
         super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Spins:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: dist.TorchDistribution | None = None
+    ) -> IndependentSpins:
         """Return the same distribution with a larger batch shape."""
-        return Spins(self.mean_.expand(*batch_shape, *self.event_shape))
+        return IndependentSpins(self.mean_.expand(*batch_shape, *self.event_shape))
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw spins."""
         mean = self.mean_.expand(self._extended_shape(torch.Size(sample_shape)))
         up = torch.rand_like(mean) < 0.5 * (1.0 + mean)
@@ -279,27 +278,29 @@ class Spins(dist.TorchDistribution):
         return chance.clamp_min(torch.finfo(chance.dtype).tiny).log().sum((-2, -1))
 
 
-class Prior(dist.TorchDistribution):
-    """Spins that agree with their neighbours; drawn exactly on narrow grids, else by Gibbs."""
+class IsingPrior(dist.TorchDistribution):
+    """Ising distribution without field; drawn exactly on narrow grids, else by Gibbs sweeps."""
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
     support = constraints.independent(constraints.real, 2)
     num_sweeps = 500
 
     def __init__(
-        self, shape: tuple[int, ...], coupling: Tensor, log_z: float, batch: Any = ()
+        self, shape: tuple[int, ...], coupling: Tensor, log_z: float, batch: Sequence[int] = ()
     ) -> None:
         self.coupling, self.log_z = coupling, log_z
         super().__init__(torch.Size(batch), torch.Size(shape), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Prior:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: dist.TorchDistribution | None = None
+    ) -> IsingPrior:
         """Return the same distribution with a larger batch shape."""
-        return Prior(tuple(self.event_shape), self.coupling, self.log_z, batch_shape)
+        return IsingPrior(tuple(self.event_shape), self.coupling, self.log_z, batch_shape)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw spins."""
         field = self.coupling.new_zeros(self._extended_shape(torch.Size(sample_shape)))
-        if min(self.event_shape) <= ising_grid.NARROW:
+        if min(self.event_shape) <= ising_grid.MAX_EXACT_SIDE:
             return ising_grid.exact_draws(field, self.coupling)
         s = torch.where(torch.rand_like(field) < 0.5, 1.0, -1.0).to(field.dtype)
         for _ in range(self.num_sweeps):

@@ -1,7 +1,7 @@
-"""Spins on a grid, +1 or -1: energies, mean field, exact sums and Gibbs sweeps.
+"""Ising grids: energies, mean field, partition functions and Gibbs sweeps.
 
-Grids are the last two dimensions, with free borders. ``field`` is what pulls each spin up; the
-density of spins s is ``exp(coupling sum_<ij> s_i s_j + sum_i field_i s_i) / Z``.
+Spins are +1 or -1, grids the last two dimensions, with free borders. ``field`` is the external
+field; the density of spins s is ``exp(coupling sum_<ij> s_i s_j + sum_i field_i s_i) / Z``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "NARROW",
+    "MAX_EXACT_SIDE",
     "exact_draws",
     "gibbs_sweep",
     "interaction",
@@ -21,8 +21,8 @@ __all__ = [
     "mean_field",
 ]
 
-#: widest grid whose sums are done state by state of a row
-NARROW = 10
+#: longest short side, in spins, of grids that are summed over exactly (2^side states of a row)
+MAX_EXACT_SIDE = 10
 
 
 def interaction(s: Tensor) -> Tensor:
@@ -31,14 +31,14 @@ def interaction(s: Tensor) -> Tensor:
     return across + (s[..., 1:, :] * s[..., :-1, :]).sum((-2, -1))
 
 
-def neighbours(s: Tensor) -> Tensor:
+def _neighbours(s: Tensor) -> Tensor:
     """Sum of the neighbours of each spin."""
     padded = torch.nn.functional.pad(s, (1, 1, 1, 1))
     sides = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2]
     return sides + padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1]
 
 
-def _board(s: Tensor) -> Tensor:
+def _black_squares(s: Tensor) -> Tensor:
     rows = torch.arange(s.shape[-2], device=s.device)[:, None]
     return (rows + torch.arange(s.shape[-1], device=s.device)) % 2 == 0
 
@@ -46,17 +46,17 @@ def _board(s: Tensor) -> Tensor:
 def mean_field(
     field: Tensor, coupling: Tensor, tol: float = 1e-7, max_sweeps: int = 2000
 ) -> Tensor:
-    """Mean of each spin under the factorised q nearest to the posterior.
+    """Mean field: mean of each spin under the factorised q of least KL to the posterior.
 
     The black squares of a chessboard have no couplings among them, so that all of them take
-    their optimum at once, then the white ones: coordinate ascent, which cannot overshoot.
+    their optimum at once, then the white ones: coordinate ascent, which never lowers the bound.
     """
-    black = _board(field)
+    black = _black_squares(field)
     mean = field.tanh()
     for _ in range(max_sweeps):
         before = mean
         for colour in (black, ~black):
-            best = (coupling * neighbours(mean) + field).tanh()
+            best = (coupling * _neighbours(mean) + field).tanh()
             mean = torch.where(colour, best, mean)
         if (mean - before).abs().max() < tol:
             break
@@ -72,7 +72,7 @@ def _states(width: int, like: Tensor) -> Tensor:
 
 
 def _forward(field: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log sums over all rows above, by state of the row: ``(height, ..., 2^width)``."""
+    """Forward messages, log sums over rows above by state: ``(height, ..., 2^width)``."""
     states = _states(field.shape[-1], field)
     inside = coupling * (states[:, 1:] * states[:, :-1]).sum(-1)
     between = coupling * (states @ states.mT)
@@ -89,23 +89,23 @@ def _forward(field: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(messages), between, states
 
 
-def _lying(field: Tensor) -> bool:
+def _is_wide(field: Tensor) -> bool:
     return field.shape[-1] > field.shape[-2]
 
 
 def log_partition(field: Tensor, coupling: Tensor) -> Tensor:
-    """Log Z of a grid with a side of at most ``NARROW``, ``(...)``, by transfer matrices.
+    """Log Z of a grid with a side of at most ``MAX_EXACT_SIDE``, ``(...)``, by transfer matrices.
 
     Differentiable: its gradient by ``field`` is the mean of each spin.
     """
-    field = field.mT if _lying(field) else field
+    field = field.mT if _is_wide(field) else field
     return _forward(field, coupling)[0][-1].logsumexp(-1)
 
 
 def exact_draws(field: Tensor, coupling: Tensor) -> Tensor:
-    """Draw spins of a narrow grid exactly, one draw an element of ``field``."""
-    lying = _lying(field)
-    field = field.mT if lying else field
+    """Exact draws of a narrow grid, one for each field, by backward sampling of the messages."""
+    wide = _is_wide(field)
+    field = field.mT if wide else field
     messages, between, states = _forward(field, coupling)
     rows: list[Tensor] = []
     logits = messages[-1]
@@ -115,17 +115,17 @@ def exact_draws(field: Tensor, coupling: Tensor) -> Tensor:
         if row:
             logits = messages[row - 1] + between[index]
     drawn = torch.stack(rows, -2)
-    return drawn.mT if lying else drawn
+    return drawn.mT if wide else drawn
 
 
 def gibbs_sweep(s: Tensor, field: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw all black spins given the white ones, then the white ones.
+    """Gibbs sweep: draw all black spins given the white ones, then the white ones.
 
     Returns the spins, and their means given the others, which average with less noise.
     """
-    black, mean = _board(s), s
+    black, mean = _black_squares(s), s
     for colour in (black, ~black):
-        best = (coupling * neighbours(s) + field).tanh()
+        best = (coupling * _neighbours(s) + field).tanh()
         drawn = torch.where(torch.rand_like(best) < 0.5 * (1.0 + best), 1.0, -1.0).to(s.dtype)
         s, mean = torch.where(colour, drawn, s), torch.where(colour, best, mean)
     return s, mean

@@ -1,4 +1,4 @@
-"""What a decoder's outputs say of a row: Bernoulli, Gaussian or categorical features."""
+"""Likelihoods of a decoder: Bernoulli, Gaussian or categorical features."""
 
 from __future__ import annotations
 
@@ -9,16 +9,40 @@ from torch.distributions import Distribution
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "Categorical", "Gaussian", "make_likelihood"]
+__all__ = ["Likelihood", "make_likelihood"]
+
+LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "categorical")
 
 
-class Bernoulli(nn.Module):
-    """Features 0 or 1; the outputs are logits. Grey values would be no density."""
+class Likelihood(nn.Module):
+    """Distribution of a row given the outputs of a decoder, independent over features.
 
-    per_feature = 1
+    Attributes
+    ----------
+    per_feature
+        Outputs of the decoder for a feature.
+    """
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
+    per_feature: int = 1
+
+    def forward(self, outputs: Tensor) -> Distribution:
+        """Distribution over ``(..., D)`` of outputs ``(..., D * per_feature)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward; write one")
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Mean of the features, ``(..., D)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no mean; write one")
+
+    def check(self, x: Tensor) -> None:
+        """Refuse values outside of the support."""
+
+    def start(self, x: Tensor) -> Tensor:
+        """Return outputs at the mean of rows ``x (n, D)``, ``(D,)`` or ``(D, P)``, for a start."""
+        raise NotImplementedError(f"{type(self).__name__} has no start; write one")
+
+
+class BernoulliLikelihood(Likelihood):
+    """Bernoulli features, 0 or 1; the outputs are logits. Grey values have no density."""
 
     def forward(self, outputs: Tensor) -> Distribution:
         """``(..., D)`` to a distribution over ``(..., D)``."""
@@ -43,11 +67,10 @@ class Bernoulli(nn.Module):
         return rate.logit()
 
 
-class Gaussian(nn.Module):
-    """Real features; the outputs are means, the sd is learned: one for all, or one a feature."""
+class GaussianLikelihood(Likelihood):
+    """Gaussian features about the outputs; the sd is learned, one for all or one a feature."""
 
-    per_feature = 1
-    floor = 1e-3  # of the sd; a decoder that reaches a row exactly would raise the density forever
+    floor = 1e-3  # of the sd: the density of a row that is decoded exactly would be unbounded
 
     def __init__(self, num_features: int, per_pixel: bool = False) -> None:
         super().__init__()
@@ -66,19 +89,16 @@ class Gaussian(nn.Module):
         """Return the mean, ``(..., D)``."""
         return outputs
 
-    def check(self, x: Tensor) -> None:
-        """Take any finite values."""
-
     def start(self, x: Tensor) -> Tensor:
-        """Choose outputs that give the mean of these rows; the sd starts at that of the rows."""
+        """Choose outputs that give the mean of these rows; the sd starts at theirs."""
         with torch.no_grad():
             sd = x.std(0) if self.log_scale.numel() > 1 else x.std(0).square().mean().sqrt()
             self.log_scale.copy_(sd.clamp_min(10 * self.floor).log().reshape(-1))
         return x.mean(0)
 
 
-class Categorical(nn.Module):
-    """Features with states 0, 1, ...; the outputs are logits, those of a feature together."""
+class CategoricalLikelihood(Likelihood):
+    """Categorical features, states 0, 1, ...; the outputs are logits, feature by feature."""
 
     def __init__(self, num_features: int, num_states: int) -> None:
         super().__init__()
@@ -90,7 +110,7 @@ class Categorical(nn.Module):
         return dist.Categorical(logits=logits).to_event(1)
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """Return the most probable state, ``(..., D)``: a mean of states means nothing."""
+        """Return the most probable state, ``(..., D)``: states have no mean."""
         return outputs.unflatten(-1, (-1, self.num_states)).argmax(-1)
 
     def check(self, x: Tensor) -> None:
@@ -107,10 +127,7 @@ class Categorical(nn.Module):
         return (counts / (len(x) + 0.5 * self.num_states)).log().to(torch.get_default_dtype())
 
 
-LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "categorical")
-
-
-def make_likelihood(name: str, num_features: int, num_states: int | None) -> nn.Module:
+def make_likelihood(name: str, num_features: int, num_states: int | None) -> Likelihood:
     """Return the likelihood that a name stands for.
 
     Raises
@@ -123,7 +140,7 @@ def make_likelihood(name: str, num_features: int, num_states: int | None) -> nn.
     if (name == "categorical") != (num_states is not None):
         raise DataError(f"num_states: got {num_states} with likelihood={name!r}")
     if name == "bernoulli":
-        return Bernoulli(num_features)
+        return BernoulliLikelihood()
     if name == "categorical":
-        return Categorical(num_features, num_states)
-    return Gaussian(num_features, per_pixel=name == "gaussian-per-pixel")
+        return CategoricalLikelihood(num_features, num_states)
+    return GaussianLikelihood(num_features, per_pixel=name == "gaussian-per-pixel")

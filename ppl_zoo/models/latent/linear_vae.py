@@ -1,8 +1,6 @@
-"""A VAE whose nets are linear: its density is known, and its optimum is probabilistic PCA."""
+"""Linear VAE: its density is in closed form, and its optimum is probabilistic PCA."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,13 +16,13 @@ __all__ = ["LinearVAE"]
 class LinearVAE(VAE):
     """VAE with a linear decoder and a linear encoder: the oracle of the others.
 
-    For each row n::
+    Generative model, for each row n::
 
         z[n] ~ Normal(0, 1)                                 num_latents of them
         x[n] ~ Normal(loadings @ z[n] + mean, noise)
 
-    with the guide ``z[n] ~ Normal(V (x[n] - centre) + c, scale)``, one scale a latent; the centre
-    is the mean of the rows that a fit begins with. The marginal of x is normal, so that every
+    The guide is ``z[n] ~ Normal(V (x[n] - centre) + c, scale)``, one scale a latent; the centre is
+    the mean of the rows that a fit starts with. The marginal of x is normal, so that every
     bound and estimate can be held against :meth:`exact_log_prob`. At the optimum the loadings
     span the leading principal components.
 
@@ -56,7 +54,7 @@ class LinearVAE(VAE):
     def initialize(self, rows: Rows) -> None:
         """Start with the mean of the data in both nets."""
         super().initialize(rows)
-        # far from 0 a weight that moves would move every code, and the climb would crawl
+        # x far from 0 would couple weights and bias of the encoder: slow convergence
         self.centre.copy_(self.mean.detach())
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +80,7 @@ class LinearVAE(VAE):
     @torch.no_grad()
     def exact_log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row under the model, closed form in float64, ``(n,)``."""
-        x = self._rows(x).double()
+        x = self._read_rows(x).double()
         eye = torch.eye(self.num_features, dtype=x.dtype, device=x.device)
         w = self.loadings.double()
         covariance = w @ w.mT + self.noise.double() ** 2 * eye
@@ -92,8 +90,8 @@ class LinearVAE(VAE):
     @torch.no_grad()
     def exact_posterior(self, x: Array) -> tuple[Tensor, Tensor]:
         """Mean ``(n, num_latents)`` and covariance ``(num_latents, num_latents)`` of z given x."""
-        x = self._rows(x).double()
+        x = self._read_rows(x).double()
         w, variance = self.loadings.double(), self.noise.double() ** 2
-        eye: Any = torch.eye(self.num_latents, dtype=x.dtype, device=x.device)
+        eye = torch.eye(self.num_latents, dtype=x.dtype, device=x.device)
         covariance = torch.linalg.inv(eye + w.mT @ w / variance)
         return (x - self.mean.double()) @ w @ covariance / variance, covariance

@@ -1,4 +1,4 @@
-"""The nets of encoders and decoders: plain layers, a last dimension in, a last dimension out."""
+"""Encoder and decoder networks: multilayer perceptrons and convolutions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["ACTIVATIONS", "Conv", "Deconv", "image_shape", "mean_and_sd", "mlp", "start_output"]
+__all__ = [
+    "ConvDecoder",
+    "ConvEncoder",
+    "check_activation",
+    "image_shape",
+    "mean_and_sd",
+    "mlp",
+    "start_output",
+]
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "softplus": nn.Softplus}
 
 
 def mlp(sizes: Sequence[int], activation: str = "tanh") -> nn.Sequential:
-    """Layers of these sizes, ``(..., sizes[0])`` to ``(..., sizes[-1])``, the last one linear.
+    """Multilayer perceptron, ``(..., sizes[0])`` to ``(..., sizes[-1])``, linear at the end.
 
-    Weights start as Glorot & Bengio (2010) have them, which suits tanh.
+    Weights start by the rule of Glorot & Bengio (2010), which suits tanh.
     """
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
@@ -30,15 +38,15 @@ def mlp(sizes: Sequence[int], activation: str = "tanh") -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class Conv(nn.Module):
-    """Convolutions of stride 2 and a linear layer: flat images to ``num_outputs`` numbers.
+class ConvEncoder(nn.Module):
+    """Convolutional encoder: two strided convolutions of flat images and a linear layer.
 
     Parameters
     ----------
     shape
         ``(channels, height, width)`` of an image; height and width divide by 4.
     num_outputs
-        Numbers that come out.
+        Dimension of the output.
     channels
         Of the two layers.
     """
@@ -63,8 +71,20 @@ class Conv(nn.Module):
         return self.layers(x.reshape(-1, *self.shape)).reshape(*x.shape[:-1], -1)
 
 
-class Deconv(nn.Module):
-    """The way back of :class:`Conv`: ``num_inputs`` numbers to ``num_outputs`` a pixel."""
+class ConvDecoder(nn.Module):
+    """Convolutional decoder, the mirror of :class:`ConvEncoder`.
+
+    Parameters
+    ----------
+    num_inputs
+        Dimension of the input.
+    shape
+        ``(channels, height, width)`` of an image; height and width divide by 4.
+    per_pixel
+        Outputs a pixel.
+    channels
+        Of the two layers, as those of the encoder.
+    """
 
     def __init__(
         self,
@@ -92,6 +112,19 @@ class Deconv(nn.Module):
         return out.reshape(*z.shape[:-1], -1)
 
 
+def check_activation(activation: str) -> None:
+    """Refuse the name of an activation that the nets do not have.
+
+    Raises
+    ------
+    DataError
+        If there is none of that name.
+    """
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise DataError(f"activation: got {activation!r}, expected one of {known}")
+
+
 def image_shape(shape: Sequence[int] | None, num_features: int) -> tuple[int, int, int]:
     """Read ``(height, width)`` or ``(channels, height, width)``; a square if it is not given.
 
@@ -109,11 +142,11 @@ def image_shape(shape: Sequence[int] | None, num_features: int) -> tuple[int, in
             f"shape: got {tuple(shape)} for {num_features} features, expected (height, width) or "
             "(channels, height, width) with that many pixels, height and width divisible by 4"
         )
-    return full  # type: ignore[return-value]  # three numbers, as was just asked
+    return full  # type: ignore[return-value]  # three numbers, as was just checked
 
 
 def start_output(net: nn.Module, values: Tensor, per_pixel: int, num_pixels: int) -> None:
-    """Let a net's outputs start about these values, by the bias of its last layer."""
+    """Start a net's outputs at these values, by the bias of its last layer."""
     layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.ConvTranspose2d))]
     last = layers[-1]
     with torch.no_grad():
@@ -125,6 +158,6 @@ def start_output(net: nn.Module, values: Tensor, per_pixel: int, num_pixels: int
 
 
 def mean_and_sd(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Read a net's outputs, ``(..., 2 * size)``, as means and sds of normals."""
+    """Split a net's outputs, ``(..., 2 * size)``, into means and sds of normals."""
     loc, raw = outputs.chunk(2, -1)
     return loc, raw.clamp(-12.0, 12.0).exp()

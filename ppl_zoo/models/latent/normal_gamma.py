@@ -1,8 +1,8 @@
-"""Unknown mean and precision of a normal: the textbook case of mean field."""
+"""Normal with unknown mean and precision: mean field beside the exact posterior."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -13,13 +13,16 @@ from torch import Tensor
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.common.conjugate import LOG_2PI, expected_log_gamma, gamma_kl, hermite
+from ppl_zoo.models.common.conjugate import LOG_2PI, expected_log_gamma, gamma_kl, gauss_hermite
 
 __all__ = ["NormalGamma", "NormalGammaPosterior"]
 
 
 class NormalGammaPosterior(NamedTuple):
-    """``precision ~ Gamma(shape, rate)``, ``mean ~ Normal(loc, (strength precision)^-1/2)``."""
+    """Normal-gamma posterior and log evidence.
+
+    ``precision ~ Gamma(shape, rate)``, ``mean ~ Normal(loc, (strength precision)^-1/2)``.
+    """
 
     loc: Float[Tensor, ""]
     strength: Float[Tensor, ""]
@@ -31,7 +34,7 @@ class NormalGammaPosterior(NamedTuple):
 class NormalGamma(Model):
     """A normal whose mean and precision are unknown.
 
-    The story::
+    Generative model::
 
         precision ~ Gamma(prior_shape, prior_rate)
         mean      ~ Normal(prior_mean, 1 / sqrt(prior_strength * precision))
@@ -39,15 +42,15 @@ class NormalGamma(Model):
 
     The posterior is known in closed form, so that CAVI can be held against it. The factorised
     q(mean) q(precision) of the textbook leaves out that a small precision makes the mean
-    uncertain: the mean is then too sure of itself when data are few.
+    uncertain: with few data its variance of the mean is too small.
 
     Parameters
     ----------
     factorised
         True for q(mean) q(precision); False for q(mean, precision), which holds the posterior
-        itself, so that CAVI arrives in one step and its bound is the log evidence.
+        itself, so that CAVI converges in one step and its bound is the log evidence.
     prior_mean, prior_strength
-        Centre of the mean, and the number of observations that it counts for.
+        Prior mean of the mean, and the number of observations that it counts for.
     prior_shape, prior_rate
         Of the precision, which is in units of 1 / x squared.
 
@@ -97,7 +100,7 @@ class NormalGamma(Model):
         self.register_buffer("rate", self.prior_rate.clone())
 
     def model(self, x: Tensor) -> Tensor:
-        """Tell the story; ``x (n,)``."""
+        """Draw precision and mean, then the observations ``x (n,)``."""
         precision = pyro.sample("precision", dist.Gamma(self.prior_shape, self.prior_rate))
         scale = (self.prior_strength * precision).rsqrt()
         mean = pyro.sample("mean", dist.Normal(self.prior_mean, scale))
@@ -129,11 +132,11 @@ class NormalGamma(Model):
         return {"log_likelihood": value, "num": num, "sums": off.sum(), "squares": squares}
 
     def update_posterior(self, statistics: dict[str, Tensor], step: float = 1.0) -> None:
-        """q(mean), then q(precision); both at once if they are joint."""
+        """Update q(mean), then q(precision); both at once if they are joint."""
         loc, spread, shape, rate = self._posterior()
         prior_mean, strength, prior_shape, prior_rate = self._prior()
         num, sums, squares = (statistics[name] for name in ("num", "sums", "squares"))
-        off = prior_mean - loc  # all is written about the old loc, where nothing cancels
+        off = prior_mean - loc  # all is relative to the old loc: no cancellation
         units = shape / rate if self.factorised else 1.0
         new_spread = (1 - step) * spread + step * units * (strength + num)
         shift = step * units * (strength * off + sums) / new_spread
@@ -186,22 +189,20 @@ class NormalGamma(Model):
 
     @torch.no_grad()
     def log_prob(self, x: Array, num_nodes: int = 64) -> Float[Tensor, " n"]:
-        """Log predictive density under q, ``(n,)``: a Student t, or a normal mixture of them."""
-        rows = self.as_rows((x,))
-        self.check_data(rows)
+        """Log predictive density under q, in nats, ``(n,)``: a Student t or a mixture of them."""
+        rows = self.checked_rows(x)
         x, (loc, spread, shape, rate) = rows.all()[0].double(), self._posterior()
         if not self.factorised:
             scale = (rate * (1.0 + 1.0 / spread) / shape).sqrt()
             return dist.StudentT(2.0 * shape, loc, scale).log_prob(x).to(self.dtype)
-        nodes, log_weights = hermite(loc, num_nodes)
+        nodes, log_weights = gauss_hermite(loc, num_nodes)
         t = dist.StudentT(2.0 * shape, loc + nodes * spread.rsqrt(), (rate / shape).sqrt())
         return (t.log_prob(x[:, None]) + log_weights).logsumexp(-1).to(self.dtype)
 
     @torch.no_grad()
     def closed_form(self, x: Array) -> NormalGammaPosterior:
         """Exact posterior and log evidence, in float64."""
-        rows = self.as_rows((x,))
-        self.check_data(rows)
+        rows = self.checked_rows(x)
         x, (prior_mean, strength, prior_shape, prior_rate) = rows.all()[0].double(), self._prior()
         num, centre = len(x), x.mean()
         loc = (strength * prior_mean + num * centre) / (strength + num)
@@ -213,7 +214,7 @@ class NormalGamma(Model):
         evidence = evidence + 0.5 * (strength.log() - (strength + num).log())
         return NormalGammaPosterior(loc, strength + num, shape, rate, evidence)
 
-    def posterior_draws(self, x: Array, num_samples: int = 4000) -> dict[str, Any]:
+    def posterior_draws(self, x: Array, num_samples: int = 4000) -> dict[str, Tensor]:
         """Draws from the exact posterior, ``{site: (1, num_samples)}``, for ``fit.check``."""
         exact = self.closed_form(x)
         precision = dist.Gamma(exact.shape, exact.rate).sample((1, num_samples))

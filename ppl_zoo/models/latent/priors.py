@@ -1,9 +1,8 @@
-"""Priors of a VAE's latent variables, from the standard normal to a flow."""
+"""Priors of the latents of a VAE: standard normal, mixture, VampPrior or flow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -13,11 +12,13 @@ from torch.distributions import Distribution
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.flows import FlowPrior
 
-__all__ = ["PRIORS", "Mixture", "StandardNormal", "VampPrior", "make_prior"]
+__all__ = ["StandardNormalPrior", "VampPrior", "make_prior"]
+
+PRIORS = ("normal", "mixture", "vamp", "flow")
 
 
-class StandardNormal(nn.Module):
-    """Normal(0, 1) in every dimension; the KL to it is closed."""
+class StandardNormalPrior(nn.Module):
+    """Standard normal prior; the KL of a normal guide from it is in closed form."""
 
     def __init__(self, num_latents: int) -> None:
         super().__init__()
@@ -29,8 +30,8 @@ class StandardNormal(nn.Module):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
-class Mixture(nn.Module):
-    """A learned mixture of normals with diagonal covariance."""
+class MixturePrior(nn.Module):
+    """Learned mixture of normals with diagonal covariances."""
 
     def __init__(self, num_latents: int, num_components: int) -> None:
         super().__init__()
@@ -44,9 +45,11 @@ class Mixture(nn.Module):
 
 
 class VampPrior(nn.Module):
-    """Mixture of the encoder's posteriors at learned pseudo-inputs.
+    """VampPrior: mixture of the encoder's posteriors at learned pseudo-inputs.
 
-    Tomczak & Welling 2018, VAE with a VampPrior, https://arxiv.org/abs/1705.07120.
+    References
+    ----------
+    Tomczak & Welling (2018), VAE with a VampPrior, AISTATS, https://arxiv.org/abs/1705.07120.
     """
 
     def __init__(self, num_features: int, num_components: int) -> None:
@@ -55,7 +58,7 @@ class VampPrior(nn.Module):
         self.inputs = nn.Parameter(torch.rand(num_components, num_features))
 
     def start(self, x: Tensor) -> None:
-        """Begin at data rows: random inputs all look alike to an encoder."""
+        """Start at rows of the data: random inputs have nearly the same posterior."""
         chosen = torch.randint(len(x), (len(self.inputs),), device=x.device)
         with torch.no_grad():
             self.inputs.copy_(x[chosen].to(self.inputs))
@@ -70,10 +73,7 @@ def _mixture(logits: Tensor, loc: Tensor, scale: Tensor) -> Distribution:
     return dist.MixtureSameFamily(dist.Categorical(logits=logits), parts)
 
 
-PRIORS = ("normal", "mixture", "vamp", "flow")
-
-
-def make_prior(name: Any, num_features: int, num_latents: int, num_components: int) -> nn.Module:
+def make_prior(name: str, num_features: int, num_latents: int, num_components: int) -> nn.Module:
     """Return the prior that a name stands for.
 
     Raises
@@ -82,9 +82,9 @@ def make_prior(name: Any, num_features: int, num_latents: int, num_components: i
         If there is none of that name.
     """
     if name == "normal":
-        return StandardNormal(num_latents)
+        return StandardNormalPrior(num_latents)
     if name == "mixture":
-        return Mixture(num_latents, num_components)
+        return MixturePrior(num_latents, num_components)
     if name == "vamp":
         return VampPrior(num_features, num_components)
     if name == "flow":

@@ -1,4 +1,4 @@
-"""Probabilistic principal components: factor analysis with one noise for all features."""
+"""Probabilistic PCA: factor analysis with one noise for all features."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common.moments import moments
 from ppl_zoo.models.latent.factor_analysis import FactorAnalysis
-from ppl_zoo.models.latent.factor_posterior import principal
-from ppl_zoo.models.mixtures.whitening import moments
+from ppl_zoo.models.latent.factor_posterior import principal_factors
 
 __all__ = ["PrincipalComponents", "ProbabilisticPCA"]
 
 
 class PrincipalComponents(NamedTuple):
-    """The likeliest parameters, in float64."""
+    """Maximum-likelihood parameters, in float64."""
 
     mean: Float[Tensor, " d"]
     loadings: Float[Tensor, "d k"]
@@ -29,14 +29,14 @@ class PrincipalComponents(NamedTuple):
 class ProbabilisticPCA(FactorAnalysis):
     """Probabilistic principal component analysis.
 
-    For each row n::
+    Generative model, for each row n::
 
         factors[n] ~ Normal(0, I)                                  (K,)
         x[n]       ~ Normal(mean + loadings factors[n], noise I)   (D,)
 
-    The likeliest loadings are the K first principal axes, each as long as the sd along it beyond
-    the noise; the noise is the mean variance of the other directions. Without missing values a
-    fit starts there (``init="principal"``); EM goes there from anywhere.
+    The maximum-likelihood loadings are the K first principal axes, scaled by the sd along each
+    beyond the noise; the noise is the mean variance of the other directions. Without missing
+    values a fit starts there (``init="principal"``); EM converges to it from any start.
 
     Parameters
     ----------
@@ -96,24 +96,23 @@ class ProbabilisticPCA(FactorAnalysis):
 
     @torch.no_grad()
     def closed_form(self, x: Array) -> PrincipalComponents:
-        """Parameters of the greatest likelihood, in float64.
+        """Maximum-likelihood parameters, in float64.
 
         Raises
         ------
         DataError
             If values are missing: there is no closed form then.
         """
-        rows = self.as_rows(x)
-        self.check_data(rows)
+        rows = self.checked_rows(x)
         if any(chunk.isnan().any() for (chunk, *_) in rows.chunks(4096)):
             raise DataError("x: got missing values, expected none; fit with zoo.EM()")
         return self._maximum(rows)
 
     def _maximum(self, rows: Rows) -> PrincipalComponents:
         mean, covariance = moments(rows, matrix=True)
-        return PrincipalComponents(mean, *principal(covariance, self.num_factors))
+        return PrincipalComponents(mean, *principal_factors(covariance, self.num_factors))
 
-    def _noise(self, left: Tensor, counts: Tensor) -> Tensor:
-        """Share the noise among the features, each by the number of its values."""
-        noise = left.sum(0, keepdim=True) / counts.sum()
-        return torch.maximum(noise, self.least_noise.min().to(left))
+    def _noise(self, residual: Tensor, counts: Tensor) -> Tensor:
+        """Pool the noise over the features, each by the number of its values."""
+        noise = residual.sum(0, keepdim=True) / counts.sum()
+        return torch.maximum(noise, self.least_noise.min().to(residual))

@@ -1,4 +1,4 @@
-"""Variational autoencoder: a net decodes latents into a row, another guesses them back."""
+"""Variational autoencoder: a decoder of latents, and an encoder as amortised guide."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from torch.distributions import Distribution
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common.validation import check_features, read_given
 from ppl_zoo.models.latent.likelihoods import make_likelihood
 from ppl_zoo.models.latent.networks import (
-    ACTIVATIONS,
-    Conv,
-    Deconv,
+    ConvDecoder,
+    ConvEncoder,
+    check_activation,
     image_shape,
     mean_and_sd,
     mlp,
@@ -28,31 +29,33 @@ from ppl_zoo.models.latent.networks import (
 )
 from ppl_zoo.models.latent.priors import VampPrior, make_prior
 
-__all__ = ["VAE", "complete"]
+__all__ = ["VAE"]
 
-#: numbers held at once while densities are estimated, and as many as a CPU's cache holds
-MAX_ELEMENTS, CACHED_ELEMENTS = 2**25, 2**20
+#: elements of x by sample that a density estimate holds at once, on an accelerator
+MAX_ELEMENTS_PER_BATCH = 2**25
+#: the same on a CPU, to stay in its cache
+MAX_CACHED_ELEMENTS = 2**20
 
 
 class VAE(Model):
     """Variational autoencoder.
 
-    For each row n::
+    Generative model, for each row n::
 
         z[n] ~ Normal(0, 1)                       num_latents of them; other priors are at hand
         x[n] ~ Likelihood(decoder(z[n]))
 
-    and the guide, amortised by an encoder::
+    Guide, amortised by an encoder::
 
         z[n] ~ Normal(mean(x[n]), sd(x[n]))
 
-    Encoder and decoder are fitted together by stochastic gradients of the evidence lower bound,
-    reparametrised.
+    Encoder and decoder are fitted together by reparametrised stochastic gradients of the evidence
+    lower bound.
 
     Parameters
     ----------
     num_features
-        D, numbers of a row.
+        D, features of a row.
     num_latents
         Dimensions of z.
     hidden
@@ -116,15 +119,15 @@ class VAE(Model):
         num_states: int | None = None,
     ) -> None:
         super().__init__()
-        _check(num_features, num_latents, hidden, network, activation)
+        _check_options(num_features, num_latents, hidden, network, activation)
         self.num_features, self.num_latents = num_features, num_latents
         self.likelihood = make_likelihood(likelihood, num_features, num_states)
         self.prior = make_prior(prior, num_features, num_latents, num_components)
         per_feature = self.likelihood.per_feature
         if network == "conv":
             image = image_shape(shape, num_features)
-            self.encoder: nn.Module = Conv(image, 2 * num_latents)
-            self.decoder: nn.Module = Deconv(num_latents, image, per_feature)
+            self.encoder: nn.Module = ConvEncoder(image, 2 * num_latents)
+            self.decoder: nn.Module = ConvDecoder(num_latents, image, per_feature)
             self.image_pixels = image[1] * image[2]
         else:
             self.encoder = mlp([num_features, *hidden, 2 * num_latents], activation)
@@ -133,16 +136,16 @@ class VAE(Model):
             )
             self.image_pixels = num_features
 
-    # ---- the pair ---------------------------------------------------------------------------
+    # ---- model and guide ------------------------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
-        """Tell the story; ``x (n, num_features)``."""
+        """Draw latents, then the features; ``x (n, num_features)``."""
         with self.observations("observations", x):
             z = pyro.sample("z", self.prior_distribution())
             pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """Guess z from x."""
+        """Draw z from the encoder's posterior."""
         with self.observations("observations", x):
             pyro.sample("z", dist.Normal(*self.posterior(x)).to_event(1))
 
@@ -159,7 +162,7 @@ class VAE(Model):
     # ---- the fit ----------------------------------------------------------------------------
 
     def initialize(self, rows: Rows) -> None:
-        """Start with the mean of the data at the decoder's outputs."""
+        """Start at decoder outputs that give the mean of the data."""
         (x,) = rows.spread(2000)
         with self.defaults():
             values = self.likelihood.start(x).to(self.dtype)
@@ -170,9 +173,9 @@ class VAE(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse rows of another width, and values that the likelihood has no density for."""
-        sizes = rows.sizes()
-        if len(sizes) != 1 or len(sizes[0]) != 2 or sizes[0][1] != self.num_features:
-            raise DataError(f"x: got {sizes[0]}, expected (n, {self.num_features})")
+        if len(rows.arrays) != 1:
+            raise DataError(f"data: got {len(rows.arrays)} arrays, expected x alone")
+        check_features(rows, self.num_features, integers=True)
         super().check_data(rows)
         for (x,) in rows.chunks(65536):
             self.likelihood.check(x)
@@ -186,8 +189,9 @@ class VAE(Model):
         A lower bound in expectation, tighter with ``num_samples``; its standard error and
         effective sample size are in :func:`ppl_zoo.evaluation.importance_sampling`.
         """
-        rows = self._rows(x)
-        out, held = [], CACHED_ELEMENTS if self.device.type == "cpu" else MAX_ELEMENTS
+        rows, on_cpu = self._read_rows(x), self.device.type == "cpu"
+        held = MAX_CACHED_ELEMENTS if on_cpu else MAX_ELEMENTS_PER_BATCH
+        out = []
         for chunk in rows.split(max(1, min(256, held // (64 * self.num_features)))):
             each = max(1, held // (chunk.numel() * self.likelihood.per_feature))
             total: Tensor | None = None
@@ -216,34 +220,31 @@ class VAE(Model):
         return self.prior_distribution().log_prob(z) + self.row(z).log_prob(x)
 
     def row(self, z: Tensor) -> Distribution:
-        """Return the distribution of x given z, over ``(..., D)``."""
+        """Return the likelihood of z: the distribution of x given z, over ``(..., D)``."""
         return self.likelihood(self.decoder(z))
 
     @torch.no_grad()
     def elbo(self, x: Array, num_samples: int = 1) -> Float[Tensor, " n"]:
         """Evidence lower bound of each row, in nats, ``(n,)``."""
-        rows = self._rows(x)
+        rows = self._read_rows(x)
         parts = [self.log_weights(part, num_samples).mean(0) for part in rows.split(1024)]
         return torch.cat(parts)
 
     @torch.no_grad()
-    def encode(self, x: Array, *, full: bool = False) -> Any:
+    def encode(self, x: Array, *, full: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Mean of the guide's z, ``(n, num_latents)``; with ``full`` its mean and sd."""
-        loc, scale = self.posterior(self._rows(x))
+        loc, scale = self.posterior(self._read_rows(x))
         return (loc, scale) if full else loc
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
         """Mean of x at given latents ``(..., num_latents)``, ``(..., num_features)``."""
-        z = torch.as_tensor(z).to(self.device, self.dtype)
-        if z.ndim == 0 or z.shape[-1] != self.num_latents:
-            raise DataError(f"z: got {tuple(z.shape)}, expected (..., {self.num_latents})")
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.decoder(self._read_latents(z)))
 
     def reconstruct(self, x: Array) -> Tensor:
-        """Mean of x at the encoder's mean: there and back, ``(n, num_features)``."""
+        """Reconstruction: mean of x at the encoder's mean, ``(n, num_features)``."""
         with torch.no_grad():
-            return self.likelihood.mean(self.decoder(self.posterior(self._rows(x))[0]))
+            return self.likelihood.mean(self.decoder(self.posterior(self._read_rows(x))[0]))
 
     def interpolate(self, a: Array, b: Array, steps: int = 9) -> Tensor:
         """Means of x along the line between the latents of two rows, ``(steps, features)``."""
@@ -253,7 +254,7 @@ class VAE(Model):
 
     @torch.no_grad()
     def sample(
-        self, num_samples: int, given: Any = None, *, num_steps: int = 100
+        self, num_samples: int, given: Array | None = None, *, num_steps: int = 100
     ) -> Float[Tensor, "n d"]:
         """Draw rows, all anew or with some features held.
 
@@ -263,8 +264,8 @@ class VAE(Model):
             Number of rows.
         given
             ``(D,)`` or ``(num_samples, D)``: values to be held, NaN where free. Free ones come
-            from Metropolis-within-Gibbs (Mattei & Frellsen 2018), which has the right
-            distribution after many steps.
+            from Metropolis-within-Gibbs (Mattei & Frellsen 2018), which converges to their
+            conditional distribution.
         num_steps
             Of that chain.
 
@@ -274,20 +275,49 @@ class VAE(Model):
             ``(num_samples, D)``.
         """
         if given is not None:
-            return complete(self, given, num_samples, num_steps)
-        return self.row(self.imagine(num_samples)).sample().to(self.dtype)
+            held = read_given(given, num_samples, (self.num_features,), self._anchor)
+            return self._impute(held, num_steps)
+        return self.row(self.sample_prior(num_samples)).sample().to(self.dtype)
 
-    def imagine(self, num_samples: int) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draw z from the prior, ``(num_samples, num_latents)``."""
         return self.prior_distribution().expand([num_samples]).sample()
 
-    def _rows(self, x: Array) -> Tensor:
-        rows = self.as_rows((x,))
-        self.check_data(rows)
-        return rows.all()[0]
+    def _impute(self, held: Tensor, num_steps: int) -> Tensor:
+        """Metropolis-within-Gibbs imputation of the features of ``held (n, D)`` that are NaN.
+
+        Rezende et al. (2014) alternate z ~ guide(z | x) and x ~ p(x | z), which is right only if
+        the guide is the posterior. Mattei & Frellsen (2018), Leveraging the exact likelihood of
+        deep latent variable models, https://arxiv.org/abs/1802.04826, take z of the guide as the
+        proposal of an independence Metropolis step, so that the chain's distribution is
+        p(x_missing | x_known) itself.
+        """
+        free = held.isnan()
+        self.likelihood.check(torch.where(free, torch.zeros_like(held), held))
+        x = torch.where(free, self.sample(len(held)), held)
+        z = self.guess(x)
+        for _ in range(num_steps):
+            proposed = self.guess(x)
+            gain = self.log_joint(x, proposed) - self.log_joint(x, z)
+            ratio = gain + self.log_guess(x, z) - self.log_guess(x, proposed)
+            accepted = torch.rand_like(ratio).log() < ratio
+            z = torch.where(accepted[:, None], proposed, z)
+            x = torch.where(free, self.row(z).sample().to(x), held)
+        return x
+
+    def _read_rows(self, x: Array) -> Tensor:
+        """Read and check all rows of a query, ``(n, D)``."""
+        return self.checked_rows(x).all()[0]
+
+    def _read_latents(self, z: Array) -> Tensor:
+        """Read latents ``(..., num_latents)``, in dtype and on the device of the model."""
+        z = torch.as_tensor(z).to(self.device, self.dtype)
+        if z.ndim == 0 or z.shape[-1] != self.num_latents:
+            raise DataError(f"z: got {tuple(z.shape)}, expected (..., {self.num_latents})")
+        return z
 
 
-def _check(
+def _check_options(
     num_features: int, num_latents: int, hidden: Sequence[int], network: str, activation: str
 ) -> None:
     for name, value in (("num_features", num_features), ("num_latents", num_latents)):
@@ -297,38 +327,4 @@ def _check(
         raise DataError(f"hidden: got {list(hidden)}, expected widths of 1 or more")
     if network not in ("mlp", "conv"):
         raise DataError(f"network: got {network!r}, expected 'mlp' or 'conv'")
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise DataError(f"activation: got {activation!r}, expected one of {known}")
-
-
-# ---- Rows of which only some features are known: the others drawn by Metropolis within Gibbs.
-#
-# Rezende et al. (2014) alternate z ~ guide(z | x) and x ~ p(x | z), which is right only if the
-# guide is. Mattei & Frellsen (2018, https://arxiv.org/abs/1802.04826) accept or refuse z as an
-# independent
-# Metropolis proposal, which makes the chain's distribution p(x_missing | x_known) itself.
-
-
-def complete(model: Any, given: Any, num_samples: int, num_steps: int) -> Tensor:
-    """Draw the free features, ``(num_samples, D)``; ``model`` is a VAE."""
-    held = torch.as_tensor(given).to(model.device, model.dtype)
-    if held.shape not in ((model.num_features,), (num_samples, model.num_features)):
-        raise DataError(
-            f"given: got {tuple(held.shape)}, expected ({model.num_features},) or "
-            f"({num_samples}, {model.num_features}), NaN where free"
-        )
-    held = held.expand(num_samples, -1)
-    free = held.isnan()
-    model.likelihood.check(torch.where(free, torch.zeros_like(held), held))
-    x = torch.where(free, model.sample(num_samples), held)
-    z = model.guess(x)
-    for _ in range(num_steps):
-        proposed = model.guess(x)
-        gain = model.log_joint(x, proposed) - model.log_joint(x, z)
-        ratio = gain + model.log_guess(x, z) - model.log_guess(x, proposed)
-        accepted = torch.rand_like(ratio).log() < ratio
-        z = torch.where(accepted[:, None], proposed, z)
-        drawn = model.row(z).sample().to(x)
-        x = torch.where(free, drawn, held)
-    return x
+    check_activation(activation)
