@@ -7,7 +7,7 @@ block, and ones elsewhere; so one factorisation serves any pattern.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -43,7 +43,7 @@ class MarginalNormal(dist.TorchDistribution):
         # NaN would fail torch's own check of values
         super().__init__(batch, loc.shape[-1:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> MarginalNormal:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> MarginalNormal:
         """Return the same distribution with a larger batch shape."""
         scale = self.scale.shape[-2:] if self.matrix else self.scale.shape[-1:]
         return MarginalNormal(
@@ -52,7 +52,7 @@ class MarginalNormal(dist.TorchDistribution):
             self.matrix,
         )
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw whole rows."""
         if self.matrix:
             complete = dist.MultivariateNormal(self.loc, scale_tril=self.scale)

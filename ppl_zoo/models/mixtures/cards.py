@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from ppl_zoo.core.posterior import FittedModel
-from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+from ppl_zoo.models.card import Card, Figure, Recipe
+from ppl_zoo.models.references import (
+    ANDREWS_1974,
+    ATTIAS_2000,
+    BLEI_2006,
+    DEMPSTER_1977,
+    FRALEY_2007,
+    PORTILLA_2003,
+)
 
 __all__ = ["CARDS"]
 
@@ -63,20 +71,7 @@ GAUSSIAN_MIXTURE = Card(
     summary="Each row comes from one of K normal distributions; all three queries are exact,"
     " missing values and conditional samples included.",
     solvers=("EM", "SVI"),
-    references=(
-        Reference(
-            "Dempster, Laird & Rubin",
-            1977,
-            "Maximum likelihood from incomplete data via the EM algorithm",
-            "https://doi.org/10.1111/j.2517-6161.1977.tb01600.x",
-        ),
-        Reference(
-            "Fraley & Raftery",
-            2007,
-            "Bayesian regularization for normal mixture estimation and model-based clustering",
-            "https://doi.org/10.1007/s00357-007-0004-5",
-        ),
-    ),
+    references=(DEMPSTER_1977, FRALEY_2007),
     recipes=(
         _faithful("old-faithful", "Two kinds of eruption", 2, "full", demo=True),
         Recipe(
@@ -136,20 +131,7 @@ GAUSSIAN_SCALE_MIXTURE = Card(
     summary="One covariance with a scale by component: heavy tails with few parameters; all three"
     " queries are exact.",
     solvers=("EM", "SVI"),
-    references=(
-        Reference(
-            "Andrews & Mallows",
-            1974,
-            "Scale mixtures of normal distributions",
-            "https://doi.org/10.1111/j.2517-6161.1974.tb00989.x",
-        ),
-        Reference(
-            "Portilla, Strela, Wainwright & Simoncelli",
-            2003,
-            "Image denoising using scale mixtures of Gaussians in the wavelet domain",
-            "https://doi.org/10.1109/TIP.2003.818640",
-        ),
-    ),
+    references=(ANDREWS_1974, PORTILLA_2003),
     recipes=(
         Recipe(
             name="photo-patches",
@@ -169,21 +151,7 @@ BAYESIAN_GAUSSIAN_MIXTURE = Card(
     summary="A mixture with a posterior over its parameters, Dirichlet or stick-breaking weights,"
     " and components that lose their rows when the data do not support them.",
     solvers=("CAVI", "NUTS"),
-    references=(
-        Reference(
-            "Attias",
-            2000,
-            "A variational Bayesian framework for graphical models",
-            "https://proceedings.neurips.cc/paper/1999/hash/"
-            "74563ba21a90da13dacf2a73e3ddefa7-Abstract.html",
-        ),
-        Reference(
-            "Blei & Jordan",
-            2006,
-            "Variational inference for Dirichlet process mixtures",
-            "https://doi.org/10.1214/06-BA104",
-        ),
-    ),
+    references=(ATTIAS_2000, BLEI_2006),
     recipes=(
         Recipe(
             name="old-faithful",

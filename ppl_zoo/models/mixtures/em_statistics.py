@@ -59,7 +59,7 @@ class BufferPool:
 
 
 class Scorer:
-    """E-step of a mixture in whitened coordinates, with all that the parameters fix worked out.
+    """E-step of a mixture in whitened coordinates, with parameters as coefficients of products.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ class Scorer:
     log_jacobian
         Log diagonal of the whitening ``(D,)``: densities are those of the rows before it.
     dtype
-        Type in which rows are scored. Tied covariances take float64: what is left of all data
-        around all means may be tiny, and their arithmetic is little.
+        Type in which rows are scored. Tied covariances take float64: their scatter, all second
+        moments less those of the means, may be tiny, and their arithmetic is little.
     buffers
         Memory to be reused.
     """
@@ -93,9 +93,7 @@ class Scorer:
         num_features = self.num_features
         constant = log_weights - covariance_type.log_det(scale, num_features) + log_jacobian.sum()
         self.map = None
-        if (
-            covariance_type.name == "tied"
-        ):  # in units of the shared factor a tied mixture is spherical
+        if tied:  # in units of the shared factor a tied mixture is spherical
             self.map = torch.linalg.solve_triangular(scale, _eye(scale), upper=False)
             means, scale = means @ self.map.mT, scale.new_ones(len(means))
         self.basis = COVARIANCE_TYPES["spherical"] if tied else covariance_type

@@ -61,9 +61,9 @@ class GaussianMixture(Model):
                                         + kappa (mu_k - m)' S_k^-1 (mu_k - m) ]
 
     which is a Dirichlet(a) and a normal-inverse-Wishart(m, kappa, Psi, nu) with Psi = lambda
-    Psi0 and nu = lambda - D - 2 (nu = lambda - D - 1 if kappa = 0). The prior mean
-    counts for kappa pseudo-observations, the prior covariance for lambda: both fade as a
-    component gains rows, and keep one valid that has a single row or none.
+    Psi0 and nu = lambda - D - 2 (nu = lambda - D - 1 if kappa = 0). The prior mean counts for
+    kappa pseudo-observations, the prior covariance for lambda: both fade as a component gains
+    rows, and keep one valid that has a single row or none.
 
     Parameters
     ----------
@@ -364,7 +364,7 @@ class GaussianMixture(Model):
         x
             Rows ``(n, D)``; at least K in the first batch.
         sample_weight
-            How often a row counts, ``(n,)``.
+            Weight of each row, ``(n,)``.
 
         Returns
         -------

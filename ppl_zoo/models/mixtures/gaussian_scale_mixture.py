@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -244,7 +243,7 @@ class GaussianScaleMixture(Model):
         return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)])
 
     @torch.no_grad()
-    def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
+    def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
         """Draw rows, all features or those that are not given.
 
         Parameters

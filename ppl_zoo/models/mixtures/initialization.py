@@ -53,7 +53,7 @@ def initial_parameters(
     counts = y.new_zeros(num_components).index_add_(0, labels, weight)
     sums = y.new_zeros(num_components, num_features).index_add_(0, labels, y * weight[:, None])
     means = sums / counts.clamp_min(1e-30)[:, None]
-    # clusters of few rows borrow their covariance from all of them, and it is never singular
+    # the pooled covariance as a prior: that of a cluster of few rows is never singular
     residual = (y - means[labels]) * weight.sqrt()[:, None]
     within = residual.mT @ residual if covariance_type.matrix else residual.square().sum(0)
     unit = (
@@ -114,9 +114,9 @@ def kmeans(
     num_clusters
         Number of clusters, at most n.
     weight
-        What a row counts, ``(n,)``.
+        Sample weights ``(n,)``.
     num_steps
-        Most steps of Lloyd.
+        Largest number of Lloyd's iterations.
 
     Returns
     -------

@@ -8,7 +8,7 @@ of Cholesky factors of precision matrices that the programs draw from.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -181,12 +181,12 @@ class PackedCholesky(Transform):
         """Log determinant of the Jacobian, that of the diagonal's exponential."""
         return x[..., : y.shape[-1]].sum(-1)
 
-    def forward_shape(self, shape: Any) -> torch.Size:
+    def forward_shape(self, shape: Sequence[int]) -> torch.Size:
         """Shape of the factors."""
         size = _size(shape[-1])
         return torch.Size((*shape[:-1], size, size))
 
-    def inverse_shape(self, shape: Any) -> torch.Size:
+    def inverse_shape(self, shape: Sequence[int]) -> torch.Size:
         """Shape of the vectors."""
         return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
 
@@ -238,14 +238,14 @@ class FactorNormal(dist.TorchDistribution):
         batch = torch.broadcast_shapes(loc.shape[:-1], factor.shape[:-2])
         super().__init__(batch, loc.shape[-1:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> FactorNormal:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> FactorNormal:
         """Return the same distribution with a larger batch shape."""
         size = self.event_shape
         return FactorNormal(
             self.loc.expand(*batch_shape, *size), self.factor.expand(*batch_shape, *size, *size)
         )
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw rows."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
@@ -286,13 +286,13 @@ class WishartFactor(dist.TorchDistribution):
         batch = torch.broadcast_shapes(df.shape, scale_tril.shape[:-2])
         super().__init__(batch, scale_tril.shape[-2:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> WishartFactor:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> WishartFactor:
         """Return the same distribution with a larger batch shape."""
         return WishartFactor(
             self.df.expand(*batch_shape), self.scale_tril.expand(*batch_shape, *self.event_shape)
         )
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw factors."""
         shape = self._extended_shape(torch.Size(sample_shape))
         freedom = self._freedom().expand(shape[:-1])

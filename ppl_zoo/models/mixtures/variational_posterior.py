@@ -340,7 +340,7 @@ class _StickBreakingWeights:
         return -torch.distributions.kl_divergence(q, prior).sum()
 
     def order(self, concentration: Tensor, counts: Tensor) -> Tensor:
-        """Return falling counts, the best order but where the truncation says otherwise."""
+        """Return falling counts, the best order unless the truncation favours the present one."""
         same = torch.arange(len(counts), device=counts.device)
         sizes = counts.argsort(descending=True, stable=True)
         gain = self._evidence(concentration, counts[sizes]) - self._evidence(concentration, counts)

@@ -1,6 +1,14 @@
 """Cards of the regressions."""
 
-from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+from ppl_zoo.models.card import Card, Figure, Recipe
+from ppl_zoo.models.references import (
+    BISHOP_2006,
+    DRUGOWITSCH_2013,
+    DURANTE_2019,
+    JAAKKOLA_2000,
+    PAPASPILIOPOULOS_2007,
+    RUBIN_1981,
+)
 
 __all__ = ["CARDS"]
 
@@ -12,15 +20,7 @@ LINEAR_REGRESSION = Card(
     summary="A line through the data, with a conjugate prior on its coefficients and noise; the"
     " smallest model of the zoo, and the one to copy.",
     solvers=("SVI",),
-    references=(
-        Reference(
-            "Bishop",
-            2006,
-            "Pattern Recognition and Machine Learning, section 3.3",
-            "https://www.microsoft.com/en-us/research/publication/"
-            "pattern-recognition-machine-learning/",
-        ),
-    ),
+    references=(BISHOP_2006.part("section 3.3"),),
     recipes=(
         Recipe(
             name="old-faithful",
@@ -63,20 +63,7 @@ EIGHT_SCHOOLS = Card(
     summary="Effects of coaching in eight schools, pooled as far as the data support it; the"
     " hierarchical model on which samplers and guides are tested.",
     solvers=("SVI",),
-    references=(
-        Reference(
-            "Rubin",
-            1981,
-            "Estimation in parallel randomized experiments",
-            "https://doi.org/10.3102/10769986006004377",
-        ),
-        Reference(
-            "Papaspiliopoulos, Roberts & Skold",
-            2007,
-            "A general framework for the parametrization of hierarchical models",
-            "https://arxiv.org/abs/0708.3797",
-        ),
-    ),
+    references=(RUBIN_1981, PAPASPILIOPOULOS_2007),
     recipes=(
         Recipe(
             name="noncentered",
@@ -125,14 +112,7 @@ BAYESIAN_LINEAR_REGRESSION = Card(
     summary="Linear regression with unknown noise and prior precisions, one for all weights or one"
     " for each (automatic relevance determination).",
     solvers=("CAVI", "NUTS"),
-    references=(
-        Reference(
-            "Drugowitsch",
-            2013,
-            "Variational Bayesian inference for linear and logistic regression",
-            "https://arxiv.org/abs/1310.5438",
-        ),
-    ),
+    references=(DRUGOWITSCH_2013,),
     recipes=(
         Recipe(
             name="old-faithful",
@@ -164,20 +144,7 @@ BAYESIAN_LOGISTIC_REGRESSION = Card(
     factory="ppl_zoo.models:BayesianLogisticRegression",
     summary="Logistic regression with a normal prior, by Polya-gamma augmentation.",
     solvers=("CAVI", "NUTS"),
-    references=(
-        Reference(
-            "Jaakkola & Jordan",
-            2000,
-            "Bayesian parameter estimation via variational methods",
-            "https://doi.org/10.1023/A:1008932416310",
-        ),
-        Reference(
-            "Durante & Rigon",
-            2019,
-            "Conditionally conjugate mean-field variational Bayes for logistic models",
-            "https://arxiv.org/abs/1711.06999",
-        ),
-    ),
+    references=(JAAKKOLA_2000, DURANTE_2019),
     recipes=(
         Recipe(
             name="old-faithful",
