@@ -1,4 +1,4 @@
-"""The models, by family; each file reads like the textbook page of its model."""
+"""Generative models, by family; each file reads like the textbook page of its model."""
 
 from ppl_zoo.models import autoregressive, discrete, images, latent, mixtures, regression
 from ppl_zoo.models.autoregressive import *

@@ -1,32 +1,34 @@
-"""What the zoo says of a model without building it: its card.
+"""Model cards: summary, references, recipes and published numbers of a model.
 
-A card is plain data. It names the class by its import path, so that cards cost nothing until a
-model is asked for, and it reads the answers to the queries off the class, so that the two cannot
-disagree.
+A card is plain data. It names the class by its import path, so that reading cards imports no
+model, and takes the answers to the queries from the class, so that the two cannot disagree.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.data import Dataset
 
 __all__ = ["Card", "Figure", "Recipe", "Reference", "Size"]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a model comes from.
+    """Bibliographic reference.
 
     Attributes
     ----------
     authors, year, title
         As they are cited.
     link
-        Where to read it: a DOI, arXiv or publisher's address.
+        Address at a DOI, arXiv or publisher.
     """
 
     authors: str
@@ -34,13 +36,17 @@ class Reference:
     title: str
     link: str
 
+    def part(self, where: str) -> Reference:
+        """Return the reference to a part, a chapter or section of a book."""
+        return replace(self, title=f"{self.title}, {where}")
+
     def __str__(self) -> str:
         return f"{self.authors} ({self.year}). {self.title}. {self.link}"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A fit that is known to work: the model's arguments, data, solver and seed.
+    """Recipe of a fit that is known to work: the model's arguments, data, solver and seed.
 
     Attributes
     ----------
@@ -80,7 +86,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Figure:
-    """A published number beside the one that this project obtains.
+    """Published number, beside the one that this project obtains.
 
     Attributes
     ----------
@@ -93,7 +99,7 @@ class Figure:
     reproduced
         The number that this project obtained when it was recorded; None if not yet.
     command
-        What obtains it again.
+        Command that obtains it again.
     recipe
         Name of the recipe that ``ppl-zoo reproduce`` runs; None where ``command`` is a program
         of its own (a benchmark, a training run of hours).
@@ -111,7 +117,7 @@ class Figure:
     reproduced: float | None
     command: str
     recipe: str | None = None
-    measure: Callable[[Any, Any], float] | None = field(default=None, hash=False)
+    measure: Callable[[FittedModel, Dataset], float] | None = field(default=None, hash=False)
     tolerance: float = 0.0
     better: str | None = None
 
@@ -127,14 +133,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Size:
-    """How many free parameters a model of n features has, for the tables that compare them.
+    """Number of free parameters of a model of n features, for comparison in tables.
 
     Attributes
     ----------
     formula
         In words or symbols, "2^n - 1".
     example
-        Arguments of the model for n = 10 yes-no features.
+        Arguments of the model for n = 10 binary features.
     """
 
     formula: str
@@ -143,12 +149,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Card:
-    """One model of the zoo.
+    """Model card.
 
     Attributes
     ----------
     name
-        What the command line calls it.
+        Name on the command line.
     title
         A few words for a table.
     family
@@ -177,14 +183,14 @@ class Card:
     size: Size | None = None
 
     @property
-    def model_class(self) -> type:
-        """The class of the model, imported when it is asked for."""
+    def model_class(self) -> type[Model]:
+        """Class of the model, imported on demand."""
         module, _, name = self.factory.partition(":")
         return getattr(importlib.import_module(module), name)
 
     @property
     def queries(self) -> Mapping[str, str]:
-        """How log_prob, sample and encode are answered, as the class says it."""
+        """How log_prob, sample and encode are answered: ``Model.queries`` of the class."""
         return self.model_class.queries
 
     def recipe(self, name: str) -> Recipe:

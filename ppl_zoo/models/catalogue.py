@@ -1,7 +1,6 @@
-"""The catalogue: a card for each model of the zoo, listed by hand, a file for each family.
+"""Catalogue: the cards of all models, family by family.
 
-To add a model, add its card to ``CARDS`` of its family. Cards are data: nothing is imported until
-it is used.
+To add a model, add its card to ``CARDS`` in ``cards.py`` of its family.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ZOO: tuple[Card, ...] = (
 
 
 def find(name: str) -> Card:
-    """Return the card of a model.
+    """Find the card of a model by name.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Autoregressive models: p(x) = prod_i p(x_i | x_<i), every probability exact."""
+"""Autoregressive models: p(x) = prod_i p(x_i | x_<i), exact densities."""
 
 from ppl_zoo.models.autoregressive.deep_nade import DeepNADE
 from ppl_zoo.models.autoregressive.fvsbn import FVSBN

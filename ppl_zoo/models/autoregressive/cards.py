@@ -1,4 +1,4 @@
-"""Cards of the autoregressive models."""
+"""Model cards of the autoregressive models."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+from ppl_zoo.models.references import (
+    GERMAIN_2015,
+    GRAVES_2013,
+    LAROCHELLE_2011,
+    NEAL_1992,
+    URIA_2013,
+    URIA_2014,
+    URIA_2016,
+    VAN_DEN_OORD_2016,
+    VASWANI_2017,
+)
 
 __all__ = ["CARDS"]
 
 _GERMAIN = "Germain et al. 2015, tables 3 and 6"
 _URIA = "Uria, Murray & Larochelle 2013, table 1"
-
-_MADE = Reference(
-    "Germain, Gregor, Murray & Larochelle",
-    2015,
-    "MADE: masked autoencoder for distribution estimation",
-    "https://arxiv.org/abs/1502.03509",
-)
-_NADE = Reference(
-    "Uria, Cote, Gregor, Murray & Larochelle",
-    2016,
-    "Neural autoregressive distribution estimation",
-    "https://arxiv.org/abs/1605.02226",
-)
 
 
 def _uci(where: str, model: str, published: float, reproduced: float | None) -> Figure:
@@ -102,12 +100,7 @@ FVSBN = _card(
     "FVSBN",
     "A logistic regression of each variable on those before it; density exact, the fit concave."
     + _PREFIX,
-    Reference(
-        "Neal",
-        1992,
-        "Connectionist learning of belief networks",
-        "https://doi.org/10.1016/0004-3702(92)90065-6",
-    ),
+    NEAL_1992,
     recipes=(_digits({}, binarize=True),),
     figures=(
         _uci("adult", "FVSBN", 13.17, 13.196),
@@ -123,13 +116,8 @@ NADE = _card(
     "NADE",
     "Hidden units that all conditionals share, each layer a rank-1 update of the one before;"
     " density exact." + _PREFIX,
-    Reference(
-        "Larochelle & Murray",
-        2011,
-        "The neural autoregressive distribution estimator",
-        "https://proceedings.mlr.press/v15/larochelle11a.html",
-    ),
-    _NADE,
+    LAROCHELLE_2011,
+    URIA_2016,
     recipes=(_digits({"num_hidden": 100}, binarize=True),),
     figures=(
         _uci("adult", "NADE", 13.19, 13.128),
@@ -144,13 +132,8 @@ DEEP_NADE = _card(
     "Order-agnostic deep NADE",
     "DeepNADE",
     "One net for the conditionals of every order; density exact for a mixture of fixed orders, in"
-    " D passes each. Conditional samples walk in an order that begins with what is given.",
-    Reference(
-        "Uria, Murray & Larochelle",
-        2014,
-        "A deep and tractable density estimator",
-        "https://arxiv.org/abs/1310.1757",
-    ),
+    " D passes each. Conditional samples take an order that begins with what is given.",
+    URIA_2014,
     recipes=(_digits({"hidden": (200, 200)}, binarize=True),),
 )
 
@@ -160,12 +143,7 @@ RNADE = _card(
     "RNADE",
     "NADE for real vectors: each conditional is a mixture of normals, Laplaces or logistics;"
     " density exact." + _PREFIX,
-    Reference(
-        "Uria, Murray & Larochelle",
-        2013,
-        "RNADE: the real-valued neural autoregressive density-estimator",
-        "https://arxiv.org/abs/1306.0186",
-    ),
+    URIA_2013,
     recipes=(
         Recipe(
             name="photo-patches",
@@ -187,7 +165,7 @@ MADE = _card(
     "MADE",
     "A net whose masks let each output see the variables before it; density exact, ensembles over"
     " masks and orders included." + _PREFIX,
-    _MADE,
+    GERMAIN_2015,
     recipes=(_digits({"hidden": (100,)}, 600, True, binarize=True),),
     figures=(
         _uci("adult", "MADE", 13.12, 13.104),
@@ -203,12 +181,7 @@ RECURRENT = _card(
     "RecurrentAR",
     "An LSTM or GRU that reads the variables in order, one or a row at a time; density exact."
     + _PREFIX,
-    Reference(
-        "Graves",
-        2013,
-        "Generating sequences with recurrent neural networks",
-        "https://arxiv.org/abs/1308.0850",
-    ),
+    GRAVES_2013,
     recipes=(_digits({"num_hidden": 100, "block": 8}, binarize=True),),
 )
 
@@ -218,12 +191,7 @@ TRANSFORMER = _card(
     "TransformerAR",
     "Causal attention over the variables, keys and values kept while sampling; density exact."
     + _PREFIX,
-    Reference(
-        "Vaswani et al.",
-        2017,
-        "Attention is all you need",
-        "https://arxiv.org/abs/1706.03762",
-    ),
+    VASWANI_2017,
     recipes=(_digits({"width": 32, "num_layers": 2}, binarize=True),),
 )
 
@@ -233,12 +201,7 @@ PIXELCNN = _card(
     "PixelCNN",
     "Convolutions of the pixels above and to the left, without a blind spot; density exact."
     + _PREFIX,
-    Reference(
-        "van den Oord et al.",
-        2016,
-        "Conditional image generation with PixelCNN decoders",
-        "https://arxiv.org/abs/1606.05328",
-    ),
+    VAN_DEN_OORD_2016,
     recipes=(
         _digits(
             {"shape": (8, 8), "num_channels": 16, "num_layers": 3}, binarize=True, images=True
@@ -252,12 +215,7 @@ ENSEMBLE = _card(
     "OrderEnsemble",
     "Autoregressive nets of one class, each in its own order, in equal parts: the mean of their"
     " probabilities, row by row; density exact." + _PREFIX,
-    Reference(
-        "Uria, Murray & Larochelle",
-        2014,
-        "A deep and tractable density estimator",
-        "https://arxiv.org/abs/1310.1757",
-    ),
+    URIA_2014,
     recipes=(
         _digits(
             {

@@ -116,7 +116,7 @@ class OrderEnsemble(AutoregressiveModel):
         return self.nets[member].sampler(num_rows)
 
 
-def _signature(net: AutoregressiveModel) -> tuple[Any, ...]:
+def _signature(net: AutoregressiveModel) -> tuple[object, ...]:
     """Shape, output and treatment of missing values: what the nets have to agree in."""
     output = net.output
     of_output = (type(output), output.num_values, output.num_parameters, output.num_inputs)

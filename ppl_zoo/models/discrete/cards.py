@@ -1,18 +1,30 @@
-"""Cards of the discrete models."""
+"""Model cards of the discrete models."""
 
 from __future__ import annotations
 
-from ppl_zoo.models.card import Card, Figure, Recipe, Reference, Size
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.data import Dataset
+from ppl_zoo.models.card import Card, Figure, Recipe, Size
+from ppl_zoo.models.references import (
+    BISHOP_2006,
+    BOEHNING_1988,
+    HECKERMAN_1995,
+    KOLLER_2009,
+    LAURITZEN_1988,
+    MURPHY_2022,
+    NIGAM_2000,
+    SHANNON_1948,
+)
 
 __all__ = ["CARDS"]
 
 
-def _accuracy(fit: object, data: object) -> float:
+def _accuracy(fit: FittedModel, data: Dataset) -> float:
     x, y = data.test
     return float((fit.model.predict(x) == y).double().mean())
 
 
-def _log_loss(fit: object, data: object) -> float:
+def _log_loss(fit: FittedModel, data: Dataset) -> float:
     x, y = data.test
     p = fit.model.predict_proba(x)
     return -float(p.gather(1, y.long()[:, None]).log().mean())
@@ -67,28 +79,15 @@ def _spambase(kind: str, published: float, reproduced: float) -> Figure:
     )
 
 
-_MURPHY = Reference(
-    "Murphy",
-    2022,
-    "Probabilistic Machine Learning: An Introduction",
-    "https://probml.github.io/pml-book/book1.html",
-)
-_KOLLER = Reference(
-    "Koller & Friedman",
-    2009,
-    "Probabilistic Graphical Models",
-    "https://mitpress.mit.edu/9780262013192/probabilistic-graphical-models/",
-)
-
 INDEPENDENT_BERNOULLI = Card(
     name="independent-bernoulli",
-    title="Independent yes-no features",
+    title="Independent binary features",
     family="discrete",
     factory="ppl_zoo.models:IndependentBernoulli",
-    summary="Each feature is a coin of its own; point rates, or their exact Beta posterior.",
+    summary="A Bernoulli rate for each feature, as point estimate or exact Beta posterior.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(_MURPHY,),
-    recipes=(_digits("Pixels that know nothing of each other"),),
+    references=(MURPHY_2022,),
+    recipes=(_digits("Independent pixels"),),
     size=Size("n", {"num_features": 10}),
 )
 
@@ -97,10 +96,10 @@ CATEGORICAL = Card(
     title="Independent categorical features",
     family="discrete",
     factory="ppl_zoo.models:Categorical",
-    summary="Each feature has its own rates; point rates, or their exact Dirichlet posterior.",
+    summary="Categorical rates for each feature, as point estimates or exact Dirichlet posterior.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(_MURPHY,),
-    recipes=(_digits("Pixels that know nothing of each other"),),
+    references=(MURPHY_2022,),
+    recipes=(_digits("Independent pixels"),),
     size=Size("n (K - 1) for K states", {"num_features": 10}),
 )
 
@@ -111,7 +110,7 @@ CHAIN_RULE = Card(
     factory="ppl_zoo.models:ChainRule",
     summary="Any distribution of a few discrete variables: exact, exponential in their number.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(_KOLLER,),
+    references=(KOLLER_2009,),
     size=Size("2^n - 1", {"num_features": 10}),
 )
 
@@ -122,15 +121,8 @@ MARKOV_CHAIN = Card(
     factory="ppl_zoo.models:MarkovChain",
     summary="Each state depends on the k before it; the same table at every step.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(
-        Reference(
-            "Shannon",
-            1948,
-            "A mathematical theory of communication",
-            "https://doi.org/10.1002/j.1538-7305.1948.tb01338.x",
-        ),
-    ),
-    recipes=(_digits("Each pixel by the nine before it", num_states=2, order=9),),
+    references=(SHANNON_1948,),
+    recipes=(_digits("Each pixel given the nine before it", num_states=2, order=9),),
     size=Size("2^k for the steps, 2^k - 1 to begin; here k = 1", {"num_states": 2}),
 )
 
@@ -139,17 +131,10 @@ NAIVE_BAYES = Card(
     title="Naive Bayes",
     family="discrete",
     factory="ppl_zoo.models:NaiveBayes",
-    summary="Features of any kind, independent given a class that may be unknown; missing values,"
-    " sparse counts, and the posterior of the parameters.",
+    summary="Features of several types, independent given a class that may be unknown; missing"
+    " values, sparse counts, and the posterior of the parameters.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(
-        Reference(
-            "Nigam, McCallum, Thrun & Mitchell",
-            2000,
-            "Text classification from labeled and unlabeled documents using EM",
-            "https://doi.org/10.1023/A:1007692713085",
-        ),
-    ),
+    references=(NIGAM_2000,),
     recipes=(_sms("multinomial"), _sms("bernoulli", binary=True)),
     figures=(
         _sms_figure(
@@ -170,17 +155,10 @@ LOGISTIC_REGRESSION = Card(
     title="Logistic regression",
     family="discrete",
     factory="ppl_zoo.models:LogisticRegression",
-    summary="The class given the features, of two classes or more; the penalised optimum itself,"
+    summary="Two classes or more; the penalised maximum-likelihood estimate,"
     " or a posterior of the weights.",
     solvers=("EM", "SVI", "NUTS"),
-    references=(
-        Reference(
-            "Boehning & Lindsay",
-            1988,
-            "Monotonicity of quadratic-approximation algorithms",
-            "https://doi.org/10.1007/BF00049423",
-        ),
-    ),
+    references=(BOEHNING_1988,),
     recipes=(_sms(None),),
     figures=(
         _sms_figure("accuracy", "sms-spam", "logistic-regression", 0.9744, 0.97436),
@@ -192,20 +170,12 @@ LOGISTIC_REGRESSION = Card(
 
 BERNOULLI_MIXTURE = Card(
     name="bernoulli-mixture",
-    title="Mixture of independent yes-no features",
+    title="Mixture of independent binary features",
     family="discrete",
     factory="ppl_zoo.models:BernoulliMixture",
-    summary="Each row comes from one of K sets of coins: naive Bayes when no class is known.",
+    summary="Each row comes from one of K components: naive Bayes without known classes.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(
-        Reference(
-            "Bishop",
-            2006,
-            "Pattern Recognition and Machine Learning, section 9.3.3",
-            "https://www.microsoft.com/en-us/research/publication/"
-            "pattern-recognition-machine-learning/",
-        ),
-    ),
+    references=(BISHOP_2006.part("section 9.3.3"),),
     recipes=(
         Recipe(
             name="digits",
@@ -229,20 +199,7 @@ BAYES_NET = Card(
     summary="Any directed graph of discrete variables, from a dict, networkx or BIF; exact"
     " posteriors, explanations and draws by a junction tree, batched over evidence.",
     solvers=("EM", "CAVI", "SVI", "NUTS"),
-    references=(
-        Reference(
-            "Lauritzen & Spiegelhalter",
-            1988,
-            "Local computations with probabilities on graphical structures",
-            "https://doi.org/10.1111/j.2517-6161.1988.tb01721.x",
-        ),
-        Reference(
-            "Heckerman",
-            1995,
-            "A tutorial on learning with Bayesian networks",
-            "https://arxiv.org/abs/2002.00269",
-        ),
-    ),
+    references=(LAURITZEN_1988, HECKERMAN_1995),
     figures=(
         Figure(
             what="alarm: all posterior marginals, CPU ms a row in a batch of 2,000, one thread",

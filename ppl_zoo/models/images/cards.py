@@ -1,6 +1,15 @@
-"""Cards of the models of images."""
+"""Model cards of the image models."""
 
 from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+from ppl_zoo.models.references import (
+    BELL_1997,
+    CHENG_2019,
+    ONO_2011,
+    ULYANOV_2018,
+    WANG_2023,
+    ZORAN_2011,
+    ZORAN_2012,
+)
 
 __all__ = ["CARDS"]
 
@@ -34,21 +43,7 @@ EPLL = Card(
             options={"steps": 300, "learning_rate": 0.01},
         ),
     ),
-    references=(
-        Reference(
-            "Zoran & Weiss",
-            2011,
-            "From learning models of natural image patches to whole image restoration",
-            "https://doi.org/10.1109/ICCV.2011.6126278",
-        ),
-        Reference(
-            "Zoran & Weiss",
-            2012,
-            "Natural images, Gaussian mixtures and dead leaves",
-            "https://proceedings.neurips.cc/paper/2012/hash/"
-            "8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html",
-        ),
-    ),
+    references=(ZORAN_2011, ZORAN_2012),
     figures=(
         _set12(15, 32.14, 32.143),
         _set12(25, 29.69, 29.713),
@@ -63,19 +58,6 @@ EPLL = Card(
             better="higher",
         ),
     ),
-)
-
-_PATCHES_2011 = Reference(
-    "Zoran & Weiss",
-    2011,
-    "From learning models of natural image patches to whole image restoration",
-    "https://doi.org/10.1109/ICCV.2011.6126278",
-)
-_LEAVES_2012 = Reference(
-    "Zoran & Weiss",
-    2012,
-    "Natural images, Gaussian mixtures and dead leaves",
-    "https://proceedings.neurips.cc/paper/2012/hash/8cb22bdd0b7ba1ab13d742e22eed8da2-Abstract.html",
 )
 
 
@@ -95,7 +77,7 @@ def _patch_prior(
         factory=f"ppl_zoo.models:{factory}",
         summary=summary,
         solvers=("EM",) if factory == "MiniDeadLeaves" else ("EM", "SVI"),
-        references=(_PATCHES_2011, *references),
+        references=(ZORAN_2011, *references),
         recipes=(recipe,),
         figures=figures,
     )
@@ -147,19 +129,8 @@ ICA = _patch_prior(
         "photo-patches",
         options={"max_steps": 30, "tol": 0.05},
     ),
-    Reference(
-        "Bell & Sejnowski",
-        1997,
-        'The "independent components" of natural scenes are edge filters',
-        "https://doi.org/10.1016/S0042-6989(97)00121-1",
-    ),
-    Reference(
-        "Ono",
-        2011,
-        "Stable and fast update rules for independent vector analysis based on auxiliary function"
-        " technique",
-        "https://doi.org/10.1109/ASPAA.2011.6082320",
-    ),
+    BELL_1997,
+    ONO_2011,
 )
 
 MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
@@ -175,7 +146,7 @@ MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
         {"remove_mean": False},
         options={"max_steps": 30, "tol": 0.05},
     ),
-    _LEAVES_2012,
+    ZORAN_2012,
 )
 
 MINI_DEAD_LEAVES = _patch_prior(
@@ -191,7 +162,7 @@ MINI_DEAD_LEAVES = _patch_prior(
         {"size": 8, "grid": (8, 6)},
         options={"max_steps": 5},
     ),
-    _LEAVES_2012,
+    ZORAN_2012,
 )
 
 DEEP_IMAGE_PRIOR = Card(
@@ -202,26 +173,7 @@ DEEP_IMAGE_PRIOR = Card(
     summary="An image that an untrained encoder-decoder makes of noise, fitted to what was seen of"
     " it and stopped before it fits the noise: zoo.restore(method='dip') takes a photograph.",
     solvers=("EarlyStopping", "SVI"),
-    references=(
-        Reference(
-            "Ulyanov, Vedaldi & Lempitsky",
-            2018,
-            "Deep image prior",
-            "https://arxiv.org/abs/1711.10925",
-        ),
-        Reference(
-            "Wang, Li, Zhuang, Chen, Liang & Sun",
-            2023,
-            "Early stopping for deep image prior",
-            "https://arxiv.org/abs/2112.06074",
-        ),
-        Reference(
-            "Cheng, Gadelha, Maji & Sheldon",
-            2019,
-            "A Bayesian perspective on the deep image prior",
-            "https://arxiv.org/abs/1904.07457",
-        ),
-    ),
+    references=(ULYANOV_2018, WANG_2023, CHENG_2019),
     figures=(
         Figure(
             what="PSNR on a crop of F16, 128 x 128, noise of 25 grey levels, where it stops by"

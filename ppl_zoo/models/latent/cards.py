@@ -1,11 +1,24 @@
-"""Cards of the models with continuous latent variables."""
+"""Model cards of the models with continuous latent variables."""
 
-from ppl_zoo.models.card import Card, Figure, Recipe, Reference
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.data import Dataset
+from ppl_zoo.models.card import Card, Figure, Recipe
+from ppl_zoo.models.references import (
+    BISHOP_1999,
+    BISHOP_2006,
+    BURDA_2016,
+    KAC_1952,
+    KINGMA_2014,
+    LUCAS_2019,
+    ONSAGER_1944,
+    RUBIN_1982,
+    TIPPING_1999,
+)
 
 __all__ = ["CARDS"]
 
 
-def _per_row(fit: object, data: object) -> float:
+def _per_row(fit: FittedModel, data: Dataset) -> float:
     return fit.objective / len(fit.rows)
 
 
@@ -14,17 +27,10 @@ FACTOR_ANALYSIS = Card(
     title="Factor analysis",
     family="latent",
     factory="ppl_zoo.models:FactorAnalysis",
-    summary="What many features have in common, and the noise of each; all three queries are"
+    summary="Common factors of many features, and the noise of each; all three queries are"
     " exact, missing values and conditional samples included.",
     solvers=("EM", "SVI"),
-    references=(
-        Reference(
-            "Rubin & Thayer",
-            1982,
-            "EM algorithms for ML factor analysis",
-            "https://doi.org/10.1007/BF02293851",
-        ),
-    ),
+    references=(RUBIN_1982,),
     recipes=(
         Recipe(
             name="photo-patches",
@@ -58,14 +64,7 @@ PROBABILISTIC_PCA = Card(
     summary="Principal components as a density: factors and one noise for all features, with the"
     " maximum in closed form.",
     solvers=("EM", "SVI"),
-    references=(
-        Reference(
-            "Tipping & Bishop",
-            1999,
-            "Probabilistic principal component analysis",
-            "https://doi.org/10.1111/1467-9868.00196",
-        ),
-    ),
+    references=(TIPPING_1999,),
     recipes=(
         Recipe(
             name="photo-patches",
@@ -95,23 +94,10 @@ ISING = Card(
     title="Ising model",
     family="latent",
     factory="ppl_zoo.models:Ising",
-    summary="Spins that agree with their neighbours, seen through noise: a prior of binary images,"
-    " by mean field, Gibbs sweeps and, on narrow grids, exact sums.",
+    summary="Spins coupled to their neighbours, seen through noise: a prior of binary images, by"
+    " mean field, Gibbs sweeps and, on narrow grids, exact sums.",
     solvers=("EM", "CAVI"),
-    references=(
-        Reference(
-            "Kac & Ward",
-            1952,
-            "A combinatorial solution of the two-dimensional Ising model",
-            "https://doi.org/10.1103/PhysRev.88.1332",
-        ),
-        Reference(
-            "Onsager",
-            1944,
-            "Crystal statistics. I. A two-dimensional model with an order-disorder transition",
-            "https://doi.org/10.1103/PhysRev.65.117",
-        ),
-    ),
+    references=(KAC_1952, ONSAGER_1944),
     figures=(
         Figure(
             what="log Z of a site at the critical coupling, log(2)/2 + 2G/pi (ours: 80 x 80, by"
@@ -119,7 +105,7 @@ ISING = Card(
             published=0.929695,
             source="Onsager (1944)",
             reproduced=0.929683,
-            command="pytest tests/models/test_ising.py -k onsager",
+            command="pytest tests/models/latent/test_ising.py -k onsager",
             tolerance=2e-5,
         ),
     ),
@@ -133,14 +119,7 @@ BAYESIAN_FACTOR_ANALYSIS = Card(
     summary="As many factors as the data ask for, by automatic relevance determination; with"
     " noise='isotropic' Bayesian PCA.",
     solvers=("CAVI", "SVI", "NUTS"),
-    references=(
-        Reference(
-            "Bishop",
-            1999,
-            "Variational principal components",
-            "https://doi.org/10.1049/cp:19991160",
-        ),
-    ),
+    references=(BISHOP_1999,),
     recipes=(
         Recipe(
             name="photo-patches",
@@ -161,15 +140,7 @@ NORMAL_GAMMA = Card(
     summary="A normal whose mean and precision are unknown: mean field beside the exact"
     " posterior.",
     solvers=("CAVI", "NUTS"),
-    references=(
-        Reference(
-            "Bishop",
-            2006,
-            "Pattern Recognition and Machine Learning, chapter 10",
-            "https://www.microsoft.com/en-us/research/publication/"
-            "pattern-recognition-machine-learning/",
-        ),
-    ),
+    references=(BISHOP_2006.part("chapter 10"),),
     recipes=(
         Recipe(
             name="old-faithful",
@@ -199,23 +170,10 @@ VAE = Card(
     title="Variational autoencoder",
     family="latent",
     factory="ppl_zoo.models:VAE",
-    summary="A net decodes latents into a row and another guesses them back; density by"
-    " importance sampling, missing features by a Metropolis chain.",
+    summary="A decoder of latents and an encoder as amortised guide; density by importance"
+    " sampling, missing features by a Metropolis chain.",
     solvers=("SVI",),
-    references=(
-        Reference(
-            "Kingma & Welling",
-            2014,
-            "Auto-encoding variational Bayes",
-            "https://arxiv.org/abs/1312.6114",
-        ),
-        Reference(
-            "Burda, Grosse & Salakhutdinov",
-            2016,
-            "Importance weighted autoencoders",
-            "https://arxiv.org/abs/1509.00519",
-        ),
-    ),
+    references=(KINGMA_2014, BURDA_2016),
     recipes=(
         Recipe(
             name="digits",
@@ -234,16 +192,9 @@ HIERARCHICAL_VAE = Card(
     title="Hierarchical VAE",
     family="latent",
     factory="ppl_zoo.models:HierarchicalVAE",
-    summary="Latents above latents, guessed from below; density by importance sampling.",
+    summary="A ladder of latent layers with a bottom-up encoder; density by importance sampling.",
     solvers=("SVI",),
-    references=(
-        Reference(
-            "Burda, Grosse & Salakhutdinov",
-            2016,
-            "Importance weighted autoencoders",
-            "https://arxiv.org/abs/1509.00519",
-        ),
-    ),
+    references=(BURDA_2016,),
     recipes=(
         Recipe(
             name="digits",
@@ -264,14 +215,7 @@ LINEAR_VAE = Card(
     summary="A VAE with linear nets, whose density is known and whose optimum is probabilistic"
     " PCA: the oracle of the others.",
     solvers=("SVI",),
-    references=(
-        Reference(
-            "Lucas, Tucker, Grosse & Norouzi",
-            2019,
-            "Don't blame the ELBO! A linear VAE perspective on posterior collapse",
-            "https://arxiv.org/abs/1911.02469",
-        ),
-    ),
+    references=(LUCAS_2019,),
     recipes=(
         Recipe(
             name="old-faithful",

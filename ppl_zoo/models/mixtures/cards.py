@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.data import Dataset
 from ppl_zoo.models.card import Card, Figure, Recipe
 from ppl_zoo.models.references import (
     ANDREWS_1974,
@@ -55,11 +56,11 @@ def _mixture_figure(
     )
 
 
-def _objective(fit: FittedModel, data: object) -> float:
+def _objective(fit: FittedModel, data: Dataset) -> float:
     return fit.objective
 
 
-def _bic(fit: FittedModel, data: object) -> float:
+def _bic(fit: FittedModel, data: Dataset) -> float:
     return fit.model.bic(*fit.data())
 
 

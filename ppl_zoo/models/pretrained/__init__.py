@@ -1,4 +1,4 @@
-"""Models that this project trained, by name; beside each its card, ``NAME.md``."""
+"""Pretrained models, by name; the card of each is ``NAME.md``."""
 
 from ppl_zoo.models.pretrained.weights import PRETRAINED, load_pretrained
 

@@ -1,4 +1,4 @@
-"""Cards of the regressions."""
+"""Model cards of the regressions."""
 
 from ppl_zoo.models.card import Card, Figure, Recipe
 from ppl_zoo.models.references import (
