@@ -57,7 +57,7 @@ def agrum_net(net):
     other = gum.BayesNet()
     plain = {n: f"v{i}" for i, n in enumerate(net.nodes)}
     for i, n in enumerate(net.nodes):
-        other.add(gum.RangeVariable(plain[n], plain[n], 0, net.alphabet.sizes[i] - 1))
+        other.add(gum.RangeVariable(plain[n], plain[n], 0, net.state_space.sizes[i] - 1))
     for n in net.nodes:
         for p in net.parents_of(n):
             other.addArc(plain[p], plain[n])

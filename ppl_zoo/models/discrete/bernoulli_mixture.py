@@ -1,4 +1,4 @@
-"""A mixture of independent yes-no features: what naive Bayes is when no class is known."""
+"""Bernoulli mixture (latent class analysis): naive Bayes without known classes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete import labels
-from ppl_zoo.models.discrete.columns import ClassRows, Features
+from ppl_zoo.models.common.validation import check_features, read_given
+from ppl_zoo.models.discrete.columns import ClassConditional, Features
 from ppl_zoo.models.discrete.tabular import CountedModel
 
 __all__ = ["BernoulliMixture"]
 
+ROWS_PER_CHUNK = 65_536
+
 
 class BernoulliMixture(CountedModel):
-    """Rows of yes-no features, each from one of K components.
+    """Mixture of K components of independent binary features.
 
-    The story::
+    Generative model::
 
         weights     ~ Dirichlet(weight_concentration)
         rates[k, d] ~ Dirichlet(concentration)             (no, yes)
@@ -37,7 +39,7 @@ class BernoulliMixture(CountedModel):
     num_features
         Columns of x, which holds 0 and 1, NaN where missing.
     concentration, weight_concentration
-        Dirichlet priors; the default of the rates keeps them a little away from 0 and 1.
+        Dirichlet priors; the default keeps the rates slightly away from 0 and 1.
     bayesian
         Whether weights and rates are latent variables (variational Bayes).
 
@@ -96,15 +98,15 @@ class BernoulliMixture(CountedModel):
         """Probability of yes, by component and feature (its posterior mean)."""
         return self.table("rates")[..., 1].detach()
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- the generative model and its posterior ---------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw an assignment for each row, then its features."""
         tables = self.draw_tables()
         with self.observations("rows", x):
-            law = dist.Categorical(tables["weights"])
-            z = pyro.sample("assignment", law, infer={"enumerate": "parallel"})
-            pyro.sample("x", ClassRows(self.features, tables, z), obs=x)
+            components = dist.Categorical(tables["weights"])
+            z = pyro.sample("assignment", components, infer={"enumerate": "parallel"})
+            pyro.sample("x", ClassConditional(self.features, tables, z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """Draw tables from q, assignments from their exact posterior given these."""
@@ -115,17 +117,18 @@ class BernoulliMixture(CountedModel):
             pyro.sample("assignment", dist.Categorical(logits=joint))
 
     def _joint(self, tables: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        return self.features.scores(tables, x) + tables["weights"].log()
+        """Log joint density of rows and components, ``(..., n, K)``."""
+        return self.features.log_densities(tables, x) + tables["weights"].log()
 
     # ---- EM ---------------------------------------------------------------------------------
 
     def log_likelihood(self, tables: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, " n"]:
-        """Log of the sum over components."""
+        """Log density of each row, summed over components."""
         return self._joint(tables, x).logsumexp(-1)
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Start from K rows far from one another (k-means++), half way to the mean of all."""
+        """Start from K rows by k-means++, halfway to the mean of all."""
         super().initialize(rows)
         sample = rows.spread(4096)[0].to(self.dtype)
         mean = sample.nanmean(0).nan_to_num(0.5)
@@ -134,12 +137,12 @@ class BernoulliMixture(CountedModel):
         far = torch.full_like(sample[:, 0], torch.inf)
         for _ in range(1, self.num_components):
             far = torch.minimum(far, (sample - picked[-1]).square().sum(-1))
-            # rows that are all alike are equally far
+            # where all rows are equal, all distances are 0: choose uniformly
             weight = far if bool((far > 0).any()) else torch.ones_like(far)
             picked.append(sample[torch.multinomial(weight, 1)[0]])
-        yes = 0.02 + 0.96 * (0.5 * torch.stack(picked) + 0.5 * mean)
-        start = torch.stack([1.0 - yes, yes], -1)
-        parameter = getattr(self, self._key("rates"))
+        rates = 0.02 + 0.96 * (0.5 * torch.stack(picked) + 0.5 * mean)
+        start = torch.stack([1.0 - rates, rates], -1)
+        parameter = self._parameter("rates")
         parameter.copy_((start * self._prior("rates").sum(-1, keepdim=True)).log())
 
     @torch.no_grad()
@@ -147,24 +150,22 @@ class BernoulliMixture(CountedModel):
         """Order components by falling weight."""
         order = self.weights.argsort(descending=True, stable=True)
         for name in self.table_names:
-            parameter = getattr(self, self._key(name))
+            parameter = self._parameter(name)
             parameter.copy_(parameter[order].clone())
 
     # ---- queries ----------------------------------------------------------------------------
 
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, num_features)``, and values but 0, 1 and NaN."""
-        labels.check_shapes(rows, self.num_features)
-        for chunk in rows.chunks(65536):
+        check_features(rows, self.num_features, integers=True)
+        for chunk in rows.chunks(ROWS_PER_CHUNK):
             self.features.check(chunk[0])
 
     @torch.no_grad()
     def encode(self, x: Any) -> Float[Tensor, "n k"]:
         """Posterior probability of each component, ``(n, K)``."""
-        rows = self.as_rows((x,))
-        self.check_data(rows)
         tables = self.tables()
-        return torch.cat([self._joint(tables, c).softmax(-1) for (c,) in rows.chunks(4096)])
+        return torch.cat([self._joint(tables, batch).softmax(-1) for (batch,) in self.batches(x)])
 
     def predict(self, x: Any) -> Int[Tensor, " n"]:
         """Return the most probable component of each row, ``(n,)``."""
@@ -179,16 +180,15 @@ class BernoulliMixture(CountedModel):
         num_samples
             Number of rows.
         given
-            ``(num_features,)`` or ``(num_samples, num_features)``: values to be held, NaN where
-            free; the free ones are drawn from their exact conditional distribution.
+            ``(num_features,)`` or ``(num_samples, num_features)``: fixed values, NaN where free;
+            the free ones are drawn from their exact conditional distribution.
         """
         tables, held = self.tables(), None
         joint = tables["weights"].log().expand(num_samples, -1)
         if given is not None:
-            held, _ = labels.given({"x": given}, num_samples, self.num_features, 2)
-            held = held.to(tables["rates"])
+            held = read_given(given, num_samples, (self.num_features,), tables["rates"])
             self.features.check(held)
             joint = self._joint(tables, held)
         z = torch.multinomial(joint.softmax(-1), 1)[:, 0]
-        x = ClassRows(self.features, tables, z).sample()
+        x = ClassConditional(self.features, tables, z).sample()
         return x if held is None else torch.where(held.isnan(), x, held)

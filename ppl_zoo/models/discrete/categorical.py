@@ -1,4 +1,4 @@
-"""Full independence: every feature has its own probabilities, whatever the others are."""
+"""Independent categorical and Bernoulli features: fully factorised distributions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete import labels
-from ppl_zoo.models.discrete.columns import ClassRows, Features
+from ppl_zoo.models.common.validation import check_features, read_given
+from ppl_zoo.models.discrete.columns import ClassConditional, Features
 from ppl_zoo.models.discrete.tabular import CountedModel
 
 __all__ = ["Categorical", "IndependentBernoulli"]
+
+ROWS_PER_CHUNK = 65_536
 
 
 class Categorical(CountedModel):
     """Independent categorical features.
 
-    The story::
+    Generative model::
 
         state_rates[d] ~ Dirichlet(concentration)        for each feature
         x[d]           ~ Categorical(state_rates[d])     for each feature of each row
@@ -63,7 +65,7 @@ class Categorical(CountedModel):
         "x": ("feature",),
     }
     allow_missing = True
-    kind = "categorical"
+    column_type = "categorical"
 
     def __init__(
         self,
@@ -75,45 +77,45 @@ class Categorical(CountedModel):
     ) -> None:
         super().__init__(bayesian)
         self.num_features = num_features
-        self.features = Features(num_features, self.kind, num_states)
+        self.features = Features(num_features, self.column_type, num_states)
         for block in self.features.blocks:
             self.add_table(block.table, block.shape, concentration)
 
     def model(self, x: Tensor) -> None:
         """Draw every feature of each row; ``x (n, num_features)``."""
-        law = self._law(self.draw_tables())
+        features = self._distribution(self.draw_tables())
         with self.observations("rows", x):
-            pyro.sample("x", law, obs=x)
+            pyro.sample("x", features, obs=x)
 
-    def _law(self, tables: Mapping[str, Tensor]) -> ClassRows:
-        return ClassRows(self.features, {k: v.unsqueeze(-3) for k, v in tables.items()})
+    def _distribution(self, tables: Mapping[str, Tensor]) -> ClassConditional:
+        """Distribution of a row: there is one class."""
+        return ClassConditional(self.features, {k: v.unsqueeze(-3) for k, v in tables.items()})
 
     def log_likelihood(self, tables: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, " n"]:
         """Sum of the features' log probabilities."""
-        return self._law(tables).log_prob(x)
+        return self._distribution(tables).log_prob(x)
 
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, num_features)``, and unknown states."""
-        labels.check_shapes(rows, self.num_features)
-        for chunk in rows.chunks(65536):
+        check_features(rows, self.num_features, integers=True)
+        for chunk in rows.chunks(ROWS_PER_CHUNK):
             self.features.check(chunk[0])
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
-        """Draw rows; ``given`` ``(num_features,)`` or one a row is held where it is not NaN."""
-        x = self._law(self.tables()).sample((num_samples,))
+        """Draw rows; ``given`` ``(num_features,)`` or one a row is kept where it is not NaN."""
+        x = self._distribution(self.tables()).sample((num_samples,))
         if given is None:
             return x
-        held, _ = labels.given({"x": given}, num_samples, self.num_features, 2)
+        held = read_given(given, num_samples, (self.num_features,), x)
         self.features.check(held)
-        held = held.to(x)
         return torch.where(held.isnan(), x, held)
 
 
 class IndependentBernoulli(Categorical):
-    """Independent yes-no features: n numbers for n features.
+    """Independent binary features: n parameters for n features.
 
-    The story::
+    Generative model::
 
         rates[d] ~ Dirichlet(concentration)      (no, yes) for each feature
         x[d]     ~ Bernoulli(rates[d, 1])        for each feature of each row
@@ -138,7 +140,7 @@ class IndependentBernoulli(Categorical):
     [1.0, 0.5]
     """
 
-    kind = "bernoulli"
+    column_type = "bernoulli"
 
     def __init__(
         self, num_features: int, *, concentration: float = 1.0, bayesian: bool = False

@@ -1,9 +1,9 @@
-"""The chain rule: any distribution of a few discrete variables, exponential in their number."""
+"""Full joint table of a few discrete variables, by the chain rule; exponential in their number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -14,18 +14,20 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete import labels
+from ppl_zoo.models.common.validation import check_features, read_given
 from ppl_zoo.models.discrete.tabular import CountedModel
 
-__all__ = ["ChainRule", "JointTable"]
+__all__ = ["ChainRule"]
 
 MAX_CELLS = 2**20
+MAX_COMPARED_STATES = 2**22  # of a block of rows beside all joint states
+ROWS_PER_CHUNK = 65_536
 
 
 class ChainRule(CountedModel):
-    """The full table over a few variables, as a product of conditional tables.
+    """Full joint table of a few variables, as a product of conditional tables.
 
-    The story::
+    Generative model::
 
         table_d[x[0], ..., x[d-1]] ~ Dirichlet(concentration)   for each past of each variable
         x[d] ~ Categorical(table_d[x[0], ..., x[d-1]])          for each variable, in turn
@@ -43,8 +45,8 @@ class ChainRule(CountedModel):
 
     Notes
     -----
-    K^n - 1 free parameters, 2^n - 1 for yes-no variables: every distribution is in the family,
-    and hardly any data can fit it. x is ``(n, num_features)``, NaN where missing.
+    K^n - 1 free parameters, 2^n - 1 for binary variables: every distribution is in the family,
+    and few data sets are large enough to fit it. x is ``(n, num_features)``, NaN where missing.
 
     References
     ----------
@@ -90,35 +92,36 @@ class ChainRule(CountedModel):
 
     def model(self, x: Tensor) -> None:
         """Draw every row; ``x (n, num_features)``."""
-        law = self._law(self.draw_tables())
+        joint = self._distribution(self.draw_tables())
         with self.observations("rows", x):
-            pyro.sample("x", law, obs=x)
+            pyro.sample("x", joint, obs=x)
 
-    def _law(self, tables: Mapping[str, Tensor]) -> JointTable:
+    def _distribution(self, tables: Mapping[str, Tensor]) -> JointTable:
+        """Joint table, the product of the conditional tables."""
         joint = tables["table_0"]
         for d in range(1, self.num_features):
-            joint = joint.mT * tables[f"table_{d}"]  # cells of the past, times what follows them
+            joint = joint.mT * tables[f"table_{d}"]  # p(x[0..d-1]) p(x[d] | x[0..d-1])
             joint = joint.flatten(-2).unsqueeze(-2)
         return JointTable(joint.squeeze(-2), self.sizes)
 
     def log_likelihood(self, tables: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, " n"]:
         """Log of each row's cell; of the sum of its cells, where values are missing."""
-        return self._law(tables).log_prob(x)
+        return self._distribution(tables).log_prob(x)
 
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, num_features)``, and unknown states."""
-        labels.check_shapes(rows, self.num_features)
-        for (x,) in rows.chunks(65536):
-            self._law(self.tables()).check(x)
+        check_features(rows, self.num_features, integers=True)
+        for (x,) in rows.chunks(ROWS_PER_CHUNK):
+            self._distribution(self.tables()).check(x)
 
     @torch.no_grad()
     def joint(self) -> Float[Tensor, "..."]:
-        """Return the whole table, a dimension for each variable."""
-        return self._law(self.tables()).cells.reshape(self.sizes)
+        """Joint table, a dimension for each variable."""
+        return self._distribution(self.tables()).cells.reshape(self.sizes)
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
-        """Draw rows; those of ``given`` that are not NaN are held, the others drawn given these.
+        """Draw rows; values of ``given`` that are not NaN are fixed, the others drawn given these.
 
         Parameters
         ----------
@@ -130,22 +133,18 @@ class ChainRule(CountedModel):
         Raises
         ------
         DataError
-            If what is held is impossible.
+            If the given values have probability 0.
         """
-        law = self._law(self.tables())
+        joint = self._distribution(self.tables())
         if given is None:
-            return law.sample((num_samples,))
-        held, _ = labels.given({"x": given}, num_samples, self.num_features, 2)
-        held = held.to(law.cells)
-        law.check(held)
-        return law.sample_given(held)
-
-
-# ---- A distribution of a few discrete variables, cell by cell.
+            return joint.sample((num_samples,))
+        held = read_given(given, num_samples, (self.num_features,), joint.cells)
+        joint.check(held)
+        return joint.sample_given(held)
 
 
 class JointTable(TorchDistribution):
-    """Rows of discrete variables whose joint table is written out.
+    """Distribution of rows of discrete variables, given by their joint table.
 
     Parameters
     ----------
@@ -183,13 +182,14 @@ class JointTable(TorchDistribution):
         return out
 
     def _marginal(self, missing: list[bool]) -> Tensor:
-        """Cells with the missing variables summed out, which then have one state."""
+        """Marginal cells: the missing variables are summed out, which then have one state."""
         lead = self.cells.shape[:-1]
         table = self.cells.reshape(*lead, *self.sizes)
         dims = [len(lead) + d for d, m in enumerate(missing) if m]
         return (table.sum(dims) if dims else table).reshape(*lead, -1)
 
-    def _chosen(self, cells: Tensor, x: Tensor, sizes: Any) -> Tensor:
+    def _chosen(self, cells: Tensor, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Cells of a table at joint states x."""
         code = self._code(x, sizes)
         if cells.ndim == 1:
             return cells[code]
@@ -200,13 +200,15 @@ class JointTable(TorchDistribution):
         return cells.gather(-1, code.expand(shape).unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
-    def _code(x: Tensor, sizes: Any) -> Tensor:
+    def _code(x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Flat index of joint states, the last variable changing fastest."""
         code = torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)
         for d, size in enumerate(sizes):
             code = code * size + x[..., d]
         return code
 
     def _rows(self, code: Tensor) -> Tensor:
+        """Joint states at flat indices; the inverse of `_code`."""
         columns = []
         for size in reversed(self.sizes):
             columns.append(code % size)
@@ -229,11 +231,11 @@ class JointTable(TorchDistribution):
         DataError
             If a row has probability 0.
         """
-        every = self._rows(torch.arange(self.cells.shape[-1], device=held.device))
+        states = self._rows(torch.arange(self.cells.shape[-1], device=held.device))
         parts = []
-        for rows in held.split(max(1, 2**22 // every.numel())):
-            fits = ((rows.unsqueeze(1) == every) | rows.isnan().unsqueeze(1)).all(-1)
-            cells = fits * self.cells
+        for rows in held.split(max(1, MAX_COMPARED_STATES // states.numel())):
+            agrees = ((rows.unsqueeze(1) == states) | rows.isnan().unsqueeze(1)).all(-1)
+            cells = agrees * self.cells
             if bool((cells.sum(-1) == 0).any()):
                 raise DataError("given: got values of probability 0, expected possible ones")
             parts.append(self._rows(_draw(cells, 1)[:, 0]))

@@ -1,4 +1,4 @@
-"""Normal columns of a class-conditional model: their parameters, or q of them."""
+"""Gaussian columns of naive Bayes: means and precisions by class, or their posterior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["GaussianColumns"]
 
 
 class GaussianColumns(nn.Module):
-    """Means and precisions of numbers by class, in units of the data's own mean and sd.
+    """Gaussian class-conditional parameters, in units of the data's mean and sd.
 
     With ``bayesian``, q(mean, precision) is Normal-Gamma: precision ~ Gamma(shape, rate), mean ~
     Normal(loc, 1 / sqrt(strength * precision)).
@@ -26,9 +26,9 @@ class GaussianColumns(nn.Module):
     num_classes, num_features
         Shape of both.
     bayesian
-        Whether they are latent variables.
+        Whether means and precisions are latent variables.
     smoothing
-        What is added to every variance, in units of the largest variance of a column.
+        Added to every variance, in units of the largest variance of a column.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class GaussianColumns(nn.Module):
             self.log_q = nn.Parameter(self.prior.log()[:, None, None].expand(3, *shape).clone())
 
     @torch.no_grad()
-    def start(self, rows: Rows, columns: slice | list[int], scatter: bool) -> None:
-        """Centre on the data, every class alike; ``scatter`` moves the classes apart."""
+    def initialize(self, rows: Rows, columns: slice | list[int], scatter: bool) -> None:
+        """Standardise by the data, every class alike; ``scatter`` makes the means random."""
         count = total = square = 0.0
         shift = None
         for chunk in rows.chunks(4096):
@@ -73,35 +73,33 @@ class GaussianColumns(nn.Module):
         else:
             self.log_precision.zero_()
 
-    def constants(self) -> dict[str, Tensor]:
-        """Units of the columns, for ``Features.scores``."""
+    def units(self) -> dict[str, Tensor]:
+        """Units of the columns, for ``Features.log_densities``."""
         return {"centre": self.centre, "spread": self.spread}
 
-    def parts(self, mean: Tensor, precision: Tensor) -> dict[str, Tensor]:
+    def natural_parameters(self, mean: Tensor, precision: Tensor) -> dict[str, Tensor]:
         """Natural parameters of given means and precisions."""
         linear = mean * precision
         constant = 0.5 * (precision.log() - linear * mean)
         return {"linear": linear, "precisions": precision, "constant": constant}
 
-    def point(self) -> dict[str, Tensor]:
-        """Natural parameters of the fitted point; of the mean precision, where bayesian."""
+    def point_naturals(self) -> dict[str, Tensor]:
+        """Natural parameters of the point estimate; at the posterior means, where ``bayesian``."""
         if not self.bayesian:
-            return self.parts(self.loc, self.log_precision.exp())
+            return self.natural_parameters(self.loc, self.log_precision.exp())
         _, shape, rate = self.log_q.exp()
-        return self.parts(self.loc, shape / rate)
+        return self.natural_parameters(self.loc, shape / rate)
 
-    def expected(self) -> dict[str, Tensor]:
+    def expected_naturals(self) -> dict[str, Tensor]:
         """Natural parameters for the E-step: their mean under q.
 
-        Without q, rows count as blurred by the smoothing: then the variance plus the smoothing is
-        the very maximum, and EM climbs.
+        Without q, the smoothing enters the objective as noise variance of the rows: the smoothed
+        variance is then its exact maximum, and EM is monotone.
         """
         if not self.bayesian:
-            parts = self.point()
-            return {
-                **parts,
-                "constant": parts["constant"] - 0.5 * parts["precisions"] * self.floor,
-            }
+            point = self.point_naturals()
+            constant = point["constant"] - 0.5 * point["precisions"] * self.floor
+            return {**point, "constant": constant}
         strength, shape, rate = self.log_q.exp()
         precision = shape / rate
         linear = self.loc * precision
@@ -121,7 +119,7 @@ class GaussianColumns(nn.Module):
             self.loc.copy_(mean)
             self.log_q.copy_(torch.stack([strength, shape + 0.5 * count, rate]).log())
             return
-        some = count > 1e-10  # a class without rows keeps what it has
+        some = count > 1e-10  # a class without rows keeps its parameters
         safe = torch.where(some, count, 1.0)
         mean = total / safe
         variance = (square / safe - mean**2).clamp_min(0.0) + self.floor.double()
@@ -130,16 +128,17 @@ class GaussianColumns(nn.Module):
         precision = torch.where(some, -variance.log(), self.log_precision.double())
         self.log_precision.copy_(precision)
 
-    def draw(self, posterior: bool) -> dict[str, Tensor]:
-        """Draw precisions and means from the prior, or from q."""
+    def sample_naturals(self, posterior: bool) -> dict[str, Tensor]:
+        """Sample sites "precision" and "mean", of the prior or of q: natural parameters."""
         q = self.log_q.exp()
         strength, shape, rate = q if posterior else self.prior[:, None, None].expand_as(q)
         precision = pyro.sample("precision", dist.Gamma(shape, rate).to_event(2))
         loc = self.loc if posterior else torch.zeros_like(self.loc)
         sd = (strength * precision).rsqrt()
-        return self.parts(pyro.sample("mean", dist.Normal(loc, sd).to_event(2)), precision)
+        mean = pyro.sample("mean", dist.Normal(loc, sd).to_event(2))
+        return self.natural_parameters(mean, precision)
 
-    def minus_kl(self) -> Tensor:
+    def negative_kl(self) -> Tensor:
         """-KL(q || prior), in nats."""
         strength, shape, rate = self.log_q.exp()
         strength0, shape0, rate0 = self.prior
@@ -148,8 +147,8 @@ class GaussianColumns(nn.Module):
         gamma = kl_divergence(Gamma(shape, rate), Gamma(shape0, rate0))
         return -(normal + gamma).sum()
 
-    def student(self, x: Tensor) -> Tensor:
-        """Log predictive density ``(n, C)``: the mean and the precision integrated out."""
+    def log_predictive(self, x: Tensor) -> Tensor:
+        """Log predictive density ``(n, C)``, a Student t: mean and precision integrated out."""
         known = ~x.isnan()
         y = ((torch.where(known, x, self.centre) - self.centre) / self.spread).unsqueeze(-2)
         strength, shape, rate = self.log_q.exp()

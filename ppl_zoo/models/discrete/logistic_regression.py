@@ -1,8 +1,8 @@
-"""Logistic regression: the class given the features, and nothing about the features."""
+"""Logistic regression: binary and multinomial (softmax), as point estimate or posterior."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete.labels import check_labels, check_shapes
+from ppl_zoo.models.common.validation import check_features
+from ppl_zoo.models.discrete.labels import check_labels
 from ppl_zoo.models.discrete.sparse import multiply
 
-__all__ = ["LogisticRegression", "climb_to_optimum"]
+__all__ = ["LogisticRegression"]
+
+ROWS_PER_CHUNK = 65_536
 
 
 class LogisticRegression(Model):
     """Logistic regression, of two classes or more.
 
-    The story::
+    Generative model::
 
         weights[c] ~ Normal(0, prior_scale)          for each class and feature
         y          ~ Categorical(softmax(intercept + weights . x))
@@ -46,9 +49,9 @@ class LogisticRegression(Model):
     Notes
     -----
     x is ``(n, num_features)``, dense or sparse; y ``(n,)`` holds the classes 0 ... C-1. A point
-    fit begins with L-BFGS, which goes to the optimum itself; the EM steps that follow climb a
-    quadratic bound of the log likelihood (Boehning & Lindsay 1988, with the separable bound of
-    De Leeuw 1994), never go down, and stand still there.
+    fit begins with L-BFGS, which converges to the optimum; the EM steps that follow maximise a
+    quadratic lower bound of the log likelihood (Boehning & Lindsay 1988, with the separable bound
+    of De Leeuw 1994), are monotone, and have the optimum as fixed point.
 
     References
     ----------
@@ -87,6 +90,7 @@ class LogisticRegression(Model):
             raise DataError(f"prior_scale: got {prior_scale}, expected more than 0")
         self.num_features, self.num_classes, self.bayesian = num_features, num_classes, bayesian
         self.num_rows = 1 if num_classes == 2 else num_classes
+        self.offers_em = not bayesian  # the steps are those of a point estimate
         self.register_buffer("prior_scale", torch.tensor(float(prior_scale)))
         if not bayesian:
             self.weights = nn.Parameter(torch.zeros(self.num_rows, num_features))
@@ -96,12 +100,12 @@ class LogisticRegression(Model):
         self.default_solver = ("SVI", {"guide": "multivariate-normal"})
 
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Tell the story; ``x (n, num_features)``, ``y (n,)``."""
+        """Draw weights and labels; ``x (n, num_features)``, ``y (n,)``."""
         if self.bayesian:
             shape, scale = (self.num_rows, self.num_features), self.prior_scale
             weights = pyro.sample("weights", dist.Normal(0.0, scale).expand(shape).to_event(2))
-            wide = dist.Normal(0.0, 10.0 * scale)
-            intercept = pyro.sample("intercept", wide.expand(shape[:1]).to_event(1))
+            vague = dist.Normal(0.0, 10.0 * scale)
+            intercept = pyro.sample("intercept", vague.expand(shape[:1]).to_event(1))
         else:
             weights, intercept = self.weights, self.intercept
             pyro.factor("log_prior", self.log_prior())
@@ -110,7 +114,7 @@ class LogisticRegression(Model):
             pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
     def _logits(self, weights: Tensor, intercept: Tensor, x: Tensor) -> Tensor:
-        """Log probabilities but for a constant, ``(..., n, C)``; two classes have a 0 first."""
+        """Logits of the classes ``(..., n, C)``; the first of two classes has 0."""
         scores = multiply(x, weights) + intercept
         if self.num_rows == 1:
             scores = torch.cat([torch.zeros_like(scores), scores], -1)
@@ -120,9 +124,9 @@ class LogisticRegression(Model):
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Go to the optimum by L-BFGS."""
+        """Start at the optimum of a point fit, by L-BFGS."""
         if not self.bayesian:
-            climb_to_optimum(self, rows)
+            _fit_lbfgs(self, rows)
 
     def log_likelihood(
         self, weights: Tensor, intercept: Tensor, x: Tensor, y: Tensor
@@ -132,15 +136,8 @@ class LogisticRegression(Model):
         chosen = logits.gather(-1, y.long().unsqueeze(-1)).squeeze(-1)
         return chosen - logits.logsumexp(-1)
 
-    @property
-    def expected_statistics(self) -> Callable[..., dict[str, Tensor]]:
-        """E-step of a point fit: ``expected_statistics(x, y)``; absent where ``bayesian``."""
-        if self.bayesian:
-            raise AttributeError("expected_statistics")
-        return self._expected_statistics
-
-    def _expected_statistics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Gradient of the log likelihood, and bounds of its curvature."""
+    def expected_statistics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """E-step of a point fit: gradient of the log likelihood, and bounds of its curvature."""
         with torch.enable_grad():
             leaves = [p.detach().requires_grad_() for p in (self.weights, self.intercept)]
             total = self.log_likelihood(*leaves, x, y).double().sum()
@@ -157,7 +154,7 @@ class LogisticRegression(Model):
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
-        """Go to the top of the quadratic bound, a coordinate at a time."""
+        """M-step: maximise the separable quadratic bound."""
         most = 0.25 if self.num_rows == 1 else 0.5  # of the curvature of log softmax
         precision = self.prior_scale.double() ** -2
         gradient = statistics["weights"] - precision * self.weights
@@ -179,8 +176,8 @@ class LogisticRegression(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes, numbers that are not finite, and labels that are no class."""
-        check_shapes(rows, self.num_features)
-        for chunk in rows.chunks(65536):
+        check_features(rows, self.num_features, second="y", integers=True)
+        for chunk in rows.chunks(ROWS_PER_CHUNK):
             x = chunk[0].values() if chunk[0].layout != torch.strided else chunk[0]
             if x.is_floating_point() and not bool(x.isfinite().all()):
                 place = (~x.isfinite()).nonzero()[0].tolist()
@@ -193,10 +190,8 @@ class LogisticRegression(Model):
         """Log probability of each label given its row, in nats, ``(n,)``."""
         if self.bayesian:
             return super().log_prob(x, y, **options)
-        rows = self.as_rows((x, y))
-        self.check_data(rows)
-        chunks = rows.chunks(4096)
-        return torch.cat([self.log_likelihood(self.weights, self.intercept, *c) for c in chunks])
+        batches = self.batches(x, y)
+        return torch.cat([self.log_likelihood(self.weights, self.intercept, *b) for b in batches])
 
     @torch.no_grad()
     def predict_proba(self, x: Any, *, num_samples: int = 1000) -> Float[Tensor, "n c"]:
@@ -209,15 +204,17 @@ class LogisticRegression(Model):
         num_samples
             Posterior draws to average over.
         """
-        rows = self.as_rows((x,))
-        self.check_data(rows)
+        rows = self.checked_rows(x)
         if not self.bayesian:
-            parts = (self.weights, self.intercept)
-            return torch.cat([self._logits(*parts, c).softmax(-1) for (c,) in rows.chunks(65536)])
-        every = torch.arange(self.num_classes, device=self.device)
+            logits = [
+                self._logits(self.weights, self.intercept, c)
+                for (c,) in rows.chunks(ROWS_PER_CHUNK)
+            ]
+            return torch.cat([chunk.softmax(-1) for chunk in logits])
+        classes = torch.arange(self.num_classes, device=self.device)
         columns = [
             super(LogisticRegression, self)
-            .log_prob(rows.all()[0], every[c].expand(len(rows)), num_samples=num_samples)
+            .log_prob(rows.all()[0], classes[c].expand(len(rows)), num_samples=num_samples)
             .exp()
             for c in range(self.num_classes)
         ]
@@ -229,13 +226,10 @@ class LogisticRegression(Model):
         return self.predict_proba(x).argmax(-1)
 
 
-# ---- The optimum of a logistic regression, by L-BFGS in float64.
-
-
-def climb_to_optimum(
+def _fit_lbfgs(
     model: LogisticRegression, rows: Rows, max_steps: int = 2000, tol: float = 1e-10
 ) -> None:
-    """Set weights and intercept to the mode, to rounding.
+    """Set weights and intercept to the mode, to rounding, by L-BFGS in float64.
 
     Parameters
     ----------
@@ -244,11 +238,11 @@ def climb_to_optimum(
     rows
         x and y.
     max_steps
-        Most iterations.
+        Maximal number of iterations.
     tol
         Stop when no derivative of the mean log posterior is larger.
     """
-    wide = Rows(tuple(rows.arrays), rows.device, torch.float64)
+    double = Rows(tuple(rows.arrays), rows.device, torch.float64)
     weights, intercept = (torch.zeros_like(p, dtype=torch.float64) for p in model.parameters())
     leaves = [weights.requires_grad_(), intercept.requires_grad_()]
     precision = model.prior_scale.double() ** -2
@@ -264,10 +258,10 @@ def climb_to_optimum(
 
     def loss() -> Tensor:
         solver.zero_grad()
-        total = 0.5 * precision * (weights**2).sum() / len(wide)
+        total = 0.5 * precision * (weights**2).sum() / len(double)
         total.backward()
-        for chunk in wide.chunks(4096):
-            part = -model.log_likelihood(weights, intercept, *chunk).sum() / len(wide)
+        for chunk in double.chunks(4096):
+            part = -model.log_likelihood(weights, intercept, *chunk).sum() / len(double)
             part.backward()
             total = total.detach() + part.detach()
         return total

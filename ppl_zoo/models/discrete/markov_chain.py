@@ -1,4 +1,4 @@
-"""Markov chains: the next state depends on the last k."""
+"""Markov chain of order k: the next state depends on the last k."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.discrete.tabular import CountedModel
 
-__all__ = ["MarkovChain", "SequenceLaw", "check_sequences"]
+__all__ = ["MarkovChain"]
 
 MAX_CELLS = 2**26
-MAX_DENSE = 1024  # pasts up to which stationary() squares the matrix of the chain
+MAX_DENSE_PASTS = 1024  # up to which stationary() squares the transition matrix
+ROWS_PER_CHUNK = 65_536
 
 
 class MarkovChain(CountedModel):
-    """A Markov chain of order k over S states.
+    """Markov chain of order k over S states.
 
-    The story::
+    Generative model::
 
         initial_t[past]      ~ Dirichlet(concentration)    for each past of the first k states
         transition[past]     ~ Dirichlet(concentration)    for each past of k states
@@ -46,9 +47,9 @@ class MarkovChain(CountedModel):
 
     Notes
     -----
-    x is ``(n, T)``: a sequence a row, states 0 ... S-1; shorter sequences end in NaN (or -1). The
-    density is that of the states before the end, whatever the length. S^k (S - 1) free
-    parameters for the transitions, S^k - 1 for the beginning.
+    x is ``(n, T)``: one sequence per row, states 0 ... S-1; shorter sequences end in NaN (or -1).
+    The density is that of the states before the end, given the length. S^k (S - 1) free
+    parameters for the transitions, S^k - 1 for the initial states.
 
     References
     ----------
@@ -94,30 +95,31 @@ class MarkovChain(CountedModel):
 
     def model(self, x: Tensor) -> None:
         """Draw every sequence; ``x (n, T)``."""
-        law = self._law(self.draw_tables(), x.shape[-1])
+        chain = self._distribution(self.draw_tables(), x.shape[-1])
         with self.observations("sequences", x):
-            pyro.sample("x", law, obs=x)
+            pyro.sample("x", chain, obs=x)
 
-    def _law(self, tables: Mapping[str, Tensor], length: int) -> SequenceLaw:
-        return SequenceLaw([tables[name] for name in self.table_names], length)
+    def _distribution(self, tables: Mapping[str, Tensor], length: int) -> SequenceDistribution:
+        """Distribution of a sequence."""
+        return SequenceDistribution([tables[name] for name in self.table_names], length)
 
     def log_likelihood(self, tables: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, " n"]:
-        """Sum of the log probabilities of a sequence's steps."""
-        return self._law(tables, x.shape[-1]).log_prob(x)
+        """Log probability of each sequence, the sum over its transitions."""
+        return self._distribution(tables, x.shape[-1]).log_prob(x)
 
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, T)``, unknown states, and gaps inside a sequence."""
         shape = rows.sizes()[0]
         if len(shape) != 2 or shape[1] == 0:
             raise DataError(f"x: got shape {shape}, expected (n, T)")
-        for (x,) in rows.chunks(65536):
-            check_sequences(x, self.num_states)
+        for (x,) in rows.chunks(ROWS_PER_CHUNK):
+            _check_sequences(x, self.num_states)
 
     @torch.no_grad()
     def sample(
         self, num_samples: int, given: Any = None, *, length: int | None = None
     ) -> Float[Tensor, "n t"]:
-        """Draw sequences, or go on from a beginning.
+        """Draw sequences, or continuations of given ones.
 
         Parameters
         ----------
@@ -141,21 +143,21 @@ class MarkovChain(CountedModel):
                     f"given: got shape {tuple(start.shape)}, expected (t,) or ({num_samples}, t)"
                 )
             start = start.expand(num_samples, start.shape[-1])
-            check_sequences(start, self.num_states, gaps="none")
+            _check_sequences(start, self.num_states, gaps="none")
         if length is None:
             if self.example is None:
                 raise DataError("length: got None before a fit, expected the number of states")
             length = max(self.example[0][0].shape[-1], start.shape[-1])
         if length < max(1, start.shape[-1]):
             raise DataError(f"length: got {length}, expected {max(1, start.shape[-1])} or more")
-        return self._law(self.tables(), length).go_on(start.long())
+        return self._distribution(self.tables(), length).continue_from(start.long())
 
     @torch.no_grad()
     def stationary(self) -> Float[Tensor, " s"]:
-        """Share of each state in the long run, ``(S,)``, in a chain that begins as this one does.
+        """Stationary distribution of the states, ``(S,)``: that reached from the initial states.
 
-        The lazy chain (I + P) / 2 has the same stationary distributions and no period: squared
-        again and again it comes to rest, whatever the chain.
+        The lazy chain (I + P) / 2 has the same stationary distributions and is aperiodic: its
+        powers, by repeated squaring, always converge.
         """
         tables = [t.double() for t in self.tables().values()]
         if self.order == 0:
@@ -164,41 +166,37 @@ class MarkovChain(CountedModel):
         for table in tables[1:-1]:
             pasts = (pasts.mT * table).flatten()[None]
         pasts, states = pasts[0], self.num_states
-        steps = tables[-1]
-        if len(pasts) > MAX_DENSE:
-            return self._walk(pasts, steps)
+        transition = tables[-1]
+        if len(pasts) > MAX_DENSE_PASTS:
+            return self._stationary_by_arnoldi(pasts, transition)
         index = torch.arange(len(pasts), device=pasts.device)
         matrix = 0.5 * torch.eye(len(pasts), dtype=pasts.dtype, device=pasts.device)
         after = (index[:, None] * states + index[None, :states]) % len(pasts)
-        matrix.scatter_add_(1, after, 0.5 * steps)
+        matrix.scatter_add_(1, after, 0.5 * transition)
         for _ in range(50):
             matrix = matrix @ matrix
-            matrix = matrix / matrix.sum(
-                -1, keepdim=True
-            )  # rounding would grow from square to square
+            # or rounding errors would grow from square to square
+            matrix = matrix / matrix.sum(-1, keepdim=True)
         return (pasts @ matrix).reshape(-1, states).sum(0).to(self.dtype)
 
-    def _walk(self, pasts: Tensor, steps: Tensor) -> Tensor:
-        """Find the first eigenvector of the lazy chain, for too many pasts to write a matrix."""
+    def _stationary_by_arnoldi(self, pasts: Tensor, transition: Tensor) -> Tensor:
+        """Leading eigenvector of the lazy chain, for too many pasts to build its matrix."""
         from scipy.sparse.linalg import LinearOperator, eigs
 
-        start, table = pasts.cpu().numpy(), steps.cpu().numpy()
+        start, table = pasts.cpu().numpy(), transition.cpu().numpy()
 
-        def move(p: np.ndarray) -> np.ndarray:
+        def step(p: np.ndarray) -> np.ndarray:
             p = p.ravel()
             return 0.5 * (p + (p[:, None] * table).reshape(self.num_states, -1).sum(0))
 
-        lazy = LinearOperator((len(start), len(start)), matvec=move, dtype=np.float64)
+        lazy = LinearOperator((len(start), len(start)), matvec=step, dtype=np.float64)
         vector = np.abs(eigs(lazy, k=1, which="LR", v0=start, tol=1e-10)[1][:, 0].real)
         share = vector.reshape(-1, self.num_states).sum(0) / vector.sum()
         return torch.as_tensor(share, dtype=self.dtype, device=self.device)
 
 
-# ---- The distribution of a Markov chain's sequences, and what they are checked for.
-
-
-class SequenceLaw(TorchDistribution):
-    """Sequences of a Markov chain of order k.
+class SequenceDistribution(TorchDistribution):
+    """Distribution of the sequences of a Markov chain of order k.
 
     Parameters
     ----------
@@ -221,27 +219,27 @@ class SequenceLaw(TorchDistribution):
     def _order(self) -> int:
         return len(self.tables) - 1
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> SequenceLaw:
+    def expand(self, batch_shape: Any, _instance: Any = None) -> SequenceDistribution:
         """Expand to a larger batch."""
         tables = [t.expand(*batch_shape, *t.shape[-2:]) for t in self.tables]
-        return SequenceLaw(tables, self.length)
+        return SequenceDistribution(tables, self.length)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of sequences ``(..., length)``, which end where NaN or -1 begins."""
-        seen = value >= 0
-        states = torch.where(seen, value, 0).long()
+        observed = value >= 0
+        states = torch.where(observed, value, 0).long()
         num_states, total = self.tables[-1].shape[-1], 0.0
         past = torch.zeros(states.shape[:-1], dtype=torch.long, device=states.device)
         for t, table in enumerate(self.tables[:-1][: self.length]):
             step = _cells(table, (past * num_states + states[..., t]).unsqueeze(-1))
-            total = total + torch.where(seen[..., t : t + 1], step, 1.0).log().sum(-1)
+            total = total + torch.where(observed[..., t : t + 1], step, 1.0).log().sum(-1)
             past = past * num_states + states[..., t]
         if self.length > self._order:
             code = torch.zeros_like(states[..., self._order :])
             for lag in range(self._order + 1):
                 code = code * num_states + states[..., lag : self.length - self._order + lag]
             step = _cells(self.tables[-1], code)
-            total = total + torch.where(seen[..., self._order :], step, 1.0).log().sum(-1)
+            total = total + torch.where(observed[..., self._order :], step, 1.0).log().sum(-1)
         return total
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -250,18 +248,18 @@ class SequenceLaw(TorchDistribution):
             shape = torch.Size(sample_shape) + self.batch_shape
             if not self.batch_shape:
                 start = torch.empty(math.prod(shape), 0, dtype=torch.long, device=self._device)
-                return self.go_on(start).reshape(*shape, self.length)
+                return self.continue_from(start).reshape(*shape, self.length)
             flat = [t.expand(*self.batch_shape, *t.shape[-2:]).flatten(0, -3) for t in self.tables]
-            laws = [SequenceLaw(parts, self.length) for parts in zip(*flat, strict=True)]
-            drawn = torch.stack([law.sample(sample_shape) for law in laws], -2)
+            chains = [SequenceDistribution(own, self.length) for own in zip(*flat, strict=True)]
+            drawn = torch.stack([chain.sample(sample_shape) for chain in chains], -2)
             return drawn.reshape(*shape, self.length)
 
     @property
     def _device(self) -> torch.device:
         return self.tables[-1].device
 
-    def go_on(self, start: Tensor) -> Tensor:
-        """Draw the rest of sequences that begin with ``start (n, t)``; tables of one chain."""
+    def continue_from(self, start: Tensor) -> Tensor:
+        """Draw continuations of sequences ``start (n, t)``; for a single chain."""
         num_states, columns = self.tables[-1].shape[-1], list(start.unbind(-1))
         for t in range(start.shape[-1], self.length):
             table = self.tables[min(t, self._order)]
@@ -284,8 +282,8 @@ def _cells(table: Tensor, code: Tensor) -> Tensor:
     return flat.gather(-1, code.expand(*shape, code.shape[-1]))
 
 
-def check_sequences(x: Tensor, num_states: int, gaps: str = "end") -> None:
-    """Refuse unknown states, and what is missing before the end.
+def _check_sequences(x: Tensor, num_states: int, gaps: str = "end") -> None:
+    """Refuse unknown states, and gaps before the end of a sequence.
 
     Parameters
     ----------
@@ -302,12 +300,12 @@ def check_sequences(x: Tensor, num_states: int, gaps: str = "end") -> None:
         At the first such state, with its place.
     """
     x = x.double()
-    gone = x.isnan() | (x == -1)
+    missing = x.isnan() | (x == -1)
     states = (x == x.floor()) & (x >= 0) & (x < num_states)
-    late = gone.cumsum(-1) > 0  # from the first gap on
-    bad = ~states if gaps == "none" else torch.where(late, ~gone, ~states)
+    ended = missing.cumsum(-1) > 0  # from the first gap on
+    bad = ~states if gaps == "none" else torch.where(ended, ~missing, ~states)
     if gaps == "end" and x.shape[-1]:
-        bad[:, 0] |= gone[:, 0]
+        bad[:, 0] |= missing[:, 0]
     if bool(bad.any()):
         row, time = bad.nonzero()[0].tolist()
         rest = "" if gaps == "none" else ", with NaN or -1 after the end of a sequence only"

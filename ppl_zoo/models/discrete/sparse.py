@@ -1,4 +1,4 @@
-"""Sums of logarithms of table cells: where discrete models spend their time."""
+"""Products with sparse rows (CSR), and sums of log table cells: the cost of discrete models."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["dense", "multiply", "pick", "weighted_logs"]
+__all__ = ["multiply", "pick", "weighted_logs"]
 
 
 class _SparseProduct(torch.autograd.Function):
-    """``x @ w`` for sparse x (CSR); torch's own gradient takes 30 times as long."""
+    """Product ``x @ w`` for sparse x (CSR); torch's own gradient takes 30 times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class _SparseProduct(torch.autograd.Function):
 
 
 def multiply(x: Tensor, w: Tensor) -> Tensor:
-    """Sum ``x * w`` over features for every class.
+    """Sum of ``x * w`` over features, for every class.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def multiply(x: Tensor, w: Tensor) -> Tensor:
 
 
 def weighted_logs(x: Tensor, p: Tensor) -> Tensor:
-    """Sum ``x * log(p)`` over features, 0 log 0 = 0; shapes as for ``multiply``."""
+    """Sum of ``x * log(p)`` over features, 0 log 0 = 0; shapes as for ``multiply``."""
     out = multiply(x, p.clamp_min(torch.finfo(p.dtype).tiny).log())
-    # gradients are wanted where counts came from the same data: no cell of them is impossible
+    # gradients are taken in the E-step, at tables of the same data: none of its rows has p = 0
     if not p.requires_grad and bool((p == 0).any()):
         impossible = multiply(x, (p == 0).to(p.dtype)) > 0
         out = out.masked_fill(impossible, -torch.inf)
@@ -69,8 +69,3 @@ def pick(p: Tensor, states: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(p.shape[:-1], states.shape)
     chosen = p.expand(*shape, p.shape[-1]).gather(-1, states.expand(shape).unsqueeze(-1))
     return chosen.squeeze(-1)
-
-
-def dense(x: Tensor) -> Tensor:
-    """Return x with its zeros written out."""
-    return x if x.layout == torch.strided else x.to_dense()

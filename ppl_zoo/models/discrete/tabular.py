@@ -1,4 +1,4 @@
-"""A model's probability tables: declared, set, read, and drawn from their Dirichlet priors."""
+"""Probability tables with Dirichlet priors, learned by EM or CAVI from expected counts."""
 
 from __future__ import annotations
 
@@ -17,26 +17,95 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 
-__all__ = ["CountedModel", "TableModel"]
+__all__ = ["CountedModel"]
+
+ROWS_PER_CHUNK = 65_536
 
 
-class TableModel(Model):
-    """A model whose parameters are probability tables, each row with a Dirichlet prior.
+class CountedModel(Model):
+    """Model whose parameters are probability tables, each row with a Dirichlet prior.
+
+    A subclass declares its tables with ``add_table`` and writes ``log_likelihood(tables, *data)``.
+    The E-step is the same for all such models: the expected count of a cell theta of a table,
+    under the posterior of the latent variables, is
+
+        E[count] = theta * d log p(data) / d theta,
+
+    whatever the model is: counting in complete data, the responsibilities of a mixture and the
+    forward-backward recursions are all results of one backward pass. The M-step divides counts by
+    their sum.
+
+    With ``bayesian=False`` the tables are parameters, and EM ends at the mode under the prior
+    Dirichlet(concentration). With ``bayesian=True`` they are latent variables and
+    ``q(table) = Dirichlet(posterior)``: the same two steps are then CAVI, exact where there are no
+    other latent variables. The E-step uses exp E_q[log theta], and the objective is the evidence
+    lower bound (Beal 2003, Variational Algorithms for Approximate Bayesian Inference, chapter 2).
+
+    Parameters of other exponential families are returned by ``naturals``: the gradient with
+    respect to a natural parameter is its expected sufficient statistic.
 
     Parameters
     ----------
     bayesian
         Whether tables are latent variables: ``q(table) = Dirichlet(posterior)``.
+
+    Attributes
+    ----------
+    table_names
+        Names of the tables, in the order of their declaration.
+    has_prior
+        Whether any concentration differs from 1, the flat prior.
+
+    References
+    ----------
+    Darwiche (2003), A differential approach to inference in Bayesian networks, J. ACM 50,
+    https://doi.org/10.1145/765568.765570. Salakhutdinov, Roweis & Ghahramani (2003), Optimization
+    with EM and expectation-conjugate-gradient, ICML.
     """
+
+    default_solver = ("EM", {})
 
     def __init__(self, bayesian: bool = False) -> None:
         super().__init__()
         self.bayesian = bool(bayesian)
-        self.__dict__["table_names"] = []
+        self.table_names: list[str] = []
         self.has_prior = False
+        if bayesian:  # the density at a draw of q is no substitute for the predictive density
+            self.queries = {**type(self).queries, "log_prob": "estimate"}
+            self.default_solver = ("CAVI", {})
+
+    # ---- what a subclass writes -------------------------------------------------------------
+
+    def log_likelihood(self, tables: Mapping[str, Tensor], *data: Tensor) -> Float[Tensor, " n"]:
+        """Log density of each row, ``(n,)``, in nats; latent variables are summed out.
+
+        Parameters
+        ----------
+        tables
+            Tables by name, and naturals. A row's probability must be a sum of products of cells:
+            no ``1 - p``, since rows of a table may sum to less than one here. Where a cell may be
+            0, pick it and then take the logarithm.
+        *data
+            As for ``model``.
+        """
+        raise TypeError(f"{type(self).__name__} has no method 'log_likelihood'; write one")
+
+    def log_base(self, *data: Tensor) -> Tensor | None:
+        """Part of the log density that no parameter changes, ``(n,)``; None for 0."""
+        return None
+
+    def row_weights(self, *data: Tensor) -> Tensor | None:
+        """Weight of each row in EM, ``(n,)``; None for one."""
+        return None
+
+    def naturals(self) -> dict[str, Tensor]:
+        """Natural parameters that are no tables (their mean under q, where ``bayesian``)."""
+        return {}
+
+    # ---- the tables -------------------------------------------------------------------------
 
     def add_table(self, name: str, shape: Sequence[int], concentration: Any = 1.0) -> None:
-        """Declare a table of probabilities, its last dimension summing to one; uniform at first.
+        """Declare a probability table, its last dimension summing to one; uniform at first.
 
         Parameters
         ----------
@@ -60,10 +129,10 @@ class TableModel(Model):
         ):
             raise DataError(f"concentration: got {concentration}, expected {least}")
         self.table_names.append(name)
-        self.has_prior = self.has_prior or bool((prior != 1).any())  # 1 changes nothing
+        self.has_prior = self.has_prior or bool((prior != 1).any())
         self.register_buffer(f"{name}_concentration", prior)
         start = prior.log() if self.bayesian else torch.full_like(prior, -math.log(shape[-1]))
-        self.register_parameter(self._key(name), nn.Parameter(start))
+        self.register_parameter(self._parameter_name(name), nn.Parameter(start))
 
     @torch.no_grad()
     def set_table(self, name: str, values: Any) -> None:
@@ -74,7 +143,7 @@ class TableModel(Model):
         DataError
             If the shape is another one, a value is negative, or a row does not sum to one.
         """
-        parameter = getattr(self, self._key(name))
+        parameter = self._parameter(name)
         values = torch.as_tensor(values).to(parameter.device, torch.float64)
         if values.shape != parameter.shape:
             raise DataError(
@@ -91,7 +160,7 @@ class TableModel(Model):
 
     def table(self, name: str) -> Tensor:
         """Return one table; its posterior mean, where ``bayesian``. Gradients pass through."""
-        return getattr(self, self._key(name)).softmax(-1)
+        return self._parameter(name).softmax(-1)
 
     def tables(self) -> dict[str, Tensor]:
         """Return all tables by name."""
@@ -107,18 +176,18 @@ class TableModel(Model):
         """
         if not self.bayesian:
             raise DataError("posterior: expected a model made with bayesian=True")
-        return getattr(self, self._key(name)).exp()
+        return self._parameter(name).exp()
 
     @property
     def num_free_parameters(self) -> int:
         """Number of free parameters: each row of K states has K - 1."""
-        shapes = (getattr(self, self._key(name)).shape for name in self.table_names)
+        shapes = (self._parameter(name).shape for name in self.table_names)
         return sum(math.prod(shape[:-1]) * (shape[-1] - 1) for shape in shapes)
 
-    # ---- the story's first lines ------------------------------------------------------------
+    # ---- the tables in `model` and `guide` --------------------------------------------------
 
     def draw_tables(self) -> dict[str, Tensor]:
-        """Begin ``model``: tables as parameters, or drawn from their prior."""
+        """First step of ``model``: tables as parameters, or drawn from their prior."""
         if not self.bayesian:
             if self.has_prior:
                 pyro.factor("log_prior", self.log_prior())
@@ -126,13 +195,13 @@ class TableModel(Model):
         return {name: self._draw(name, self._prior(name)) for name in self.table_names}
 
     def draw_posterior(self) -> dict[str, Tensor]:
-        """Begin ``guide``: draw tables from q, where ``bayesian``."""
+        """First step of ``guide``: draw tables from q, where ``bayesian``."""
         if not self.bayesian:
             return self.tables()
         return {n: self._draw(n, self.posterior_concentration(n)) for n in self.table_names}
 
     def guide(self, *data: Any) -> None:
-        """Draw what is hidden: here, the tables."""
+        """Draw the latent variables: by default, the tables."""
         self.draw_posterior()
 
     def log_prior(self) -> Tensor:
@@ -148,98 +217,13 @@ class TableModel(Model):
                 total = total + ((prior - 1.0) * table.log()).sum()
         return total
 
-    # ---- pieces -----------------------------------------------------------------------------
-
-    def _key(self, name: str) -> str:
-        return f"{name}_log_posterior" if self.bayesian else f"{name}_logits"
-
-    def _prior(self, name: str) -> Tensor:
-        return getattr(self, f"{name}_concentration")
-
-    def _draw(self, name: str, concentration: Tensor) -> Tensor:
-        law = dist.Dirichlet(concentration)
-        return pyro.sample(name, law.to_event(concentration.ndim - 1))
-
-
-# ---- EM for every discrete model: expected counts are the gradient of the log likelihood.
-
-
-class CountedModel(TableModel):
-    """A model whose parameters are probability tables, which it only has to multiply.
-
-    A subclass declares its tables with ``add_table`` and writes ``log_likelihood(tables, *data)``.
-    How often a cell theta of a table was used, expected over all that is hidden, is
-
-        E[count] = theta * d log p(data) / d theta,
-
-    whatever the model is: counting in complete data, the responsibilities of a mixture and the
-    forward-backward recursions all come out of the one backward pass. The M-step divides counts by
-    their sum.
-
-    With ``bayesian=False`` the tables are parameters, and EM ends at the mode under the prior
-    Dirichlet(concentration). With ``bayesian=True`` they are latent variables of the story and
-    ``q(table) = Dirichlet(posterior)``: the same two steps are then CAVI, exact where nothing is
-    hidden. The E-step uses exp E_q[log theta], and the objective is the evidence lower
-    bound (Beal 2003, Variational Algorithms for Approximate Bayesian Inference, chapter 2).
-
-    Parameters of other exponential families join in as ``naturals``: the gradient with respect to
-    a natural parameter is its expected sufficient statistic.
-
-    Parameters
-    ----------
-    bayesian
-        Whether tables are latent variables.
-
-    References
-    ----------
-    Darwiche (2003), A differential approach to inference in Bayesian networks, J. ACM 50,
-    https://doi.org/10.1145/765568.765570. Salakhutdinov, Roweis & Ghahramani (2003), Optimization
-    with EM and expectation-conjugate-gradient, ICML.
-    """
-
-    default_solver = ("EM", {})
-
-    def __init__(self, bayesian: bool = False) -> None:
-        super().__init__(bayesian)
-        if bayesian:  # a draw of q says less than the predictive density does
-            self.queries = {**type(self).queries, "log_prob": "estimate"}
-            self.default_solver = ("CAVI", {})
-
-    # ---- what a subclass writes -------------------------------------------------------------
-
-    def log_likelihood(self, tables: Mapping[str, Tensor], *data: Tensor) -> Float[Tensor, " n"]:
-        """Log density of each row, ``(n,)``, in nats; what is hidden is summed out.
-
-        Parameters
-        ----------
-        tables
-            Tables by name, and naturals. A row's probability must be a sum of products of cells:
-            no ``1 - p``, since rows of a table may sum to less than one here. Where a cell may be
-            0, pick it and then take the logarithm.
-        *data
-            As for ``model``.
-        """
-        raise TypeError(f"{type(self).__name__} has no method 'log_likelihood'; write one")
-
-    def log_base(self, *data: Tensor) -> Tensor | None:
-        """Part of the log density that no parameter changes, ``(n,)``; None for 0."""
-        return None
-
-    def row_weights(self, *data: Tensor) -> Tensor | None:
-        """How many rows each row counts for in EM, ``(n,)``; None for one."""
-        return None
-
-    def naturals(self) -> dict[str, Tensor]:
-        """Natural parameters that are no tables (their mean under q, where ``bayesian``)."""
-        return {}
-
     # ---- EM ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start from uniform tables, or from the prior."""
         for name in self.table_names:
-            parameter = getattr(self, self._key(name))
+            parameter = self._parameter(name)
             uniform = torch.zeros_like(parameter) - math.log(parameter.shape[-1])
             parameter.copy_(self._prior(name).log() if self.bayesian else uniform)
 
@@ -255,7 +239,7 @@ class CountedModel(TableModel):
     def expected_counts(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step, but for the part of the log likelihood that parameters do not change."""
         with torch.no_grad():
-            leaves = {name: self._for_e_step(name) for name in self.table_names}
+            leaves = {name: self._e_step_table(name) for name in self.table_names}
         leaves |= {name: value.detach() for name, value in self.naturals().items()}
         leaves = {name: value.requires_grad_() for name, value in leaves.items()}
         with torch.enable_grad():
@@ -269,7 +253,8 @@ class CountedModel(TableModel):
             statistics[name] = gradient.double()
         return statistics
 
-    def _for_e_step(self, name: str) -> Tensor:
+    def _e_step_table(self, name: str) -> Tensor:
+        """Table of the E-step: the parameter, or exp E_q[log table], which sums to less."""
         if not self.bayesian:
             return self.table(name)
         q = self.posterior_concentration(name).double()
@@ -279,30 +264,30 @@ class CountedModel(TableModel):
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
         """M-step, in place: the mode of every table, or its posterior."""
         for name in self.table_names:
-            parameter, counts = getattr(self, self._key(name)), statistics[name].clamp_min(0.0)
+            parameter, counts = self._parameter(name), statistics[name].clamp_min(0.0)
             if self.bayesian:
                 parameter.copy_((counts + self._prior(name)).log())
                 continue
             counts = counts + (self._prior(name).double() - 1.0)
             total = counts.sum(-1, keepdim=True)
-            # nothing is known of a row that was never used: it stays as it is
+            # the data say nothing of a row without counts: it keeps its values
             log_table = torch.where(total > 0, counts.log() - total.log(), parameter.double())
             parameter.copy_(log_table)
 
     @torch.no_grad()
     def learn(self, *data: Any) -> CountedModel:
-        """Count once: one E-step and one M-step, all of EM where nothing is hidden.
+        """Take one E-step and one M-step: all of EM where there are no latent variables.
 
         Parameters
         ----------
         *data
-            As for ``zoo.fit``, which does the same and keeps a record.
+            As for ``zoo.fit``, which does the same and returns a `Fit`.
         """
         rows = self.as_rows(data if len(data) > 1 else data[0])
         self.check_data(rows)
         self.initialize(rows)
         total: dict[str, Any] = {}
-        for chunk in rows.chunks(65536):
+        for chunk in rows.chunks(ROWS_PER_CHUNK):
             for name, value in self.expected_counts(*chunk).items():
                 total[name] = total[name] + value if name in total else value
         self.maximize(total)
@@ -313,14 +298,29 @@ class CountedModel(TableModel):
     @torch.no_grad()
     def log_prob(self, *data: Any) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``; under mean tables, where ``bayesian``."""
-        rows = self.as_rows(data)
-        self.check_data(rows)
-        parts, out = self.point_parts(), []
-        for chunk in rows.chunks(4096):
-            by_row, base = self.log_likelihood(parts, *chunk), self.log_base(*chunk)
+        parameters, out = self.point_parameters(), []
+        for chunk in self.batches(*data):
+            by_row, base = self.log_likelihood(parameters, *chunk), self.log_base(*chunk)
             out.append(by_row if base is None else by_row + base)
         return torch.cat(out)
 
-    def point_parts(self) -> dict[str, Tensor]:
+    def point_parameters(self) -> dict[str, Tensor]:
         """Tables and naturals for queries; their means, where ``bayesian``."""
         return {**self.tables(), **self.naturals()}
+
+    # ---- pieces -----------------------------------------------------------------------------
+
+    def _parameter(self, name: str) -> Tensor:
+        """Unnormalised log table, or log Dirichlet parameters of q where ``bayesian``."""
+        return getattr(self, self._parameter_name(name))
+
+    def _parameter_name(self, name: str) -> str:
+        return f"{name}_log_posterior" if self.bayesian else f"{name}_logits"
+
+    def _prior(self, name: str) -> Tensor:
+        """Dirichlet concentration of the prior."""
+        return getattr(self, f"{name}_concentration")
+
+    def _draw(self, name: str, concentration: Tensor) -> Tensor:
+        rows = dist.Dirichlet(concentration)
+        return pyro.sample(name, rows.to_event(concentration.ndim - 1))

@@ -56,7 +56,7 @@ def random_net(num_nodes=7, max_parents=3, seed=0, zeros=0.2):
 
 def joint_table(net):
     """All joint states ``(cells, nodes)`` and their probabilities, straight from the tables."""
-    grid = torch.tensor(list(itertools.product(*map(range, net.alphabet.sizes))))
+    grid = torch.tensor(list(itertools.product(*map(range, net.state_space.sizes))))
     p = torch.ones(len(grid), dtype=torch.float64)
     for i, node in enumerate(net.nodes):
         at = [grid[:, net.nodes.index(q)] for q in net.parents_of(node)]
@@ -75,7 +75,7 @@ def brute_force(net, x, soft=None):
         log_evidence.append(w.sum().log())
         best.append(w.max().log())
         for i, node in enumerate(net.nodes):
-            sums = torch.zeros(net.alphabet.sizes[i], dtype=w.dtype).index_add(0, grid[:, i], w)
+            sums = torch.zeros(net.state_space.sizes[i], dtype=w.dtype).index_add(0, grid[:, i], w)
             marginals[node].append(sums / w.sum())
     stacked = {n: torch.stack(v) for n, v in marginals.items()}
     return stacked, torch.stack(log_evidence), torch.stack(best)
@@ -101,7 +101,7 @@ def eliminate(net, evidence, node):
 
         def cost(v, factors=factors):
             scope = {m for f, _ in factors if v in f for m in f}
-            return np.prod([float(net.alphabet.sizes[m]) for m in scope])
+            return np.prod([float(net.state_space.sizes[m]) for m in scope])
 
         v = min(left, key=cost)
         left.remove(v)
@@ -113,7 +113,7 @@ def eliminate(net, evidence, node):
         for names, table in touched:
             operands += [table, [local[m] for m in names]]
         factors.append((scope, np.einsum(*operands, [local[m] for m in scope], optimize=True)))
-    result = np.ones(net.alphabet.sizes[index[node]])
+    result = np.ones(net.state_space.sizes[index[node]])
     for _, table in factors:
         result = result * table
     return torch.from_numpy(result / result.sum())

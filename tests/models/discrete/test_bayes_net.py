@@ -89,7 +89,7 @@ def test_evidence_in_all_its_forms(monkeypatch):
     assert several["lung"].shape == (3, 2)
     rows = with_gaps(net, 500, 0.5)
     whole = net.marginals(rows)
-    monkeypatch.setitem(junction_tree.CHUNK_CELLS, "cpu", 1000)
+    monkeypatch.setitem(junction_tree.MAX_CELLS_PER_CHUNK, "cpu", 1000)
     assert_marginals(net.marginals(rows), whole, 1e-15)
 
 
@@ -125,7 +125,7 @@ def test_impossible_evidence_is_refused_by_row():
         ({"dysp": 2}, "dysp|node 'dysp'"),
         (torch.zeros(2, 7, dtype=torch.int64), r"got shape \(2, 7\), expected \(n, 8\)"),
         (torch.full((1, 8), 5), "got 5 at row 0"),
-        (torch.full((1, 8), 0.5), "got 0.5, expected whole numbers"),
+        (torch.full((1, 8), 0.5), "got 0.5, expected integers"),
     ],
 )
 def test_bad_evidence(evidence, message):

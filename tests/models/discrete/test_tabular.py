@@ -1,4 +1,4 @@
-"""Independence, chain rule, Markov chains and mixtures of yes-no features, against oracles."""
+"""Independence, chain rule, Markov chains and Bernoulli mixtures, against oracles."""
 
 import itertools
 
@@ -179,7 +179,7 @@ def test_markov_chain_counts_transitions():
 def test_stationary_distribution(order, most, monkeypatch):
     from ppl_zoo.models.discrete import markov_chain
 
-    monkeypatch.setattr(markov_chain, "MAX_DENSE", most)
+    monkeypatch.setattr(markov_chain, "MAX_DENSE_PASTS", most)
     model = zoo.MarkovChain(6, order).double()
     table = torch.rand(6**order, 6, dtype=torch.float64) ** 3
     model.set_table("transition", table / table.sum(1, keepdim=True))
@@ -228,7 +228,7 @@ def test_mixture_finds_its_components():
         (zoo.Categorical(2, 3), [[0.0, -1.0]], "got -1 in row 0, column 1, expected 0 to 2"),
         (zoo.Categorical(2, 3), [[0.0, 0.5]], "got 0.5"),
         (zoo.ChainRule(2), [[0.0, 3.0]], "got 3 in row 0, column 1, expected 0 to 1"),
-        (zoo.ChainRule(2), [[0.0]], r"got shape \(1, 1\), expected \(n, 2\)"),
+        (zoo.ChainRule(2), [[0.0]], r"got shape \(1, 1\), expected \(1, 2\)"),
         (zoo.MarkovChain(2), [[0.0, 2.0]], "got 2 in row 0 at time 1"),
         (zoo.MarkovChain(2), [[0.0, np.nan, 1.0]], "got 1 in row 0 at time 2"),
         (zoo.BernoulliMixture(2, 2), [[0.0, 0.3]], "got 0.3"),

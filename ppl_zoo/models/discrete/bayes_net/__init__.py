@@ -1,1 +1,1 @@
-"""Bayes nets: exact inference by junction tree, learning, and files."""
+"""Bayesian networks: exact inference by junction tree, learning, and files."""

@@ -1,10 +1,10 @@
-"""Bayes net: a joint distribution as a product of tables, one for each node given its parents."""
+"""Bayesian network: a joint distribution as a product of conditional probability tables."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,300 +17,35 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete.bayes_net.bif import TOLERANCE
-from ppl_zoo.models.discrete.bayes_net.counts import as_columns, configuration, family_counts
+from ppl_zoo.models.discrete.bayes_net.bif import MAX_ROW_SUM_ERROR
+from ppl_zoo.models.discrete.bayes_net.counts import (
+    as_columns,
+    configuration_index,
+    family_counts,
+)
 from ppl_zoo.models.discrete.bayes_net.graph import Graph
-from ppl_zoo.models.discrete.bayes_net.inference import NetQueries
-from ppl_zoo.models.discrete.bayes_net.io import NetFiles
+from ppl_zoo.models.discrete.bayes_net.inference import JunctionTreeInference
+from ppl_zoo.models.discrete.bayes_net.io import NetworkFiles
 from ppl_zoo.models.discrete.bayes_net.junction_tree import JunctionTree
-from ppl_zoo.models.discrete.bayes_net.learning import NetLearning
+from ppl_zoo.models.discrete.bayes_net.learning import StructureLearning
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
 from ppl_zoo.models.discrete.tabular import CountedModel
 
-__all__ = ["BayesNet", "NetBuilding", "NetTables"]
+__all__ = ["BayesNet"]
+
+ROWS_PER_CHUNK = 65_536
 
 
-# ---- The tables of a Bayes net by the names of its nodes: read, set, labelled and compared.
+class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedModel):
+    """Bayesian network of discrete variables.
 
-
-class NetTables:
-    """Tables of a net of named nodes, ``(states of its parents..., states)`` each."""
-
-    graph: Graph
-    alphabet: StateSpace
-    tree: JunctionTree
-    states: dict[str, tuple[str, ...]]
-    site_names: dict[str, str]
-    table: Callable[[str], Tensor]
-    set_table: Callable[[str, Any], None]
-    bayesian: bool
-
-    def cpt(self, node: str) -> Tensor:
-        """Conditional probability table of a node, ``(states of its parents..., states)``."""
-        self.alphabet.column(node)
-        family = (*self.graph.parents[node], node)
-        shape = [len(self.states[n]) for n in family]
-        return self.table(f"{self.site_names[node]}_table").detach().reshape(shape)
-
-    def set_tables(self, tables: Mapping[str, Any]) -> None:
-        """Set tables, ``{node: (states of its parents..., states)}``; rows are normalised.
-
-        Raises
-        ------
-        DataError
-            If a node is unknown, a shape wrong, or a row does not sum to one (to a thousandth).
-        """
-        for node, values in tables.items():
-            self.alphabet.column(node)
-            site = self.site_names[node]
-            try:
-                table = torch.as_tensor(values, dtype=torch.float64)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise DataError(f"table of {node!r}: got no array of numbers: {error}") from error
-            family = (*self.graph.parents[node], node)
-            shape = tuple(len(self.states[n]) for n in family)
-            if tuple(table.shape) not in (shape, (math.prod(shape[:-1]), shape[-1])):
-                raise DataError(
-                    f"table of {node!r}: got shape {tuple(table.shape)}, expected {shape}, "
-                    f"the states of {family}"
-                )
-            table = table.reshape(-1, shape[-1])
-            if not bool((table >= 0).all() & table.isfinite().all()):
-                raise DataError(f"table of {node!r}: got {values!r}, expected probabilities")
-            if not self.bayesian:
-                total = table.sum(-1, keepdim=True)
-                worst = float(total.flatten()[(total.flatten() - 1).abs().argmax()])
-                if abs(worst - 1) > TOLERANCE * (1 + 1e-9):
-                    raise DataError(
-                        f"table of {node!r}: got a row that sums to {worst:.6g}, expected 1"
-                    )
-                table = table / total
-            self.set_table(f"{site}_table", table)
-
-    def node_tables(self) -> list[Tensor]:
-        """Tables in the order of the columns, ``(configurations, states)`` each."""
-        return [self.table(f"{site}_table") for site in self.site_names.values()]
-
-    @property
-    def coords(self) -> dict[str, list[str]]:
-        """Labels for ArviZ: configurations of the parents, and states, of each table."""
-        labels = {}
-        for node, site in self.site_names.items():
-            rows = [""]
-            for parent in self.graph.parents[node]:
-                rows = [
-                    f"{row}, {parent}={s}".removeprefix(", ")
-                    for row in rows
-                    for s in self.states[parent]
-                ]
-            labels[f"{site}_parents"] = rows
-            labels[f"{site}_state"] = list(self.states[node])
-        return labels
-
-    def kl_divergence(self, other: Any) -> float:
-        """Kullback-Leibler divergence from this net to another of the same graph, in nats.
-
-        Closed form: the divergence of each row of a table, weighted by the probability of the
-        parents' configuration.
-
-        Raises
-        ------
-        DataError
-            If the other net has other nodes, states or parents.
-        """
-        if other.graph.parents != self.graph.parents or other.states != self.states:
-            raise DataError("other: got a net of other nodes or arrows, expected the same graph")
-        with torch.enable_grad():
-            own = [t.detach().double().requires_grad_() for t in self.node_tables()]
-            log_evidence = self.tree.collect(self.tree.potentials(own), {}).log_evidence.sum()
-        total = 0.0
-        gradients = torch.autograd.grad(log_evidence, own)
-        for table, gradient, theirs in zip(own, gradients, other.node_tables(), strict=True):
-            table = table.detach()
-            family = table * gradient  # its marginal distribution
-            ratio = table.log() - theirs.detach().to(table).log()
-            total += float(torch.where(family > 0, family * ratio, 0.0).sum())
-        return max(total, 0.0)
-
-
-# ---- A Bayes net of named nodes: its graph, interventions, and the rows that it takes.
-
-
-class NetBuilding(NetFiles, NetTables):
-    """Structure, interventions and rows of a net of named nodes."""
-
-    graph: Graph
-    alphabet: StateSpace
-    site_names: dict[str, str]
-
-    def do(self, settings: Mapping[str, Any]) -> Any:
-        """Intervene: set nodes from outside, which cuts them off from their parents.
-
-        Parameters
-        ----------
-        settings
-            ``{node: state}``, or ``{node: probabilities of its states}``.
-
-        Returns
-        -------
-        BayesNet
-            The net after the intervention (Pearl 2009, Causality, section 3.2).
-        """
-        parents = dict(self.graph.parents)
-        tables = {node: self.cpt(node).cpu() for node in self.nodes}
-        for node, setting in settings.items():
-            size = self.alphabet.sizes[self.alphabet.column(node)]
-            one_hot = [0.0] * size
-            if isinstance(setting, str) or not hasattr(setting, "__len__"):
-                code = self.alphabet.code(node, setting)
-                if code < 0:
-                    raise DataError(f"{node}: got {setting!r}, expected a state to set it to")
-                one_hot[code] = 1.0
-                setting = one_hot
-            parents[node], tables[node] = (), setting
-        return type(self)(parents, self.states, tables).to(self.device, self.dtype)
-
-    def draw(self, evidence: Any = None, *, marginals: bool = False, axes: Any = None) -> Any:
-        """Draw the net with matplotlib, parents above their children.
-
-        Parameters
-        ----------
-        evidence
-            Evidence of one row; its nodes are shaded.
-        marginals
-            Whether to show each node's probabilities given the evidence as bars.
-        axes
-            Where to draw; a new figure where left out.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-        """
-        from ppl_zoo.models.discrete.bayes_net.plot import draw_net
-
-        return draw_net(self, evidence, marginals=marginals, axes=axes)
-
-    # ---- the graph --------------------------------------------------------------------------
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Names of the nodes, in the order of the columns."""
-        return self.alphabet.nodes
-
-    @property
-    def states(self) -> dict[str, tuple[str, ...]]:
-        """Names of the states of each node."""
-        return self.alphabet.states
-
-    def parents_of(self, node: str) -> tuple[str, ...]:
-        """Parents of a node, in the order of its table."""
-        return self.graph.parents[self.nodes[self.alphabet.column(node)]]
-
-    def children_of(self, node: str) -> tuple[str, ...]:
-        """Children of a node."""
-        return self.graph.children[self.nodes[self.alphabet.column(node)]]
-
-    def markov_blanket(self, node: str) -> set[str]:
-        """Parents, children and their other parents: what shields a node from all others."""
-        self.alphabet.column(node)
-        return self.graph.markov_blanket(node)
-
-    def d_separated(self, a: Any, b: Any, given: Any = ()) -> bool:
-        """Whether the graph says that ``a`` is independent of ``b`` given ``given``.
-
-        Parameters
-        ----------
-        a, b, given
-            Each a node, or several.
-        """
-        sets = [{v} if isinstance(v, str) else set(v) for v in (a, b, given)]
-        for node in set().union(*sets):
-            self.alphabet.column(node)
-        return self.graph.d_separated(*sets)
-
-    def names(self, x: Tensor) -> list[dict[str, str]]:
-        """Put rows of numbers into words: ``{node: state}`` each, what is missing left out."""
-        return self.alphabet.names(x)
-
-    @cached_property
-    def above(self) -> list[tuple[int, ...]]:
-        """Columns of the parents of each node."""
-        index = self.alphabet.index
-        return [tuple(index[p] for p in self.graph.parents[node]) for node in self.nodes]
-
-    @cached_property
-    def tree(self) -> JunctionTree:
-        """The junction tree, built when it is first asked for."""
-        return JunctionTree(self.above, self.alphabet.sizes)
-
-    # ---- data -------------------------------------------------------------------------------
-
-    def as_rows(self, data: Any) -> Rows:
-        """Read rows: whole numbers, or columns of names or numbers by node (or by its site)."""
-        if isinstance(data, tuple) and len(data) == 1:
-            data = data[0]
-        if isinstance(data, Mapping):
-            nodes = {site: node for node, site in self.site_names.items()}
-            known = self.alphabet.index
-            data = {k if k in known else nodes.get(k, k): v for k, v in data.items()}
-        return super().as_rows(data if isinstance(data, Rows) else self.alphabet.rows(data))
-
-    def check_data(self, rows: Rows) -> None:
-        """Refuse rows of another width, numbers that are no states, and -1 without ``missing``."""
-        first = 0
-        for (x,) in rows.chunks(65536):
-            complete = self.alphabet.check(x, first)
-            if not (complete or self.allow_missing):
-                row, column = (x < 0).nonzero()[0].tolist()
-                raise DataError(
-                    f"x: node {self.nodes[column]!r} is missing (-1) at row {first + row}, "
-                    "expected complete rows (nets made with missing=True take -1)"
-                )
-            first += len(x)
-
-    def remember(self, rows: Rows, guide: Any = None) -> None:
-        """Keep what queries after a fit need; a complete row, so that every node is drawn anew."""
-        super().remember(rows, guide)
-        self.example = tuple((t.clamp_min(0), p) for t, p in self.example)
-
-    def input_names(self, *data: Any) -> tuple[str, ...]:
-        """Return no names: x is observed, though column by column."""
-        return ()
-
-    # ---- pieces -----------------------------------------------------------------------------
-
-    def num_configurations(self, node: str) -> int:
-        """Count the configurations of a node's parents."""
-        return math.prod(len(self.alphabet.states[p]) for p in self.graph.parents[node])
-
-    @staticmethod
-    def name_sites(nodes: Sequence[str]) -> dict[str, str]:
-        """Sites bear the nodes' names, as lower-case identifiers, each once."""
-        sites: dict[str, str] = {}
-        taken = {"rows"}  # the plate
-        for node in nodes:
-            site = re.sub(r"\W", "_", node.lower())
-            if not site.isidentifier():
-                site = f"node_{site}"
-            stem, number = site, 1
-            while {site, f"{site}_table", f"{site}_seen"} & taken:
-                number += 1
-                site = f"{stem}_{number}"
-            taken |= {site, f"{site}_table", f"{site}_seen"}
-            sites[node] = site
-        return sites
-
-
-class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
-    """Bayes net of discrete variables.
-
-    For each row n, and each node in an order that puts parents first::
+    Generative model, for each row n, parents before their children::
 
         node[n] ~ Categorical(table[parents of the node in row n])
 
-    Sites bear the nodes' names, in lower case. A row may leave values out, -1: they are latent
-    then, and the guide draws them from their exact posterior, so that the evidence lower bound is
-    the log density. All queries are exact, by a junction tree.
+    Sites bear the nodes' names, in lower case. Missing values of a row, -1, are latent: the guide
+    draws them from their exact posterior, so that the evidence lower bound is the log density.
+    All queries are exact, by a junction tree.
 
     With ``bayesian=True`` the tables are latent too, each row of a table with a Dirichlet prior::
 
@@ -331,7 +66,7 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         missing.
     missing
         Whether the rows of a fit may have -1 for "not observed"; nodes without any value are
-        hidden. Queries take -1 in any case.
+        latent variables. Queries take -1 in any case.
 
     References
     ----------
@@ -372,12 +107,12 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
     ) -> None:
         super().__init__(bayesian=bayesian)
         self.allow_missing = missing
-        self.double()  # nets are read and answered to ten digits
+        self.double()  # published networks are compared to ten digits
         self.graph = Graph(parents)
-        self.alphabet = StateSpace(read_states(parents, states))
-        self.site_names = self.name_sites(self.alphabet.nodes)
+        self.state_space = StateSpace(read_states(parents, states))
+        self.site_names = _name_sites(self.state_space.nodes)
         for node, site in self.site_names.items():
-            shape = (self.num_configurations(node), len(self.alphabet.states[node]))
+            shape = (self.num_configurations(node), len(self.state_space.states[node]))
             own = concentration
             if isinstance(concentration, Mapping):
                 own = torch.as_tensor(concentration.get(node, 1.0), dtype=self.dtype)
@@ -389,7 +124,7 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         }
         self.set_tables(tables or {})
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- the generative model and its posterior ---------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw each node given its parents; ``x (n, nodes)``, -1 where missing."""
@@ -397,12 +132,12 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         complete = [not (self.allow_missing and bool((c < 0).any())) for c in x.T]
         with self.observations("rows", x):
             values: list[Any] = [None] * len(complete)
-            for node, site, law in self._laws(tables, values):
+            for node, site, conditional in self._conditionals(tables, values):
                 column = x[:, node]
                 if complete[node]:
-                    values[node] = pyro.sample(site, law, obs=column)
+                    values[node] = pyro.sample(site, conditional, obs=column)
                     continue
-                values[node] = pyro.sample(site, law, infer={"enumerate": "parallel"})
+                values[node] = pyro.sample(site, conditional, infer={"enumerate": "parallel"})
                 agrees = (column < 0) | (values[node] == column)
                 pyro.factor(f"{site}_seen", agrees.to(self.dtype).log())
 
@@ -410,28 +145,30 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         """Draw tables from q, and missing values from their exact posterior."""
         self.draw_posterior()
         x = x.long()
-        hidden: list[str] = []
+        latent: list[str] = []
         if self.allow_missing:
             missing = (x < 0).any(0).tolist()
-            hidden = [n for n in self.graph.order if missing[self.alphabet.index[n]]]
-        if not hidden:
+            latent = [n for n in self.graph.order if missing[self.state_space.index[n]]]
+        if not latent:
             return
         with torch.no_grad():  # the bound is tight: its gradient does not pass through q
             potentials = self.tree.potentials(
-                [self._for_e_step(f"{site}_table") for site in self.site_names.values()]
+                [self._e_step_table(f"{site}_table") for site in self.site_names.values()]
             )
         with self.observations("rows", x):
             columns = list(x.T)
-            for name in hidden:
-                node = self.alphabet.index[name]
+            for name in latent:
+                node = self.state_space.index[name]
                 z = pyro.sample(self.site_names[name], self._posterior(potentials, columns, node))
                 columns[node] = torch.where(x[:, node] < 0, z, x[:, node])
 
-    def _laws(self, tables: Mapping[str, Tensor], values: list[Any]) -> Any:
-        """Distribution of each node given the values so far, parents first."""
+    def _conditionals(
+        self, tables: Mapping[str, Tensor], values: list[Any]
+    ) -> Iterator[tuple[int, str, dist.Categorical]]:
+        """Conditional distribution of each node given the values so far, parents first."""
         for name in self.graph.order:
-            node, site = self.alphabet.index[name], self.site_names[name]
-            code = configuration(values, self.above[node], self.alphabet.sizes)
+            node, site = self.state_space.index[name], self.site_names[name]
+            code = configuration_index(values, self.parent_columns[node], self.state_space.sizes)
             table = tables[f"{site}_table"].log()
             logits = table[..., 0, :] if code is None else Vindex(table)[..., code, :]
             yield node, site, dist.Categorical(logits=logits)
@@ -445,16 +182,255 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         flat = torch.stack([c.reshape(-1) for c in wide], 1)
         parts = []
         for x in flat.split(self.tree.chunk_rows(self.device)):
-            collected = self.tree.collect(potentials, self.tree_likelihoods(x))
-            self._log_evidence(collected, self._anchor.new_zeros(()), len(x), x)
-            found = self.tree.node_marginal(self.tree.distribute(collected), node)
-            parts.append(found.expand(-1, len(x)).T)
+            collected = self.tree.collect(potentials, self._likelihoods(x))
+            self._refuse_impossible(collected.log_evidence.expand(len(x)), x, 0)
+            marginal = self.tree.node_marginal(self.tree.distribute(collected), node)
+            parts.append(marginal.expand(-1, len(x)).T)
         return dist.Categorical(logits=torch.cat(parts).log().reshape(*wide[0].shape, -1))
+
+    # ---- the tables, by the names of the nodes ----------------------------------------------
+
+    def cpt(self, node: str) -> Tensor:
+        """Conditional probability table of a node, ``(states of its parents..., states)``."""
+        self.state_space.column(node)
+        family = (*self.graph.parents[node], node)
+        shape = [len(self.states[n]) for n in family]
+        return self.table(f"{self.site_names[node]}_table").detach().reshape(shape)
+
+    def set_tables(self, tables: Mapping[str, Any]) -> None:
+        """Set tables, ``{node: (states of its parents..., states)}``; rows are normalised.
+
+        Raises
+        ------
+        DataError
+            If a node is unknown, a shape wrong, or a row does not sum to one (to a thousandth).
+        """
+        for node, values in tables.items():
+            self.state_space.column(node)
+            site = self.site_names[node]
+            try:
+                table = torch.as_tensor(values, dtype=torch.float64)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise DataError(f"table of {node!r}: got no array of numbers: {error}") from error
+            family = (*self.graph.parents[node], node)
+            shape = tuple(len(self.states[n]) for n in family)
+            if tuple(table.shape) not in (shape, (math.prod(shape[:-1]), shape[-1])):
+                raise DataError(
+                    f"table of {node!r}: got shape {tuple(table.shape)}, expected {shape}, "
+                    f"the states of {family}"
+                )
+            table = table.reshape(-1, shape[-1])
+            if not bool((table >= 0).all() & table.isfinite().all()):
+                raise DataError(f"table of {node!r}: got {values!r}, expected probabilities")
+            if not self.bayesian:
+                total = table.sum(-1, keepdim=True)
+                worst = float(total.flatten()[(total.flatten() - 1).abs().argmax()])
+                if abs(worst - 1) > MAX_ROW_SUM_ERROR * (1 + 1e-9):
+                    raise DataError(
+                        f"table of {node!r}: got a row that sums to {worst:.6g}, expected 1"
+                    )
+                table = table / total
+            self.set_table(f"{site}_table", table)
+
+    def node_tables(self) -> list[Tensor]:
+        """Tables in the order of the columns, ``(configurations, states)`` each."""
+        return [self.table(f"{site}_table") for site in self.site_names.values()]
+
+    @property
+    def coords(self) -> dict[str, list[str]]:
+        """Coordinates for ArviZ: the parents' configurations and the states of each table."""
+        labels = {}
+        for node, site in self.site_names.items():
+            rows = [""]
+            for parent in self.graph.parents[node]:
+                rows = [
+                    f"{row}, {parent}={s}".removeprefix(", ")
+                    for row in rows
+                    for s in self.states[parent]
+                ]
+            labels[f"{site}_parents"] = rows
+            labels[f"{site}_state"] = list(self.states[node])
+        return labels
+
+    def kl_divergence(self, other: BayesNet) -> float:
+        """Kullback-Leibler divergence from this network to another of the same graph, in nats.
+
+        Closed form: the divergence of each row of a table, weighted by the probability of the
+        parents' configuration.
+
+        Raises
+        ------
+        DataError
+            If the other network has other nodes, states or parents.
+        """
+        if other.graph.parents != self.graph.parents or other.states != self.states:
+            raise DataError("other: got a net of other nodes or arrows, expected the same graph")
+        with torch.enable_grad():
+            own = [t.detach().double().requires_grad_() for t in self.node_tables()]
+            log_evidence = self.tree.collect(self.tree.potentials(own), {}).log_evidence.sum()
+        total = 0.0
+        gradients = torch.autograd.grad(log_evidence, own)
+        for table, gradient, theirs in zip(own, gradients, other.node_tables(), strict=True):
+            table = table.detach()
+            family = table * gradient  # marginal distribution of the node and its parents
+            ratio = table.log() - theirs.detach().to(table).log()
+            total += float(torch.where(family > 0, family * ratio, 0.0).sum())
+        return max(total, 0.0)
+
+    # ---- the graph --------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes, in the order of the columns."""
+        return self.state_space.nodes
+
+    @property
+    def states(self) -> dict[str, tuple[str, ...]]:
+        """Names of the states of each node."""
+        return self.state_space.states
+
+    def parents_of(self, node: str) -> tuple[str, ...]:
+        """Parents of a node, in the order of its table."""
+        return self.graph.parents[self.nodes[self.state_space.column(node)]]
+
+    def children_of(self, node: str) -> tuple[str, ...]:
+        """Children of a node."""
+        return self.graph.children[self.nodes[self.state_space.column(node)]]
+
+    def markov_blanket(self, node: str) -> set[str]:
+        """Markov blanket: parents, children, and the children's other parents."""
+        self.state_space.column(node)
+        return self.graph.markov_blanket(node)
+
+    def d_separated(
+        self,
+        a: str | Collection[str],
+        b: str | Collection[str],
+        given: str | Collection[str] = (),
+    ) -> bool:
+        """Whether ``a`` and ``b`` are d-separated by ``given``, hence independent given it.
+
+        Parameters
+        ----------
+        a, b, given
+            Each a node, or several.
+        """
+        sets = [{v} if isinstance(v, str) else set(v) for v in (a, b, given)]
+        for node in set().union(*sets):
+            self.state_space.column(node)
+        return self.graph.d_separated(*sets)
+
+    def num_configurations(self, node: str) -> int:
+        """Count the configurations of a node's parents."""
+        return math.prod(len(self.states[p]) for p in self.graph.parents[node])
+
+    @cached_property
+    def parent_columns(self) -> list[tuple[int, ...]]:
+        """Columns of the parents of each node."""
+        index = self.state_space.index
+        return [tuple(index[p] for p in self.graph.parents[node]) for node in self.nodes]
+
+    @cached_property
+    def tree(self) -> JunctionTree:
+        """The junction tree, built at the first query."""
+        return JunctionTree(self.parent_columns, self.state_space.sizes)
+
+    def do(self, settings: Mapping[str, Any]) -> BayesNet:
+        """Intervene: set nodes from outside, which cuts them off from their parents.
+
+        Parameters
+        ----------
+        settings
+            ``{node: state}``, or ``{node: probabilities of its states}``.
+
+        Returns
+        -------
+        BayesNet
+            The network after the intervention (Pearl 2009, Causality, section 3.2).
+        """
+        parents = dict(self.graph.parents)
+        tables = {node: self.cpt(node).cpu() for node in self.nodes}
+        for node, setting in settings.items():
+            size = self.state_space.sizes[self.state_space.column(node)]
+            one_hot = [0.0] * size
+            if isinstance(setting, str) or not hasattr(setting, "__len__"):
+                code = self.state_space.code(node, setting)
+                if code < 0:
+                    raise DataError(f"{node}: got {setting!r}, expected a state to set it to")
+                one_hot[code] = 1.0
+                setting = one_hot
+            parents[node], tables[node] = (), setting
+        return type(self)(parents, self.states, tables).to(self.device, self.dtype)
+
+    def draw(self, evidence: Any = None, *, marginals: bool = False, axes: Any = None) -> Any:
+        """Plot the network with matplotlib, parents above their children.
+
+        Parameters
+        ----------
+        evidence
+            Evidence of one row; its nodes are shaded.
+        marginals
+            Whether to show the posterior probabilities of each node's states.
+        axes
+            Where to plot; a new figure where left out.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from ppl_zoo.models.discrete.bayes_net.plot import plot_network
+
+        observed = self.state_space.evidence(evidence, self.device)[0].tolist()
+        return plot_network(
+            self.graph,
+            self.states,
+            observed=observed,
+            marginals=self.marginals(evidence) if marginals else None,
+            axes=axes,
+        )
+
+    # ---- data -------------------------------------------------------------------------------
+
+    def as_rows(self, data: Any) -> Rows:
+        """Read rows: integers, or columns of names or integers by node (or by its site)."""
+        if isinstance(data, tuple) and len(data) == 1:
+            data = data[0]
+        if isinstance(data, Mapping):
+            nodes = {site: node for node, site in self.site_names.items()}
+            known = self.state_space.index
+            data = {k if k in known else nodes.get(k, k): v for k, v in data.items()}
+        return super().as_rows(data if isinstance(data, Rows) else self.state_space.rows(data))
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse rows of another width, codes that are no states, and -1 without ``missing``."""
+        first = 0
+        for (x,) in rows.chunks(ROWS_PER_CHUNK):
+            complete = self.state_space.check(x, first)
+            if not (complete or self.allow_missing):
+                row, column = (x < 0).nonzero()[0].tolist()
+                raise DataError(
+                    f"x: node {self.nodes[column]!r} is missing (-1) at row {first + row}, "
+                    "expected complete rows (nets made with missing=True take -1)"
+                )
+            first += len(x)
+
+    def names(self, x: Tensor) -> list[dict[str, str]]:
+        """Name the states of rows of integers: ``{node: state}`` each, missing ones left out."""
+        return self.state_space.names(x)
+
+    def remember(self, rows: Rows, guide: Any = None) -> None:
+        """Keep what queries after a fit need; a complete row, so that every node is observed."""
+        super().remember(rows, guide)
+        self.example = tuple((t.clamp_min(0), p) for t, p in self.example)
+
+    def input_names(self, *data: Any) -> tuple[str, ...]:
+        """Return no names: x is observed, though column by column."""
+        return ()
 
     # ---- EM ---------------------------------------------------------------------------------
 
     def log_likelihood(self, tables: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, " n"]:
-        """Log density of each row, what is missing summed out; gradients reach the tables."""
+        """Log density of each row, missing values summed out; gradients reach the tables."""
         x = x.long()
         mine = [tables[f"{site}_table"] for site in self.site_names.values()]
         complete = (x >= 0).all(1)
@@ -464,7 +440,7 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         potentials = self.tree.potentials(mine)
         parts = [self._log_joint(mine, x[some[0]])]
         for rows in some[1].split(self.tree.chunk_rows(x.device)):
-            collected = self.tree.collect(potentials, self.tree_likelihoods(x[rows]))
+            collected = self.tree.collect(potentials, self._likelihoods(x[rows]))
             parts.append(collected.log_evidence.expand(len(rows)))
         return torch.cat(parts)[torch.cat(some).argsort()]
 
@@ -472,26 +448,26 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
         """E-step, see `CountedModel`; a chunk of rows at a time, so that memory stays bounded."""
         x = batch[0]
         complete = None if int(x.min()) >= 0 else (x >= 0).all(1)
-        total = self._counted(x if complete is None else x[complete])
+        total = self._complete_counts(x if complete is None else x[complete])
         if complete is None:
             return total
         rest = (~complete).nonzero()[:, 0]
         for rows in rest.split(self.tree.chunk_rows(x.device)):
-            found = super().expected_counts(x[rows])
-            if not bool(found["log_likelihood"].isfinite()):
+            counts = super().expected_counts(x[rows])
+            if not bool(counts["log_likelihood"].isfinite()):
                 self._refuse_impossible(self.log_prob(x[rows]), x[rows], rows)
-            for name, value in found.items():
+            for name, value in counts.items():
                 total[name] = total[name] + value
         return total
 
     @torch.no_grad()
-    def _counted(self, x: Tensor) -> dict[str, Tensor]:
-        """Statistics of complete rows: there the gradient is but the counts."""
+    def _complete_counts(self, x: Tensor) -> dict[str, Tensor]:
+        """Sufficient statistics of complete rows, whose expected counts are the counts."""
         columns, total = as_columns(x), {"log_likelihood": self._anchor.new_zeros(()).double()}
         for node, site in enumerate(self.site_names.values()):
-            above, sizes = self.above[node], self.alphabet.sizes
-            counts = family_counts(columns, node, above, sizes, complete=True).double()
-            table = self._for_e_step(f"{site}_table").double()
+            parents, sizes = self.parent_columns[node], self.state_space.sizes
+            counts = family_counts(columns, node, parents, sizes, complete=True).double()
+            table = self._e_step_table(f"{site}_table").double()
             total["log_likelihood"] += torch.xlogy(counts, table).sum()
             total[f"{site}_table"] = counts
         if not bool(total["log_likelihood"].isfinite()):
@@ -502,16 +478,18 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
     def initialize(self, rows: Rows) -> None:
         """Start from the counts of the families that are complete; at random where there are none.
 
-        A table that no row tells anything about would stay uniform, and EM with it.
+        A table that no row informs would stay uniform, and EM with it.
         """
         super().initialize(rows)
-        if not self.allow_missing or all(int(x.min()) >= 0 for (x,) in rows.chunks(65536)):
-            return  # the first step finds the answer from anywhere
+        if not self.allow_missing or all(
+            int(x.min()) >= 0 for (x,) in rows.chunks(ROWS_PER_CHUNK)
+        ):
+            return  # complete data: the first M-step is the optimum, from any start
         counts = [torch.zeros_like(table) for table in self.node_tables()]
-        for (x,) in rows.chunks(65536):
+        for (x,) in rows.chunks(ROWS_PER_CHUNK):
             columns = as_columns(x)
-            for node, above in enumerate(self.above):
-                counts[node] += family_counts(columns, node, above, self.alphabet.sizes)
+            for node, parents in enumerate(self.parent_columns):
+                counts[node] += family_counts(columns, node, parents, self.state_space.sizes)
         for site, count in zip(self.site_names.values(), counts, strict=True):
             unseen = count.sum() == 0
             start = count + (torch.rand_like(count) + 0.5 if unseen else 1.0)
@@ -521,7 +499,7 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
                 start = start / start.sum(-1, keepdim=True)
             self.set_table(f"{site}_table", start)
 
-    # ---- queries ----------------------------------------------------------------------------
+    # ---- queries; those with evidence are in `JunctionTreeInference` ------------------------
 
     @torch.no_grad()
     def log_prob(self, x: Any) -> Float[Tensor, " n"]:
@@ -529,19 +507,37 @@ class BayesNet(NetQueries, NetLearning, NetBuilding, CountedModel):
 
         Where ``bayesian``, under the mean of the tables.
         """
-        rows, parts = self._query_rows(x), self.tables()
+        rows, parameters = self._query_rows(x), self.tables()
         chunks = rows.split(max(4096, self.tree.chunk_rows(self.device)))
-        return torch.cat([self.log_likelihood(parts, chunk) for chunk in chunks])
+        return torch.cat([self.log_likelihood(parameters, chunk) for chunk in chunks])
 
     @torch.no_grad()
     def encode(self, x: Any) -> Float[Tensor, "n states"]:
         """Posterior probability of every state of every node, ``(n, states of all nodes)``.
 
-        What a row holds is 0 or 1; what it leaves out is the posterior.
+        Observed nodes are one-hot; missing ones have their posterior.
         """
         return self._node_marginals(self._query_rows(x), None).T.contiguous()
 
     def _query_rows(self, x: Any) -> Tensor:
+        """Read and check the rows of a query, which may have -1 in any case."""
         (rows,) = self.as_rows(x).all()
-        self.alphabet.check(rows)
+        self.state_space.check(rows)
         return rows
+
+
+def _name_sites(nodes: Sequence[str]) -> dict[str, str]:
+    """Site names: the nodes' names as lower-case identifiers, each once."""
+    sites: dict[str, str] = {}
+    taken = {"rows"}  # the plate
+    for node in nodes:
+        site = re.sub(r"\W", "_", node.lower())
+        if not site.isidentifier():
+            site = f"node_{site}"
+        stem, number = site, 1
+        while {site, f"{site}_table", f"{site}_seen"} & taken:
+            number += 1
+            site = f"{stem}_{number}"
+        taken |= {site, f"{site}_table", f"{site}_seen"}
+        sites[node] = site
+    return sites

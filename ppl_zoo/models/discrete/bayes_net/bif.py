@@ -1,7 +1,7 @@
-"""The Bayesian interchange format (BIF 0.15): reading and writing.
+"""Bayesian interchange format (BIF 0.15): reader and writer.
 
-Names may be anything: what is not plain is written in quotes, and read without them too, as files
-in the wild have ``Asy/Patch`` or ``>=7.5``. Rows are normalised, since files round them.
+Names may be anything: names with punctuation are written in quotes, and read without them too, as
+published files have ``Asy/Patch`` or ``>=7.5``. Rows are normalised, since files round them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,35 @@ from torch import Tensor
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.discrete.bayes_net.graph import find_cycle
 
-__all__ = ["BIF", "TOLERANCE", "Parser", "Token", "Tokens", "read_bif", "write_bif"]
+__all__ = ["BIF", "MAX_ROW_SUM_ERROR", "read_bif", "write_bif"]
 
-#: names that need no quotes: a word of ``bif_tokens.TOKEN``, without a backslash
-PLAIN = re.compile(r"(?:(?!//|/\*)[^\s{}()\[\]|,;\"\\])+")
+#: largest error of the sum of a row: three digits of thirds
+MAX_ROW_SUM_ERROR = 1e-3
+#: a table beyond this is a typing error
+MAX_CELLS_PER_TABLE = 2**28
+
+#: one token; names without quotes are words, which have no mark and begin no comment
+TOKEN = re.compile(
+    r'(?P<space>\s+|//[^\n]*|/\*.*?\*/)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
+    r"|(?P<mark>[{}()\[\]|,;])|(?P<word>(?:(?!//|/\*)[^\s{}()\[\]|,;\"])+)",
+    re.S,
+)
+#: names that need no quotes: a word of `TOKEN`, without a backslash
+PLAIN_NAME = re.compile(r"(?:(?!//|/\*)[^\s{}()\[\]|,;\"\\])+")
+
+
+@dataclass
+class BIF:
+    """Contents of a BIF file: names, states, parents and tables in the file's order."""
+
+    name: str = "unknown"
+    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tables: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_bif(source: Any) -> BIF:
-    """Read a net.
+    """Read a network from a BIF file.
 
     Parameters
     ----------
@@ -40,7 +61,7 @@ def read_bif(source: Any) -> BIF:
         If the file cannot be read or is malformed; the message begins with ``file:line:``.
     """
     if isinstance(source, str) and re.search(r"[{\n]", source):
-        return Parser(source, "<text>").read()
+        return _Parser(source, "<text>").read()
     try:
         raw = Path(source).read_bytes()
     except (OSError, TypeError, ValueError) as error:
@@ -49,11 +70,11 @@ def read_bif(source: Any) -> BIF:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return Parser(text, str(source)).read()
+    return _Parser(text, str(source)).read()
 
 
 def write_bif(net: BIF) -> str:
-    """Write a net; numbers keep all their digits."""
+    """Write a network as BIF text; numbers keep all their digits."""
     lines = [f"network {_quote(net.name)} {{", "}"]
     for node, states in net.states.items():
         names = ", ".join(_quote(s) for s in states)
@@ -79,35 +100,28 @@ def write_bif(net: BIF) -> str:
 
 
 def _quote(name: str) -> str:
-    if PLAIN.fullmatch(name):
+    """Put a name in quotes where it needs them."""
+    if PLAIN_NAME.fullmatch(name):
         return name
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _numbers(row: Tensor) -> str:
+    """Numbers with commas between them."""
     return ", ".join(repr(value) for value in row.tolist())
 
 
-# ---- The words and marks of a BIF file, one after the other, and where each stands.
-
-TOKEN = re.compile(
-    r'(?P<space>\s+|//[^\n]*|/\*.*?\*/)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
-    r"|(?P<mark>[{}()\[\]|,;])|(?P<word>(?:(?!//|/\*)[^\s{}()\[\]|,;\"])+)",
-    re.S,
-)
-
-
 @dataclass(frozen=True)
-class Token:
-    """A name or a mark, and its line."""
+class _Token:
+    """Token: a name or a punctuation mark, and its line."""
 
     text: str
     line: int
     mark: bool  # punctuation; a quoted "{" is none
 
 
-class Tokens:
-    """The tokens of a file, taken from the left.
+class _TokenStream:
+    """Tokeniser: the tokens of a file, taken from the left.
 
     Parameters
     ----------
@@ -122,7 +136,7 @@ class Tokens:
         self.tokens = list(self._split(text))
         self.at = 0
 
-    def _split(self, text: str) -> Iterator[Token]:
+    def _split(self, text: str) -> Iterator[_Token]:
         line, at = 1, 0
         while at < len(text):
             match = TOKEN.match(text, at)
@@ -131,14 +145,14 @@ class Tokens:
             if match["space"] is None:
                 quoted = match["quoted"]
                 word = re.sub(r"\\(.)", r"\1", quoted, flags=re.S) if quoted is not None else None
-                yield Token(
+                yield _Token(
                     match["mark"] or (match["word"] if word is None else word),
                     line,
                     match["mark"] is not None,
                 )
             line += text.count("\n", at, match.end())
             at = match.end()
-        yield Token("end of file", line, True)
+        yield _Token("end of file", line, True)
 
     def fail(self, message: str, line: int | None = None) -> NoReturn:
         """Refuse the file, at a line or where the next token stands."""
@@ -175,26 +189,8 @@ class Tokens:
         return names
 
 
-# ---- The grammar of BIF, by recursive descent: blocks of variables and of probabilities.
-
-#: rows may miss one by this much: three digits of thirds
-TOLERANCE = 1e-3
-#: a table beyond this is a typing error, not a table
-MAX_CELLS = 2**28
-
-
-@dataclass
-class BIF:
-    """A net as a file holds it: names, states, parents and tables in the file's order."""
-
-    name: str = "unknown"
-    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    tables: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Parser(Tokens):
-    """Reads the net of one file."""
+class _Parser(_TokenStream):
+    """Recursive-descent parser of BIF: blocks of variables and of probabilities."""
 
     def __init__(self, text: str, file: str) -> None:
         super().__init__(text, file)
@@ -220,7 +216,7 @@ class Parser(Tokens):
         return self.net
 
     def _skip_properties(self) -> None:
-        """Properties up to the end of a block: they say nothing of the distribution."""
+        """Skip properties up to the end of a block: they are no part of the distribution."""
         while not self.sees("}"):
             if not self.take().startswith("property"):
                 self.fail("expected a property or '}'")
@@ -232,6 +228,7 @@ class Parser(Tokens):
         self.take("}")
 
     def _variable(self, node: str) -> None:
+        """Block ``{ type discrete [ number ] { states }; }``."""
         line = self.tokens[self.at].line
         if node in self.net.states:
             self.fail(f"variable {node!r} is declared twice", line)
@@ -253,6 +250,7 @@ class Parser(Tokens):
         self._skip_properties()
 
     def _probability(self) -> None:
+        """Block ``( node | parents ) { rows }``."""
         line = self.tokens[self.at].line
         self.take("(")
         node = self.take()
@@ -265,7 +263,7 @@ class Parser(Tokens):
         if len({node, *parents}) <= len(parents):
             self.fail(f"parents of {node!r}: got {parents}, expected others, each once", line)
         sizes = [len(self.net.states[n]) for n in (*parents, node)]
-        if math.prod(sizes) > MAX_CELLS:
+        if math.prod(sizes) > MAX_CELLS_PER_TABLE:
             self.fail(f"{node!r}: its table has {math.prod(sizes)} cells, too many", line)
         self.lines[node] = line
         self.net.parents[node] = tuple(parents)
@@ -273,6 +271,7 @@ class Parser(Tokens):
         self.net.tables[node] = self._rows(node, parents, sizes)
 
     def _rows(self, node: str, parents: Sequence[str], sizes: list[int]) -> Tensor:
+        """Rows of a table up to the end of a block, normalised, of shape ``sizes``."""
         states = [{s: i for i, s in enumerate(self.net.states[p])} for p in parents]
         rows: dict[tuple[int, ...], tuple[list[float], int]] = {}
         default = None
@@ -316,7 +315,7 @@ class Parser(Tokens):
         for key in itertools.product(*map(range, sizes[:-1])):
             values, line = rows.get(key, default)
             total = math.fsum(values)
-            if abs(total - 1.0) > TOLERANCE * (1 + 1e-9):
+            if abs(total - 1.0) > MAX_ROW_SUM_ERROR * (1 + 1e-9):
                 self.fail(f"{node!r}: got a row that sums to {total:.6g}, expected 1", line)
             flat.append([value / total for value in values])
         return torch.tensor(flat, dtype=torch.float64).reshape(sizes)
@@ -336,13 +335,14 @@ class Parser(Tokens):
                 values.append(float(word))
             except ValueError:
                 self.fail(f"got {word!r}, expected a number", line)
-            if not 0.0 <= values[-1] <= 1.0 + TOLERANCE:
+            if not 0.0 <= values[-1] <= 1.0 + MAX_ROW_SUM_ERROR:
                 self.fail(f"got {word}, expected a probability", line)
         if len(values) != count:
             self.fail(f"got {len(values)} numbers, expected {count}", line)
         return values
 
     def _finish(self) -> None:
+        """Refuse missing probabilities and cycles; put the nodes in order of declaration."""
         if not self.net.states:
             self.fail("got no variable, expected one or more")
         for node in self.net.states:

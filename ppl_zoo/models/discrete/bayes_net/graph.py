@@ -1,4 +1,4 @@
-"""Directed acyclic graphs by name: order, ancestors, d-separation, Markov blanket."""
+"""Directed acyclic graph of named nodes: order, ancestors, d-separation, Markov blanket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_cycle(parents: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 class Graph:
-    """A directed acyclic graph, kept as the parents of each node.
+    """Directed acyclic graph, kept as the parents of each node.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Graph:
         self.order = tuple(TopologicalSorter(self.parents).static_order())
 
     def ancestors(self, nodes: Iterable[str]) -> set[str]:
-        """Return the nodes themselves and everything above them."""
+        """Return the nodes themselves and all their ancestors."""
         found, waiting = set(), list(nodes)
         while waiting:
             node = waiting.pop()
@@ -67,7 +67,7 @@ class Graph:
         return found
 
     def markov_blanket(self, node: str) -> set[str]:
-        """Parents, children and their other parents: what shields a node from all others."""
+        """Markov blanket: parents, children, and the children's other parents."""
         found = {*self.parents[node], *self.children[node]}
         for child in self.children[node]:
             found |= set(self.parents[child])
@@ -76,7 +76,7 @@ class Graph:
     def d_separated(
         self, a: Collection[str], b: Collection[str], given: Collection[str] = ()
     ) -> bool:
-        """Whether every trail between two sets of nodes is blocked by a third.
+        """Whether two sets of nodes are d-separated: a third blocks every trail between them.
 
         The reachability algorithm of Koller & Friedman 2009, algorithm 3.1.
         """

@@ -1,4 +1,4 @@
-"""What a Bayes net is asked: posteriors, explanations and draws under any evidence, exactly."""
+"""Exact inference in a Bayesian network: marginals, explanations and draws given evidence."""
 
 from __future__ import annotations
 
@@ -10,33 +10,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError, QueryError
-from ppl_zoo.models.discrete.bayes_net.counts import configuration
-from ppl_zoo.models.discrete.bayes_net.junction_tree import Collected, JunctionTree
+from ppl_zoo.models.discrete.bayes_net.counts import configuration_index
+from ppl_zoo.models.discrete.bayes_net.graph import Graph
+from ppl_zoo.models.discrete.bayes_net.junction_tree import JunctionTree
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace
 
-__all__ = ["Explanation", "NetQueries"]
+__all__ = ["Explanation", "JunctionTreeInference"]
 
 
 class Explanation(NamedTuple):
-    """The most probable states of all nodes, and their log probability with the evidence."""
+    """Most probable explanation: states of all nodes, and log probability with the evidence."""
 
     states: Int[Tensor, "rows nodes"]
     log_prob: Float[Tensor, " rows"]
 
 
-class NetQueries:
-    """Queries of a net, answered in its junction tree, a chunk of rows at a time.
+class JunctionTreeInference:
+    """Inference by junction tree, a chunk of rows at a time; a base class of `BayesNet`.
 
     Evidence is a mapping ``{node: state}`` (a name or a number; a sequence of them for several
-    rows), or whole numbers ``(rows, nodes)`` with -1 for unknown. Soft evidence is a mapping
-    ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: how probable what was seen is
-    under each state.
+    rows), or integers ``(rows, nodes)`` with -1 for unobserved. Soft evidence is a mapping
+    ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: the probability of an
+    observation under each state.
     """
 
-    alphabet: StateSpace
+    # of BayesNet
+    state_space: StateSpace
+    graph: Graph
     tree: JunctionTree
-    above: list[tuple[int, ...]]
+    parent_columns: list[tuple[int, ...]]
     node_tables: Callable[[], list[Tensor]]
+    # of Model
+    device: torch.device
+    dtype: torch.dtype
+    _anchor: Tensor
+    _parameters: dict[str, torch.nn.Parameter]
+
+    #: the tables that `_potentials` were computed from, by identity and version, and these
+    _cached_potentials: tuple[list[tuple], list[Tensor]] | None = None
 
     # ---- queries ----------------------------------------------------------------------------
 
@@ -49,7 +60,7 @@ class NetQueries:
         Parameters
         ----------
         evidence, likelihood
-            What is known: hard and soft evidence.
+            Hard and soft evidence.
 
         Returns
         -------
@@ -63,11 +74,11 @@ class NetQueries:
         QueryError
             If the evidence of a row is impossible; the message says which.
         """
-        found = self._node_marginals(evidence, likelihood)
-        offsets = self.alphabet.offsets
+        stacked = self._node_marginals(evidence, likelihood)
+        offsets = self.state_space.offsets
         return {
-            node: found[offsets[i] : offsets[i + 1]].T.contiguous()
-            for i, node in enumerate(self.alphabet.nodes)
+            node: stacked[offsets[i] : offsets[i + 1]].T.contiguous()
+            for i, node in enumerate(self.state_space.nodes)
         }
 
     @torch.no_grad()
@@ -77,7 +88,7 @@ class NetQueries:
         """Log probability of the evidence, in nats, ``(rows,)``; -inf where it is impossible."""
         potentials = self._potentials()
         parts = [
-            self._log_evidence(self.tree.collect(potentials, given), scale, len(x))
+            (self.tree.collect(potentials, given).log_evidence + scale).expand(len(x))
             for x, given, scale in self._chunks(evidence, likelihood)
         ]
         return torch.cat(parts)
@@ -119,7 +130,7 @@ class NetQueries:
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Int[Tensor, "n nodes"]:
-        """Draw rows, all anew (ancestral) or with the evidence held, from the exact posterior.
+        """Draw rows from the joint (ancestral sampling), or from the exact posterior.
 
         Parameters
         ----------
@@ -142,38 +153,41 @@ class NetQueries:
         """
         if given is None:
             return self._ancestral(num_samples)
-        x = self.alphabet.evidence(given, self.device)
+        x = self.state_space.evidence(given, self.device)
         if len(x) not in (1, num_samples):
             raise DataError(f"given: got {len(x)} rows, expected 1 or {num_samples}")
         potentials, drawn, first = self._potentials(), [], 0
         for chunk, held, scale in self._chunks(x, None):
             collected = self.tree.collect(potentials, held)
-            self._log_evidence(collected, scale, len(chunk), chunk, first)
+            log_evidence = (collected.log_evidence + scale).expand(len(chunk))
+            self._refuse_impossible(log_evidence, chunk, first)
             first += len(chunk)
             count = num_samples if len(x) == 1 else len(chunk)
             columns = torch.arange(count, device=x.device) if len(x) > 1 else x.new_zeros(count)
             for part in columns.split(self.tree.chunk_rows(self.device)):
-                drawn.append(self.tree.draw(collected, part).T)
+                drawn.append(self.tree.sample(collected, part).T)
         return torch.cat(drawn) if drawn else x.new_zeros((0, x.shape[1]))
 
     # ---- pieces -----------------------------------------------------------------------------
 
     def _potentials(self) -> list[Tensor]:
-        """Products of tables by clique, kept until a table changes."""
+        """Clique potentials, products of tables; cached until a table changes."""
         own = self._parameters.values()
-        stamp = [(id(p), p._version, p.data_ptr(), p.dtype) for p in own]
-        if self.__dict__.get("_kept", (None,))[0] != stamp:
+        version = [(id(p), p._version, p.data_ptr(), p.dtype) for p in own]
+        if self._cached_potentials is None or self._cached_potentials[0] != version:
             with torch.no_grad():
-                kept = stamp, self.tree.potentials(self.node_tables())
-            self.__dict__["_kept"] = kept
-        return self.__dict__["_kept"][1]
+                self._cached_potentials = version, self.tree.potentials(self.node_tables())
+        return self._cached_potentials[1]
 
     def _chunks(
         self, evidence: Any, likelihood: Mapping[str, Any] | None
     ) -> Iterator[tuple[Tensor, dict[int, Tensor], Tensor]]:
-        """Rows of evidence; likelihoods ``{node: (states, rows)}``; logs of their scales."""
-        x = self.alphabet.evidence(evidence, self.device)
-        soft = self.alphabet.soft(likelihood, self._anchor)
+        """Chunks of rows, likelihoods ``{node: (states, rows)}`` and log scales ``(rows,)``.
+
+        Likelihoods are scaled to a maximum of one, so that products do not underflow.
+        """
+        x = self.state_space.evidence(evidence, self.device)
+        soft = self.state_space.soft_evidence(likelihood, self._anchor)
         sizes = {v.shape[1] for v in (*soft.values(), x.T)} - {1}
         if len(sizes) > 1:
             raise DataError(
@@ -186,7 +200,7 @@ class NetQueries:
         size = self.tree.chunk_rows(self.device)
         for first in range(0, max(rows, 1), size):
             part = x[first : first + size]
-            given, scale = self.tree_likelihoods(part), self._anchor.new_zeros(len(part))
+            given, scale = self._likelihoods(part), self._anchor.new_zeros(len(part))
             for node, vectors in soft.items():
                 vectors = vectors[:, first : first + size]
                 top = vectors.amax(0).clamp_min(torch.finfo(vectors.dtype).tiny)
@@ -194,74 +208,61 @@ class NetQueries:
                 given[node] = given[node] * (vectors / top) if node in given else vectors / top
             yield part, given, scale
 
-    def tree_likelihoods(self, x: Tensor) -> dict[int, Tensor]:
-        """Turn rows of numbers into vectors of 0 and 1, ``{node: (states, rows)}``."""
+    def _likelihoods(self, x: Tensor) -> dict[int, Tensor]:
+        """One-hot likelihoods of rows of integers, ``{node: (states, rows)}``; 1 where missing."""
         columns = x.T.contiguous()
-        known = columns >= 0
-        seen = known.any(1).nonzero()[:, 0].tolist()
+        observed = columns >= 0
+        seen = observed.any(1).nonzero()[:, 0].tolist()
         if not seen:
             return {}
-        sizes = self.alphabet.sizes
+        sizes = self.state_space.sizes
         picked = [node for node in seen for _ in range(sizes[node])]
         states = [state for node in seen for state in range(sizes[node])]
         pick = torch.tensor(picked, device=x.device)
         state = torch.tensor(states, device=x.device)[:, None]
-        whole = columns.index_select(0, pick).eq(state).to(self.dtype)
-        whole += (~known).to(self.dtype).index_select(0, pick)
-        parts = whole.split([sizes[node] for node in seen])
+        hot = columns.index_select(0, pick).eq(state).to(self.dtype)
+        hot += (~observed).to(self.dtype).index_select(0, pick)
+        parts = hot.split([sizes[node] for node in seen])
         return dict(zip(seen, parts, strict=True))
 
     def _node_marginals(self, evidence: Any, likelihood: Mapping[str, Any] | None) -> Tensor:
-        """Marginals of all nodes below one another, ``(states of all nodes, rows)``."""
+        """Marginals of all nodes, stacked: ``(states of all nodes, rows)``."""
         potentials, parts, first = self._potentials(), [], 0
         for x, given, scale in self._chunks(evidence, likelihood):
             collected = self.tree.collect(potentials, given)
-            self._log_evidence(collected, scale, len(x), x, first)
+            self._refuse_impossible((collected.log_evidence + scale).expand(len(x)), x, first)
             first += len(x)
             beliefs = self.tree.distribute(collected)
-            found = (self.tree.node_marginal(beliefs, i) for i in range(len(x.T)))
-            parts.append(torch.cat([m.expand(-1, len(x)) for m in found]))
+            marginals = (self.tree.node_marginal(beliefs, i) for i in range(len(x.T)))
+            parts.append(torch.cat([m.expand(-1, len(x)) for m in marginals]))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def _log_evidence(
-        self,
-        collected: Collected,
-        scale: Tensor,
-        rows: int,
-        x: Tensor | None = None,
-        first: int = 0,
-    ) -> Tensor:
-        """Log evidence of a chunk; refuses impossible rows where ``x`` is given to name them."""
-        value = (collected.log_evidence + scale).expand(rows)
-        if x is not None:
-            self._refuse_impossible(value, x, first)
-        return value
-
     def _refuse_impossible(self, log_prob: Tensor, x: Tensor, rows: Tensor | int) -> None:
-        """Refuse rows of probability 0; ``rows`` are their numbers, or that of the first."""
+        """Refuse rows of probability 0; ``rows`` are their indices, or that of the first."""
         possible = log_prob > -torch.inf
         if not bool(possible.all()):
             row = int((~possible).nonzero()[0, 0])
-            seen = self.alphabet.names(x[row : row + 1])[0]
-            words = ", ".join(f"{n}={s}" for n, s in list(seen.items())[:20])
-            number = rows + row if isinstance(rows, int) else int(rows[row])
-            raise QueryError(f"evidence: row {number} has probability 0 ({words})")
+            seen = self.state_space.names(x[row : row + 1])[0]
+            assignment = ", ".join(f"{n}={s}" for n, s in list(seen.items())[:20])
+            index = rows + row if isinstance(rows, int) else int(rows[row])
+            raise QueryError(f"evidence: row {index} has probability 0 ({assignment})")
 
     def _log_joint(self, tables: Sequence[Tensor], x: Tensor) -> Tensor:
         """Log density of complete rows, ``(rows,)``; gradients reach the tables."""
         columns = x.T.contiguous()
         total: Any = 0.0
-        for node, (above, table) in enumerate(zip(self.above, tables, strict=True)):
-            code = configuration(columns, (*above, node), self.alphabet.sizes)
+        for node, (parents, table) in enumerate(zip(self.parent_columns, tables, strict=True)):
+            code = configuration_index(columns, (*parents, node), self.state_space.sizes)
             total = total + table.reshape(-1).index_select(0, code).log()
         return total
 
     def _ancestral(self, num_samples: int) -> Tensor:
-        columns: list[Any] = [None] * len(self.alphabet.nodes)
+        """Ancestral sampling, parents first, ``(num_samples, nodes)``."""
+        columns: list[Any] = [None] * len(self.state_space.nodes)
         tables = self.node_tables()
         for name in self.graph.order:
-            node = self.alphabet.index[name]
-            code = configuration(columns, self.above[node], self.alphabet.sizes)
+            node = self.state_space.index[name]
+            code = configuration_index(columns, self.parent_columns[node], self.state_space.sizes)
             table = tables[node].reshape(-1, tables[node].shape[-1]).cumsum(-1)
             if code is None:
                 code = torch.zeros(num_samples, dtype=torch.int64, device=self.device)

@@ -1,10 +1,10 @@
-"""A Bayes net from the files and graphs of other programs, and back: BIF and networkx."""
+"""Conversion of Bayesian networks from and to BIF files and networkx graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -12,20 +12,23 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.discrete.bayes_net.bif import BIF, read_bif, write_bif
 from ppl_zoo.models.discrete.bayes_net.graph import Graph
 
-__all__ = ["NetFiles"]
+__all__ = ["NetworkFiles"]
+
+Network = TypeVar("Network", bound="NetworkFiles")
 
 
-class NetFiles:
-    """Conversion of a net of named nodes."""
+class NetworkFiles:
+    """Import and export of a Bayesian network, a base class of `BayesNet`."""
 
+    # of BayesNet, which is made as cls(parents, states, **options)
     graph: Graph
     nodes: tuple[str, ...]
     states: dict[str, tuple[str, ...]]
     cpt: Callable[[str], Tensor]
 
     @classmethod
-    def from_bif(cls, source: Any, **options: Any) -> Any:
-        """Read a net from a BIF file.
+    def from_bif(cls: type[Network], source: Any, **options: Any) -> Network:
+        """Read a network from a BIF file.
 
         Parameters
         ----------
@@ -44,8 +47,8 @@ class NetFiles:
         return cls(file.parents, file.states, **options)
 
     @classmethod
-    def from_networkx(cls, graph: Any, **options: Any) -> Any:
-        """Take a ``networkx.DiGraph`` over.
+    def from_networkx(cls: type[Network], graph: Any, **options: Any) -> Network:
+        """Convert a ``networkx.DiGraph``.
 
         Parameters
         ----------
@@ -66,20 +69,17 @@ class NetFiles:
         data = {str(node): dict(graph.nodes[node]) for node in graph}
         parents = {}
         for node in graph:
-            above = [str(p) for p in graph.predecessors(node)]
-            order = [str(p) for p in data[str(node)].get("parents", above)]
-            if sorted(order) != sorted(above):
-                raise DataError(f"parents of {str(node)!r}: got {order}, but edges from {above}")
+            edges = [str(p) for p in graph.predecessors(node)]
+            order = [str(p) for p in data[str(node)].get("parents", edges)]
+            if sorted(order) != sorted(edges):
+                raise DataError(f"parents of {str(node)!r}: got {order}, but edges from {edges}")
             parents[str(node)] = order
         states = {n: d["states"] for n, d in data.items() if "states" in d}
         tables = {n: d["table"] for n, d in data.items() if "table" in d}
-        return cls(
-            parents,
-            **{"states": states, "tables": tables, **options},
-        )
+        return cls(parents, **{"states": states, "tables": tables, **options})
 
     def to_bif(self, path: str | Path | None = None) -> str:
-        """Write the net as BIF; returns the text, and writes it to ``path`` if that is given."""
+        """Write the network as BIF; returns the text, and writes it to ``path`` if given."""
         text = write_bif(
             BIF(
                 "unknown",

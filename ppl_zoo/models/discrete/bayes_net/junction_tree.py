@@ -1,7 +1,10 @@
-"""Exact inference in a tree of cliques, for many rows of evidence at once.
+"""Junction tree: sum-product and max-product for many rows of evidence at once.
 
-Everything is laid out ``(cells, rows)``: the rows lie side by side in memory, so that each
-operation runs over all of them. All shapes are worked out once, in ``clique_plan``.
+Beliefs are laid out ``(cells, rows)``: the rows are contiguous in memory, so that each operation
+runs over all of them. All shapes are computed once, in `_plan_cliques`, and no tensor is permuted
+in a pass: a clique lists the nodes that it shares with its parent clique first and in the order
+they have there, so that a message is a plain sum over a block, and multiplying one in is a
+broadcast.
 """
 
 from __future__ import annotations
@@ -15,23 +18,24 @@ from torch import Tensor
 
 from ppl_zoo.models.discrete.bayes_net.triangulation import CliqueTree, clique_tree
 
-__all__ = ["Clique", "Collected", "JunctionTree", "Place", "place_node", "plan_cliques"]
+__all__ = ["Collected", "JunctionTree"]
 
-#: cells that a chunk of rows has in all cliques together: what stays in a CPU's cache, and what
-#: a GPU has room for
-CHUNK_CELLS = {"cpu": 2**20, "cuda": 2**27}
+#: cells of all cliques together, for the rows of one chunk: what fits in a CPU's cache, and in a
+#: GPU's memory; by device type
+MAX_CELLS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**27}
+DEFAULT_CELLS_PER_CHUNK = 2**24
 
 
 class Collected(NamedTuple):
-    """The tree after the pass towards the root."""
+    """Beliefs after the collect pass, towards the root."""
 
-    beliefs: list[Tensor]  # (cells, rows), messages of the cliques below multiplied in
-    sums: list[Tensor]  # (separator, rows), beliefs summed for the clique above
+    beliefs: list[Tensor]  # (cells, rows), messages of the child cliques multiplied in
+    sums: list[Tensor]  # (separator, rows), beliefs marginalised to the separator
     log_evidence: Tensor  # (rows,)
 
 
 class JunctionTree:
-    """Sum-product and max-product in a junction tree, by belief update.
+    """Junction tree with belief-update message passing.
 
     Parameters
     ----------
@@ -57,29 +61,30 @@ class JunctionTree:
     ) -> None:
         self.parents, self.sizes = [tuple(p) for p in parents], tuple(sizes)
         tree = clique_tree(parents, sizes, restarts, seed)
-        self.cliques = plan_cliques(tree, self.sizes)
+        self.cliques = _plan_cliques(tree, self.sizes)
         order = sorted(range(len(self.cliques)), key=lambda c: self.cliques[c].cells)
-        self.homes: list[int] = []  # the smallest clique that holds a family
-        self.places: list[Place] = []  # the smallest clique that holds a node
-        for node, above in enumerate(self.parents):
-            family = {node, *above}
-            self.homes.append(next(c for c in order if family <= tree.cliques[c]))
+        self.family_cliques: list[int] = []  # the smallest clique that holds a family
+        self.node_layouts: list[_NodeLayout] = []  # in the smallest clique that holds a node
+        for node, own in enumerate(self.parents):
+            family = {node, *own}
+            self.family_cliques.append(next(c for c in order if family <= tree.cliques[c]))
             clique = next(c for c in order if node in tree.cliques[c])
-            self.places.append(place_node(node, clique, self.cliques, self.sizes))
+            self.node_layouts.append(_layout_node(node, clique, self.cliques, self.sizes))
 
     @property
     def num_cells(self) -> int:
-        """Cells of all cliques: what one row of evidence takes."""
+        """Cells of all cliques together, for one row of evidence."""
         return sum(clique.cells for clique in self.cliques)
 
     def chunk_rows(self, device: torch.device) -> int:
-        """Rows to take at once, so that memory stays bounded."""
-        return max(1, CHUNK_CELLS.get(device.type, 2**24) // self.num_cells)
+        """Rows of a chunk, so that memory stays bounded."""
+        cells = MAX_CELLS_PER_CHUNK.get(device.type, DEFAULT_CELLS_PER_CHUNK)
+        return max(1, cells // self.num_cells)
 
-    # ---- the passes -------------------------------------------------------------------------
+    # ---- message passing --------------------------------------------------------------------
 
     def potentials(self, tables: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply the tables of each clique: ``(cells, 1)`` each; gradients pass through.
+        """Clique potentials, products of tables: ``(cells, 1)`` each; gradients pass through.
 
         Parameters
         ----------
@@ -87,13 +92,14 @@ class JunctionTree:
             Table of each node, ``(states of its parents..., states)`` or flat.
         """
         products: list[Tensor | None] = [None] * len(self.cliques)
-        for node, (home, table) in enumerate(zip(self.homes, tables, strict=True)):
-            nodes = self.cliques[home].nodes
+        for node, (clique, table) in enumerate(zip(self.family_cliques, tables, strict=True)):
+            nodes = self.cliques[clique].nodes
             family = (*self.parents[node], node)
             factor = table.reshape([self.sizes[n] for n in family])
             factor = factor.permute([family.index(n) for n in nodes if n in family])
             factor = factor.reshape([self.sizes[n] if n in family else 1 for n in nodes])
-            products[home] = factor if products[home] is None else products[home] * factor
+            product = products[clique]
+            products[clique] = factor if product is None else product * factor
         one = tables[0].new_ones(())
         return [
             (one if product is None else product)
@@ -105,15 +111,15 @@ class JunctionTree:
     def collect(
         self, potentials: Sequence[Tensor], likelihoods: Mapping[int, Tensor]
     ) -> Collected:
-        """Pass messages to the root, summing out what a clique has for itself.
+        """Collect: pass messages to the root, summing out the nodes outside the separators.
 
         Parameters
         ----------
         potentials
             As `potentials` makes them.
         likelihoods
-            What the evidence says of a node, ``(states, rows)``; nodes without are left out.
-            Cliques that no evidence has reached keep a single column for all rows.
+            Likelihood of each node with evidence, ``(states, rows)``. Cliques that no evidence
+            has reached keep a single column for all rows.
         """
         beliefs = _Beliefs(self, potentials, likelihoods)
         sums: list[Tensor] = [potentials[0]] * len(beliefs.cells)
@@ -124,19 +130,19 @@ class JunctionTree:
             total = sums[index].sum(0)
             log_evidence = log_evidence + total.log()
             if index:
-                message = (sums[index] / _nonzero(total)).view(*clique.message, -1)
-                beliefs.multiply(clique.parent, clique.meeting, message)
+                message = (sums[index] / _nonzero(total)).view(*clique.message_shape, -1)
+                beliefs.multiply(clique.parent, clique.parent_shape, message)
         return Collected(beliefs.cells, sums, log_evidence)
 
     def distribute(self, collected: Collected) -> list[Tensor]:
-        """Pass messages from the root; beliefs ``(cells, rows)``, each row sums to one."""
+        """Distribute: pass messages from the root; beliefs ``(cells, rows)`` that sum to one."""
         beliefs = list(collected.beliefs)
         beliefs[0] = beliefs[0] / _nonzero(collected.sums[0])
         for index, clique in enumerate(self.cliques[1:], 1):
-            above = beliefs[clique.parent]
-            marginal = above.view(*clique.meeting, above.shape[-1])
-            marginal = _sum_out(marginal, clique.summed)
-            # 0 / 0 = 0: what the clique below ruled out is ruled out above as well
+            parent = beliefs[clique.parent]
+            marginal = parent.view(*clique.parent_shape, parent.shape[-1])
+            marginal = _sum_out(marginal, clique.summed_dims)
+            # 0 / 0 = 0: what the child ruled out is ruled out in its parent as well
             factor = marginal.reshape(clique.separator, 1, -1) / _nonzero(
                 collected.sums[index].unsqueeze(1)
             )
@@ -146,40 +152,40 @@ class JunctionTree:
         return beliefs
 
     def node_marginal(self, beliefs: Sequence[Tensor], node: int) -> Tensor:
-        """Posterior of one node from the beliefs of both passes, ``(states, rows)``."""
-        clique, shape = self.places[node]
+        """Posterior marginal of one node from calibrated beliefs, ``(states, rows)``."""
+        clique, shape = self.node_layouts[node]
         cells = beliefs[clique].view(*shape, -1)
         return _sum_out(cells, (0, 2)).reshape(shape[1], -1)
 
-    # ---- whole assignments ------------------------------------------------------------------
+    # ---- joint assignments ------------------------------------------------------------------
 
     def most_probable(
         self, potentials: Sequence[Tensor], likelihoods: Mapping[int, Tensor], num_rows: int
     ) -> Tensor:
-        """Max-product: the most probable states of all nodes at once, ``(nodes, rows)``."""
+        """Max-product: the most probable joint state, ``(nodes, rows)``."""
         beliefs = _Beliefs(self, potentials, likelihoods)
         choices: list[Tensor] = [potentials[0]] * len(beliefs.cells)
         for index in range(len(choices) - 1, -1, -1):
             clique, belief = self.cliques[index], beliefs.cells[index]
             best, choices[index] = belief.view(clique.separator, -1, belief.shape[-1]).max(1)
             if index:
-                message = (best / _nonzero(best.amax(0))).view(*clique.message, -1)
-                beliefs.multiply(clique.parent, clique.meeting, message)
+                message = (best / _nonzero(best.amax(0))).view(*clique.message_shape, -1)
+                beliefs.multiply(clique.parent, clique.parent_shape, message)
 
         def choose(index: int, shared: Tensor, column: Tensor) -> Tensor:
             return choices[index][shared, column if choices[index].shape[-1] > 1 else 0]
 
         return self._descend(choose, torch.arange(num_rows, device=potentials[0].device))
 
-    def draw(self, collected: Collected, columns: Tensor) -> Tensor:
+    def sample(self, collected: Collected, columns: Tensor) -> Tensor:
         """Draw states of all nodes from their joint posterior.
 
         Parameters
         ----------
         collected
-            The tree after the pass towards the root.
+            Beliefs after the collect pass.
         columns
-            Row of evidence that each draw is conditioned on, ``(draws,)``.
+            Index of the row of evidence that each draw is conditioned on, ``(draws,)``.
 
         Returns
         -------
@@ -198,7 +204,7 @@ class JunctionTree:
         return self._descend(choose, columns)
 
     def _descend(self, choose: Callable[[int, Tensor, Tensor], Tensor], columns: Tensor) -> Tensor:
-        """From the root down, let ``choose`` pick what a clique has beyond its separator."""
+        """From the root down, let ``choose`` pick the states of a clique outside its separator."""
         states = columns.new_zeros((len(self.sizes), len(columns)))
         for index, clique in enumerate(self.cliques):
             shared, size = torch.zeros_like(columns), 1
@@ -206,17 +212,17 @@ class JunctionTree:
                 if size == clique.separator:
                     break
                 shared, size = shared * self.sizes[node] + states[node], size * self.sizes[node]
-            picked, left = choose(index, shared, columns), 1
+            picked, size = choose(index, shared, columns), 1
             for node in reversed(clique.nodes):
-                if left == clique.cells // clique.separator:
+                if size == clique.cells // clique.separator:
                     break
                 states[node], picked = picked % self.sizes[node], picked // self.sizes[node]
-                left *= self.sizes[node]
+                size *= self.sizes[node]
         return states
 
 
 class _Beliefs:
-    """Cells of all cliques on the way to the root, overwritten where nobody else holds them."""
+    """Beliefs of the collect pass, updated in place where no other reference holds them."""
 
     def __init__(
         self,
@@ -229,11 +235,11 @@ class _Beliefs:
         given = (*potentials, *likelihoods.values())
         self.in_place = not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
         for node, likelihood in likelihoods.items():
-            clique, shape = tree.places[node]
+            clique, shape = tree.node_layouts[node]
             self.multiply(clique, shape, likelihood.view(shape[1], 1, -1))
 
     def multiply(self, index: int, shape: tuple[int, ...], factor: Tensor) -> None:
-        """Multiply a factor into a clique, whose cells it meets in a shape."""
+        """Multiply a factor into a clique; its cells, viewed in ``shape``, broadcast with it."""
         belief = self.cells[index]
         view = belief.view(*shape, belief.shape[-1])
         if self.in_place and self.owned[index] and belief.shape[-1] >= factor.shape[-1]:
@@ -245,7 +251,7 @@ class _Beliefs:
 
 
 def _sum_out(cells: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Sum over some dimensions, of which the last is the rows'."""
+    """Sum over some dimensions; the last one, of the rows, is kept."""
     dims = tuple(d for d in dims if cells.shape[d] > 1)
     if cells.shape[-1] == 1 or len(dims) < 2:
         return cells.sum(dims) if dims else cells
@@ -256,89 +262,88 @@ def _sum_out(cells: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def _nonzero(t: Tensor) -> Tensor:
+    """Clamp to the smallest normal number, to divide by."""
     return t.clamp_min(torch.finfo(t.dtype).tiny)
 
 
-# ---- The shapes of a tree of cliques, worked out once: no tensor is permuted in a pass.
-#
-# A clique lists the nodes that it shares with the clique above first and in the order they have
-# there. A message is then a plain sum over a block, and multiplying one in is a broadcast.
-
-
-class Clique(NamedTuple):
-    """A clique: its nodes in order, those of the separator first, and its shapes."""
+class _Clique(NamedTuple):
+    """Layout of a clique: its nodes in order, those of the separator first, and its shapes."""
 
     nodes: tuple[int, ...]
     parent: int
-    separator: int  # number of states that the clique shares with the one above
+    separator: int  # number of joint states of the separator to the parent
     cells: int
-    message: tuple[int, ...]  # shape of its message where it meets the parent's cells ...
-    meeting: tuple[int, ...]  # ... in this shape, neighbours merged
-    summed: tuple[int, ...]  # dimensions of ``meeting`` that the message has not
+    message_shape: tuple[int, ...]  # shape in which its message broadcasts with the parent's ...
+    parent_shape: tuple[int, ...]  # ... cells in this shape, neighbouring dimensions merged
+    summed_dims: tuple[int, ...]  # dimensions of ``parent_shape`` that the message has not
 
 
-class Place(NamedTuple):
-    """A node in its clique: the cells are ``(before, states, after)``."""
+class _NodeLayout(NamedTuple):
+    """Layout of a clique around one of its nodes: cells ``(before, states, after)``."""
 
     clique: int
     shape: tuple[int, int, int]
 
 
-def plan_cliques(tree: CliqueTree, sizes: Sequence[int]) -> list[Clique]:
-    """Order the nodes of each clique, and work out the shapes of its messages."""
-    below: dict[int, list[frozenset[int]]] = {i: [] for i in range(len(tree.cliques))}
+def _plan_cliques(tree: CliqueTree, sizes: Sequence[int]) -> list[_Clique]:
+    """Order the nodes of each clique, and compute the shapes of its messages."""
+    incoming: dict[int, list[frozenset[int]]] = {i: [] for i in range(len(tree.cliques))}
     for parent, shared in zip(tree.parents, tree.separators, strict=True):
         if parent >= 0:
-            below[parent].append(shared)
-    cliques: list[Clique] = []
+            incoming[parent].append(shared)
+    cliques: list[_Clique] = []
     for index, members in enumerate(tree.cliques):
         shared, parent = tree.separators[index], tree.parents[index]
-        above = cliques[parent].nodes if parent >= 0 else ()
-        first = [n for n in above if n in shared]
-        # nodes that the same messages hold stand together, so that dimensions merge
-        large = sorted(below[index], key=lambda s: -math.prod(sizes[n] for n in s))
+        outer = cliques[parent].nodes if parent >= 0 else ()
+        first = [n for n in outer if n in shared]
+        # nodes that the same messages hold are neighbours, so that dimensions merge
+        large = sorted(incoming[index], key=lambda s: -math.prod(sizes[n] for n in s))
         rest = sorted(members - shared, key=lambda n: ([n not in s for s in large], n))
         nodes = (*first, *rest)
-        message, meeting = _meet(above, shared, sizes)
+        message_shape, parent_shape = _message_shapes(outer, shared, sizes)
         cliques.append(
-            Clique(
+            _Clique(
                 nodes=nodes,
                 parent=parent,
                 separator=math.prod(sizes[n] for n in first),
                 cells=math.prod(sizes[n] for n in nodes),
-                message=message,
-                meeting=meeting,
-                summed=tuple(
-                    i for i, (m, b) in enumerate(zip(message, meeting, strict=True)) if m != b
+                message_shape=message_shape,
+                parent_shape=parent_shape,
+                summed_dims=tuple(
+                    i
+                    for i, (m, p) in enumerate(zip(message_shape, parent_shape, strict=True))
+                    if m != p
                 ),
             )
         )
     return cliques
 
 
-def _meet(
+def _message_shapes(
     nodes: Sequence[int], shared: frozenset[int], sizes: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Merge neighbouring dimensions that a message has, and those that it has not."""
+    """Shapes of a message and its parent, neighbouring (un)shared dimensions merged."""
     message: list[int] = []
-    meeting: list[int] = []
+    parent: list[int] = []
     before: bool | None = None
     for node in nodes:
         held, size = node in shared, sizes[node]
         if held is before:
-            meeting[-1] *= size
+            parent[-1] *= size
             message[-1] *= size if held else 1
         else:
-            meeting.append(size)
+            parent.append(size)
             message.append(size if held else 1)
         before = held
-    return tuple(message), tuple(meeting)
+    return tuple(message), tuple(parent)
 
 
-def place_node(node: int, clique: int, cliques: Sequence[Clique], sizes: Sequence[int]) -> Place:
-    """Tell how the cells of a clique are laid out around one of its nodes."""
+def _layout_node(
+    node: int, clique: int, cliques: Sequence[_Clique], sizes: Sequence[int]
+) -> _NodeLayout:
+    """Layout of the cells of a clique around one of its nodes."""
     nodes = cliques[clique].nodes
     at = nodes.index(node)
     before = math.prod(sizes[n] for n in nodes[:at])
     after = math.prod(sizes[n] for n in nodes[at + 1 :])
-    return Place(clique, (before, sizes[node], after))
+    return _NodeLayout(clique, (before, sizes[node], after))

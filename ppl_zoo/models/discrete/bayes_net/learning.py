@@ -1,12 +1,12 @@
-"""Structures from data: the best tree, and greedy search with a tabu list."""
+"""Structure learning of Bayesian networks: Chow-Liu trees and greedy search with a tabu list."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,20 +16,143 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.discrete.bayes_net.counts import as_columns, family_counts
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
 
-__all__ = ["SCORES", "NetLearning", "chow_liu_tree", "mutual_information", "search_structure"]
+__all__ = ["StructureLearning"]
 
 SCORES = ("bic", "bdeu")
+MIN_GAIN_NATS = 1e-9  # differences of scores below are rounding
+ROWS_PER_CHUNK = 65_536
 
 Change = tuple[str, int, int]  # "add", "delete" or "reverse" an arrow; from, to
+Network = TypeVar("Network", bound="StructureLearning")
 
 
-def mutual_information(x: Tensor, sizes: Sequence[int]) -> Tensor:
+class StructureLearning:
+    """Structure learning from complete data, by class methods; a base class of `BayesNet`."""
+
+    # of BayesNet, which is made as cls(parents, states, **options)
+    learn: Callable[..., Any]
+
+    @classmethod
+    def chow_liu(cls: type[Network], data: Any, states: Any = None, **options: Any) -> Network:
+        """Chow-Liu tree: the tree of the highest likelihood, and its tables.
+
+        Parameters
+        ----------
+        data
+            Rows ``(n, nodes)`` of integers, or a data frame or mapping of columns.
+        states
+            ``{node: names of its states}``; inferred from the data where left out.
+        **options
+            Of the model.
+
+        References
+        ----------
+        Chow & Liu 1968, Approximating discrete probability distributions with dependence trees,
+        https://doi.org/10.1109/TIT.1968.1054142
+        """
+        x, states = _read_complete(data, states)
+        sizes = [len(names) for names in states.values()]
+        return cls._learned(_chow_liu_tree(x, sizes), x, states, options)
+
+    @classmethod
+    def search(
+        cls: type[Network],
+        data: Any,
+        states: Any = None,
+        *,
+        score: str = "bic",
+        max_parents: int = 4,
+        tabu: int = 10,
+        patience: int = 20,
+        max_steps: int = 10_000,
+        equivalent_sample_size: float = 1.0,
+        **options: Any,
+    ) -> Network:
+        """Score-based search: the best change of one arrow at a time, with a tabu list.
+
+        Parameters
+        ----------
+        data, states
+            As for `chow_liu`.
+        score
+            "bic" or "bdeu".
+        max_parents
+            Maximal number of parents of a node.
+        tabu, patience
+            Recent changes that may not be undone; steps without a better network before the search
+            ends.
+        max_steps
+            Maximal number of changes.
+        equivalent_sample_size
+            Of the BDeu score's prior.
+        **options
+            Of the model.
+
+        References
+        ----------
+        Heckerman, Geiger & Chickering 1995, Learning Bayesian networks,
+        https://doi.org/10.1007/BF00994016
+        """
+        x, states = _read_complete(data, states)
+        sizes = [len(names) for names in states.values()]
+        parents = _search_structure(
+            x,
+            sizes,
+            score=score,
+            max_parents=max_parents,
+            tabu=tabu,
+            patience=patience,
+            max_steps=max_steps,
+            equivalent_sample_size=equivalent_sample_size,
+        )
+        return cls._learned(parents, x, states, options)
+
+    @classmethod
+    def _learned(
+        cls: type[Network],
+        parents: list[list[int]],
+        x: Tensor,
+        states: Mapping[str, Sequence[str]],
+        options: Mapping[str, Any],
+    ) -> Network:
+        """Build the network of a structure, and learn its tables."""
+        nodes = list(states)
+        named = {nodes[i]: [nodes[p] for p in own] for i, own in enumerate(parents)}
+        return cls(named, states, **options).learn(x)
+
+
+def _read_complete(data: Any, states: Any) -> tuple[Tensor, dict[str, tuple[str, ...]]]:
+    """Rows and states of complete data; states are inferred from the data where None."""
+    if states is None and (isinstance(data, Mapping) or hasattr(data, "columns")):
+        states = {}
+        for name in data:
+            values = sorted(
+                set(data[name].tolist() if hasattr(data[name], "tolist") else data[name])
+            )
+            integers = all(isinstance(v, (int, float)) and v == int(v) for v in values)
+            states[str(name)] = int(max(values)) + 1 if integers else values
+    elif states is None:
+        x = torch.as_tensor(data)
+        if x.ndim != 2 or not len(x):
+            raise DataError(f"data: got shape {tuple(x.shape)}, expected (n, nodes)")
+        width = len(str(x.shape[1] - 1))
+        states = {f"x{i:0{width}d}": int(m) + 1 for i, m in enumerate(x.amax(0).tolist())}
+    states = read_states(dict.fromkeys(states), states)
+    state_space = StateSpace(states)
+    x = torch.as_tensor(state_space.rows(data)).long()
+    state_space.check(x)
+    if bool((x < 0).any()):
+        raise DataError("data: got missing values, expected complete rows to learn a structure")
+    return x, state_space.states
+
+
+def _mutual_information(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Empirical mutual information of all pairs of columns, in nats, ``(nodes, nodes)``."""
     offsets = torch.tensor([0, *np.cumsum(sizes)[:-1].tolist()], device=x.device)
     joint = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64, device=x.device)
-    for part in x.split(65536):
+    for part in x.split(ROWS_PER_CHUNK):
         hot = torch.zeros(len(part), sum(sizes), dtype=torch.float32, device=x.device)
-        hot.scatter_(1, part + offsets, 1.0)  # sums of up to 65,536 ones are exact in float32
+        hot.scatter_(1, part + offsets, 1.0)  # sums of a chunk's ones are exact in float32
         joint += (hot.T @ hot).double()
     joint /= len(x)
     single = joint.diagonal()
@@ -41,9 +164,9 @@ def mutual_information(x: Tensor, sizes: Sequence[int]) -> Tensor:
     return out.index_add_(1, owner, by_row)
 
 
-def chow_liu_tree(x: Tensor, sizes: Sequence[int]) -> list[list[int]]:
-    """Parents of each node in the tree of greatest mutual information, rooted at node 0."""
-    weights = mutual_information(x, sizes).cpu().numpy().copy()
+def _chow_liu_tree(x: Tensor, sizes: Sequence[int]) -> list[list[int]]:
+    """Maximum spanning tree of mutual information, rooted at node 0: parents of each node."""
+    weights = _mutual_information(x, sizes).cpu().numpy().copy()
     np.fill_diagonal(weights, -np.inf)
     parents: list[list[int]] = [[] for _ in sizes]
     best, nearest = weights[0].copy(), np.zeros(len(sizes), dtype=int)
@@ -61,7 +184,7 @@ def chow_liu_tree(x: Tensor, sizes: Sequence[int]) -> list[list[int]]:
 
 @dataclass
 class _Scorer:
-    """Score of a node with its parents; each family is counted once."""
+    """Decomposable score of a node with its parents; each family is counted once."""
 
     columns: Tensor
     sizes: Sequence[int]
@@ -69,15 +192,16 @@ class _Scorer:
     equivalent_sample_size: float
 
     def __post_init__(self) -> None:
-        self.known: dict[tuple[int, frozenset[int]], float] = {}
+        self.cache: dict[tuple[int, frozenset[int]], float] = {}
 
     def __call__(self, node: int, parents: frozenset[int]) -> float:
         key = node, parents
-        if key not in self.known:
-            above = sorted(parents)
-            counts = family_counts(self.columns, node, above, self.sizes, complete=True).double()
-            self.known[key] = self._bic(counts) if self.score == "bic" else self._bdeu(counts)
-        return self.known[key]
+        if key not in self.cache:
+            counts = family_counts(
+                self.columns, node, sorted(parents), self.sizes, complete=True
+            ).double()
+            self.cache[key] = self._bic(counts) if self.score == "bic" else self._bdeu(counts)
+        return self.cache[key]
 
     def _bic(self, counts: Tensor) -> float:
         fit = torch.xlogy(counts, counts / counts.sum(-1, keepdim=True).clamp_min(1.0)).sum()
@@ -91,7 +215,7 @@ class _Scorer:
         return float(rows.sum() + ((cell + counts).lgamma() - cell.lgamma()).sum())
 
 
-def search_structure(
+def _search_structure(
     x: Tensor,
     sizes: Sequence[int],
     *,
@@ -102,12 +226,12 @@ def search_structure(
     max_steps: int = 10_000,
     equivalent_sample_size: float = 1.0,
 ) -> list[list[int]]:
-    """Change one arrow at a time, the best change first, without undoing recent ones.
+    """Greedy search over structures with a tabu list: the best change of one arrow at a time.
 
     Returns
     -------
     list
-        Parents of each node in the best net that was met.
+        Parents of each node in the best network of the search.
     """
     if score not in SCORES:
         raise DataError(f"score: got {score!r}, expected one of {SCORES}")
@@ -115,7 +239,7 @@ def search_structure(
     scorer = _Scorer(as_columns(x), sizes, score, equivalent_sample_size)
     parents: list[frozenset[int]] = [frozenset() for _ in sizes]
     total = best = sum(scorer(node, parents[node]) for node in range(count))
-    kept, recent, worse = list(parents), deque(maxlen=max(tabu, 0)), 0
+    best_parents, recent, worse = list(parents), deque(maxlen=max(tabu, 0)), 0
     for _ in range(max_steps):
         gains = [
             (gain, change)
@@ -126,24 +250,24 @@ def search_structure(
         if not gains:
             break
         gain, change = max(gains)
-        if gain <= 1e-9 and not tabu:
+        if gain <= MIN_GAIN_NATS and not tabu:
             break
         recent.append(_undo(change))
-        parents = _changed(parents, change)
+        parents = _apply(parents, change)
         total += gain
-        if total > best + 1e-9:
-            best, kept, worse = total, list(parents), 0
+        if total > best + MIN_GAIN_NATS:
+            best, best_parents, worse = total, list(parents), 0
         else:
             worse += 1
             if worse > patience:
                 break
-    return [sorted(above) for above in kept]
+    return [sorted(own) for own in best_parents]
 
 
 def _changes(parents: Sequence[frozenset[int]], max_parents: int) -> Iterator[Change]:
-    """All changes that leave no cycle."""
+    """All changes of one arrow that leave the graph acyclic."""
     count = len(parents)
-    above = np.zeros((count, count), dtype=bool)  # [i, j]: a path leads from i to j
+    ancestor = np.zeros((count, count), dtype=bool)  # [i, j]: a path leads from i to j
     order: list[int] = []
     waiting = set(range(count))
     while waiting:
@@ -152,155 +276,46 @@ def _changes(parents: Sequence[frozenset[int]], max_parents: int) -> Iterator[Ch
         waiting -= set(ready)
     for node in order:
         for parent in parents[node]:
-            above[:, node] |= above[:, parent]
-            above[parent, node] = True
+            ancestor[:, node] |= ancestor[:, parent]
+            ancestor[parent, node] = True
     for node in range(count):
         for parent in parents[node]:
             yield "delete", parent, node
-            # turned round, it closes a cycle if another path leads the same way
-            others = any(above[parent, p] for p in parents[node] if p != parent)
+            # reversed, it closes a cycle if another path leads the same way
+            others = any(ancestor[parent, p] for p in parents[node] if p != parent)
             if not others and len(parents[parent]) < max_parents:
                 yield "reverse", parent, node
         if len(parents[node]) < max_parents:
-            for parent in np.flatnonzero(~above[node]).tolist():
+            for parent in np.flatnonzero(~ancestor[node]).tolist():
                 if parent != node and parent not in parents[node]:
                     yield "add", parent, node
 
 
-def _changed(parents: Sequence[frozenset[int]], change: Change) -> list[frozenset[int]]:
-    kind, start, end = change
+def _apply(parents: Sequence[frozenset[int]], change: Change) -> list[frozenset[int]]:
+    """Parents after a change of one arrow."""
+    action, start, end = change
     out = list(parents)
-    out[end] = out[end] | {start} if kind == "add" else out[end] - {start}
-    if kind == "reverse":
+    out[end] = out[end] | {start} if action == "add" else out[end] - {start}
+    if action == "reverse":
         out[start] = out[start] | {end}
     return out
 
 
 def _gain(scorer: _Scorer, parents: Sequence[frozenset[int]], change: Change) -> float:
-    kind, start, end = change
-    above = parents[end] | {start} if kind == "add" else parents[end] - {start}
-    gain = scorer(end, above) - scorer(end, parents[end])
-    if kind == "reverse":
+    """Gain in score of a change of one arrow."""
+    action, start, end = change
+    after = parents[end] | {start} if action == "add" else parents[end] - {start}
+    gain = scorer(end, after) - scorer(end, parents[end])
+    if action == "reverse":
         gain += scorer(start, parents[start] | {end}) - scorer(start, parents[start])
     return gain
 
 
 def _undo(change: Change) -> Change:
-    kind, start, end = change
+    """Return the inverse of a change."""
+    action, start, end = change
     return {
         "add": ("delete", start, end),
         "delete": ("add", start, end),
         "reverse": ("reverse", end, start),
-    }[kind]
-
-
-# ---- How the structure of a Bayes net is learned from data, and its tables with it.
-
-
-class NetLearning:
-    """Structures from complete data, by class methods that return a net with its tables."""
-
-    @classmethod
-    def chow_liu(cls, data: Any, states: Any = None, **options: Any) -> Any:
-        """Learn the tree of the highest likelihood, and its tables.
-
-        Parameters
-        ----------
-        data
-            Rows ``(n, nodes)`` of whole numbers, or a data frame or mapping of columns.
-        states
-            ``{node: names of its states}``; read off the data where left out.
-        **options
-            Of the model.
-
-        References
-        ----------
-        Chow & Liu 1968, Approximating discrete probability distributions with dependence trees,
-        https://doi.org/10.1109/TIT.1968.1054142
-        """
-        x, states = _learnable(data, states)
-        sizes = [len(names) for names in states.values()]
-        return cls._learned(chow_liu_tree(x, sizes), x, states, options)
-
-    @classmethod
-    def search(
-        cls,
-        data: Any,
-        states: Any = None,
-        *,
-        score: str = "bic",
-        max_parents: int = 4,
-        tabu: int = 10,
-        patience: int = 20,
-        max_steps: int = 10_000,
-        equivalent_sample_size: float = 1.0,
-        **options: Any,
-    ) -> Any:
-        """Learn a structure by the best of single changes to arrows, and its tables.
-
-        Parameters
-        ----------
-        data, states
-            As for `chow_liu`.
-        score
-            "bic" or "bdeu".
-        max_parents
-            Most parents of a node.
-        tabu, patience
-            Changes that may not be undone, and steps without a better net before the search ends.
-        max_steps
-            Most changes.
-        equivalent_sample_size
-            Of BDeu's prior.
-        **options
-            Of the model.
-
-        References
-        ----------
-        Heckerman, Geiger & Chickering 1995, Learning Bayesian networks,
-        https://doi.org/10.1007/BF00994016
-        """
-        x, states = _learnable(data, states)
-        sizes = [len(names) for names in states.values()]
-        found = search_structure(
-            x,
-            sizes,
-            score=score,
-            max_parents=max_parents,
-            tabu=tabu,
-            patience=patience,
-            max_steps=max_steps,
-            equivalent_sample_size=equivalent_sample_size,
-        )
-        return cls._learned(found, x, states, options)
-
-    @classmethod
-    def _learned(cls, parents: list[list[int]], x: Tensor, states: Any, options: Any) -> Any:
-        nodes = list(states)
-        named = {nodes[i]: [nodes[p] for p in above] for i, above in enumerate(parents)}
-        return cls(named, states, **options).learn(x)
-
-
-def _learnable(data: Any, states: Any) -> tuple[Tensor, dict[str, tuple[str, ...]]]:
-    """Rows and states of data whose structure is to be learned."""
-    if states is None and (isinstance(data, Mapping) or hasattr(data, "columns")):
-        states = {}
-        for name in data:
-            values = sorted(
-                set(data[name].tolist() if hasattr(data[name], "tolist") else data[name])
-            )
-            whole = all(isinstance(v, (int, float)) and v == int(v) for v in values)
-            states[str(name)] = int(max(values)) + 1 if whole else values
-    elif states is None:
-        x = torch.as_tensor(data)
-        if x.ndim != 2 or not len(x):
-            raise DataError(f"data: got shape {tuple(x.shape)}, expected (n, nodes)")
-        width = len(str(x.shape[1] - 1))
-        states = {f"x{i:0{width}d}": int(m) + 1 for i, m in enumerate(x.amax(0).tolist())}
-    states = read_states(dict.fromkeys(states), states)
-    alphabet = StateSpace(states)
-    x = torch.as_tensor(alphabet.rows(data)).long()
-    alphabet.check(x)
-    if bool((x < 0).any()):
-        raise DataError("data: got missing values, expected complete rows to learn a structure")
-    return x, alphabet.states
+    }[action]

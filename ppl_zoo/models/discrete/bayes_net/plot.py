@@ -1,18 +1,95 @@
-"""A picture of a net: layers from parents to children, few crossings."""
+"""Plot of a Bayesian network in layers, after Sugiyama: parents above children."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ppl_zoo.models.discrete.bayes_net.graph import Graph
 
-__all__ = ["draw_net", "layered"]
+__all__ = ["plot_network"]
 
 
-def layered(graph: Graph, sweeps: int = 20) -> dict[str, tuple[float, float]]:
-    """Place the nodes: a layer below the lowest parent, in it near the neighbours' middle.
+def plot_network(
+    graph: Graph,
+    states: Mapping[str, Sequence[str]],
+    *,
+    observed: Sequence[int],
+    marginals: Mapping[str, Tensor] | None,
+    axes: Any,
+) -> Any:
+    """Plot a network with matplotlib.
+
+    Parameters
+    ----------
+    graph
+        Nodes and arrows.
+    states
+        Names of the states of each node, the nodes in the order of ``observed``.
+    observed
+        State of each node, -1 where unobserved; observed nodes are shaded.
+    marginals
+        Posterior probabilities ``(1, states)`` of each node, to be written below its name.
+    axes
+        Matplotlib axes; None for a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    places = _layered_layout(graph)
+    xs, ys = zip(*places.values(), strict=True)
+    if axes is None:
+        width, height = max(xs) - min(xs) + 1, max(ys) - min(ys) + 1
+        figure = Figure(
+            figsize=(min(1.5 * width + 1, 40), min(1.3 * height + 1, 40)), layout="constrained"
+        )
+        axes = figure.add_subplot()
+    patches = {}
+    for node, state in zip(states, observed, strict=True):
+        label = node
+        if state >= 0:
+            label += f"\n= {states[node][state]}"
+        elif marginals is not None:
+            probabilities = zip(states[node], marginals[node][0].tolist(), strict=True)
+            label += "".join(f"\n{name} {p:.3f}" for name, p in probabilities)
+        box = {
+            "boxstyle": "round,pad=0.35",
+            "facecolor": "#d9e6f2" if state >= 0 else "white",
+            "edgecolor": "#35506b",
+        }
+        patches[node] = axes.text(
+            *places[node], label, ha="center", va="center", fontsize=8, bbox=box, zorder=2
+        )
+    for node, above in graph.parents.items():
+        for parent in above:
+            axes.annotate(
+                "",
+                xy=places[node],
+                xytext=places[parent],
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "#7a8894",
+                    "patchA": patches[parent].get_bbox_patch(),
+                    "patchB": patches[node].get_bbox_patch(),
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
+                zorder=1,
+            )
+    axes.set_xlim(min(xs) - 0.8, max(xs) + 0.8)
+    axes.set_ylim(min(ys) - 0.6, max(ys) + 0.6)
+    axes.axis("off")
+    return axes.figure
+
+
+def _layered_layout(graph: Graph, sweeps: int = 20) -> dict[str, tuple[float, float]]:
+    """Layered layout: a node one layer below its lowest parent, near its neighbours' mean.
 
     Sugiyama, Tagawa & Toda 1981, Methods for visual understanding of hierarchical system
     structures, without its dummy nodes.
@@ -42,55 +119,3 @@ def layered(graph: Graph, sweeps: int = 20) -> dict[str, tuple[float, float]]:
             placed -= (placed - wanted).mean()  # pushed apart to both sides
             x |= dict(zip(layer, placed.tolist(), strict=True))
     return {node: (x[node], -float(depth[node])) for node in graph.order}
-
-
-def draw_net(net: Any, evidence: Any, *, marginals: bool, axes: Any) -> Any:
-    """See `BayesNet.draw`."""
-    from matplotlib.figure import Figure
-
-    places = layered(net.graph)
-    xs, ys = zip(*places.values(), strict=True)
-    if axes is None:
-        width, height = max(xs) - min(xs) + 1, max(ys) - min(ys) + 1
-        figure = Figure(
-            figsize=(min(1.5 * width + 1, 40), min(1.3 * height + 1, 40)), layout="constrained"
-        )
-        axes = figure.add_subplot()
-    known = net.alphabet.evidence(evidence, net.device)[0].tolist()
-    found = net.marginals(evidence) if marginals else None
-    patches = {}
-    for index, node in enumerate(net.nodes):
-        label, state = node, known[index]
-        if state >= 0:
-            label += f"\n= {net.states[node][state]}"
-        elif found is not None:
-            bars = zip(net.states[node], found[node][0].tolist(), strict=True)
-            label += "".join(f"\n{name} {p:.3f}" for name, p in bars)
-        box = {
-            "boxstyle": "round,pad=0.35",
-            "facecolor": "#d9e6f2" if state >= 0 else "white",
-            "edgecolor": "#35506b",
-        }
-        patches[node] = axes.text(
-            *places[node], label, ha="center", va="center", fontsize=8, bbox=box, zorder=2
-        )
-    for node, above in net.graph.parents.items():
-        for parent in above:
-            axes.annotate(
-                "",
-                xy=places[node],
-                xytext=places[parent],
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "#7a8894",
-                    "patchA": patches[parent].get_bbox_patch(),
-                    "patchB": patches[node].get_bbox_patch(),
-                    "shrinkA": 0,
-                    "shrinkB": 0,
-                },
-                zorder=1,
-            )
-    axes.set_xlim(min(xs) - 0.8, max(xs) + 0.8)
-    axes.set_ylim(min(ys) - 0.6, max(ys) + 0.6)
-    axes.axis("off")
-    return axes.figure

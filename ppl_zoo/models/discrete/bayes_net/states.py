@@ -1,4 +1,4 @@
-"""Rows and evidence of a net of named nodes, read as whole numbers, -1 where nothing is known."""
+"""State space of a Bayesian network: names of nodes and states, and their integer codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["StateSpace", "read_states"]
 
 
 class StateSpace:
-    """The nodes of a net and their states.
+    """State space of named nodes; reads rows and evidence as integers, -1 where unobserved.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class StateSpace:
         return self.index[node]
 
     def code(self, node: str, state: Any) -> int:
-        """Return the number of a state that is given by its name or number; -1 for None.
+        """Return the code of a state that is given by its name or code; -1 for None.
 
         Raises
         ------
@@ -67,21 +67,21 @@ class StateSpace:
         raise DataError(f"{node}: got state {state!r}, expected one of {list(codes)}")
 
     def codes(self, node: str, values: Any) -> Tensor:
-        """Read a column of names or numbers, ``(rows,)``."""
+        """Encode a column of names or integers, ``(rows,)``."""
         self.column(node)
         array = values if isinstance(values, Tensor) else np.asarray(values)
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             unique = {v: self.code(node, v) for v in dict.fromkeys(array.reshape(-1).tolist())}
             return torch.tensor([unique[v] for v in array.reshape(-1).tolist()])
-        return self._whole(torch.as_tensor(array).reshape(-1), node)
+        return self._integers(torch.as_tensor(array).reshape(-1), node)
 
     def rows(self, data: Any) -> Any:
-        """Read rows: columns by name (a mapping or data frame), or an array of numbers.
+        """Encode rows: columns by name (a mapping or data frame), or an array of integers.
 
         Returns
         -------
         Tensor or array
-            ``(rows, nodes)``, whole numbers; -1 where a value is missing (NaN, None, or a node
+            ``(rows, nodes)``, integers; -1 where a value is missing (NaN, None, or a node
             that is not among the columns).
         """
         if isinstance(data, tuple) and len(data) == 1:
@@ -94,15 +94,15 @@ class StateSpace:
             if any(len(c) != length for c in columns.values()):
                 sizes = {name: len(c) for name, c in columns.items()}
                 raise DataError(f"x: got columns of lengths {sizes}, expected one length")
-            nothing = torch.full((length,), -1)
-            return torch.stack([columns.get(node, nothing) for node in self.nodes], 1)
+            unobserved = torch.full((length,), -1)
+            return torch.stack([columns.get(node, unobserved) for node in self.nodes], 1)
         if isinstance(data, Tensor) or (isinstance(data, np.ndarray) and data.dtype.kind == "f"):
             tensor = torch.as_tensor(data)
-            return self._whole(tensor, "x") if tensor.is_floating_point() else tensor
+            return self._integers(tensor, "x") if tensor.is_floating_point() else tensor
         return data
 
     def check(self, x: Tensor, first: int = 0) -> bool:
-        """Refuse rows of another shape, or with numbers that are no states.
+        """Refuse rows of another shape, or with codes that are no states.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class StateSpace:
         )
 
     def evidence(self, given: Any, device: torch.device) -> Tensor:
-        """Read evidence, ``(rows, nodes)``: a mapping ``{node: state}``, or rows of numbers."""
+        """Encode evidence, ``(rows, nodes)``: a mapping ``{node: state}``, or rows of integers."""
         if given is None:
             given = {}
         if isinstance(given, Mapping):
@@ -147,11 +147,11 @@ class StateSpace:
             x = torch.as_tensor(self.rows(given))
             x = x[None] if x.ndim == 1 else x
             if x.is_floating_point() or x.dtype == torch.bool:
-                x = self._whole(x, "evidence")
+                x = self._integers(x, "evidence")
         self.check(x)
         return x.to(device, torch.int64)
 
-    def soft(self, given: Any, like: Tensor) -> dict[int, Tensor]:
+    def soft_evidence(self, given: Mapping[str, Any] | None, like: Tensor) -> dict[int, Tensor]:
         """Read soft evidence ``{node: likelihood of each state}``, ``(states, rows)`` each."""
         vectors = {}
         for node, values in (given or {}).items():
@@ -168,25 +168,32 @@ class StateSpace:
         return vectors
 
     def names(self, x: Tensor) -> list[dict[str, str]]:
-        """Name the states of rows of numbers; what is missing is left out."""
+        """Decode rows of integers into names of states; missing ones are left out."""
         return [
             {n: self.states[n][c] for n, c in zip(self.nodes, row, strict=True) if c >= 0}
             for row in x.tolist()
         ]
 
     @staticmethod
-    def _whole(values: Tensor, name: str) -> Tensor:
+    def _integers(values: Tensor, name: str) -> Tensor:
+        """Convert to int64, NaN to -1; refuse fractions."""
         if not values.is_floating_point():
             return values.long()
         known = torch.where(values.isnan(), -1.0, values)
         if not bool((known == known.round()).all() & known.isfinite().all()):
             bad = known[(known != known.round()) | ~known.isfinite()][0].item()
-            raise DataError(f"{name}: got {bad}, expected whole numbers (NaN where missing)")
+            raise DataError(f"{name}: got {bad}, expected integers (NaN where missing)")
         return known.long()
 
 
 def read_states(parents: Mapping[str, Any], states: Any) -> dict[str, tuple[str, ...]]:
-    """Read names of states, or their number, for every node."""
+    """Read the names of every node's states, or their number.
+
+    Raises
+    ------
+    DataError
+        If the nodes are others than those of ``parents``, or a name stands twice.
+    """
     if not isinstance(states, Mapping) or set(states) != set(parents):
         given = sorted(states) if isinstance(states, Mapping) else states
         raise DataError(f"states: got {given}, expected those of {sorted(parents)}")

@@ -1,6 +1,6 @@
-"""From a directed graph to a tree of cliques: moralise, eliminate by min-fill, join.
+"""Triangulation: from a directed graph to a clique tree, by moralising and min-fill elimination.
 
-Everything that exact inference costs is decided here. Sets of nodes are Python integers used as
+The cost of exact inference is decided here. Sets of nodes are Python integers used as
 bit masks, so that the search is fast enough to be repeated with other tie-breaks.
 """
 
@@ -16,16 +16,16 @@ __all__ = ["CliqueTree", "clique_tree"]
 
 @dataclass(frozen=True)
 class CliqueTree:
-    """Cliques in an order that puts parents before children.
+    """Clique tree, the cliques in an order that puts parents before children.
 
     Attributes
     ----------
     cliques
         Nodes of each clique.
     parents
-        Index of the clique above, -1 for the root (the first).
+        Index of the parent clique, -1 for the root (the first).
     separators
-        Nodes that a clique shares with the one above; empty between parts that do not touch.
+        Nodes that a clique shares with its parent; empty between unconnected components.
     """
 
     cliques: tuple[frozenset[int], ...]
@@ -36,7 +36,7 @@ class CliqueTree:
 def clique_tree(
     parents: Sequence[Sequence[int]], sizes: Sequence[int], restarts: int = 8, seed: int = 0
 ) -> CliqueTree:
-    """Triangulate by min-fill or min-weight, ties at random; the best of a few runs.
+    """Clique tree by min-fill or min-weight elimination, ties at random; the best of a few runs.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ def clique_tree(
     sizes
         Number of states of each node.
     restarts
-        Runs with other tie-breaks; the one with the fewest cells in all cliques is kept.
+        Runs with different tie-breaks; the one with the fewest cells in all cliques is kept.
     seed
-        Makes the choice repeatable.
+        Of the tie-breaks.
 
     References
     ----------
@@ -70,6 +70,7 @@ def clique_tree(
 
 
 def _bits(mask: int) -> Iterator[int]:
+    """Yield the indices of the bits that are set."""
     while mask:
         low = mask & -mask
         yield low.bit_length() - 1
@@ -77,10 +78,11 @@ def _bits(mask: int) -> Iterator[int]:
 
 
 def _moral_graph(parents: Sequence[Sequence[int]]) -> list[int]:
+    """Moral graph: neighbours of each node, as bit masks."""
     adjacent = [0] * len(parents)
-    for node, above in enumerate(parents):
+    for node, own in enumerate(parents):
         family = 1 << node
-        for parent in above:
+        for parent in own:
             family |= 1 << parent
         for member in _bits(family):
             adjacent[member] |= family & ~(1 << member)
@@ -90,7 +92,7 @@ def _moral_graph(parents: Sequence[Sequence[int]]) -> list[int]:
 def _eliminate(
     adjacent: list[int], logs: Sequence[float], generator: random.Random, by_fill: bool
 ) -> list[tuple[int, int]]:
-    """Eliminate all nodes; ``(node, its neighbours at that time)`` in the order taken."""
+    """Eliminate all nodes: ``(node, its neighbours at that time)`` in elimination order."""
     tie = generator.random
 
     def cost(node: int) -> tuple[float | int, ...]:
@@ -117,27 +119,27 @@ def _eliminate(
 
 
 def _join(eliminated: Sequence[tuple[int, int]], logs: Sequence[float]) -> CliqueTree:
-    """Join the cliques of an elimination: each to that of the first neighbour to go."""
-    place = {node: index for index, (node, _) in enumerate(eliminated)}
+    """Join the cliques of an elimination: each to that of its neighbour eliminated first."""
+    position = {node: index for index, (node, _) in enumerate(eliminated)}
     masks = [rest | 1 << node for node, rest in eliminated]
-    standing = list(range(len(masks)))  # where a clique went that a larger one took in
+    absorbed_by = list(range(len(masks)))  # a clique that is a subset goes into the larger one
     links: list[tuple[int, int]] = []
     for index, (_, rest) in enumerate(eliminated):
         if not rest:
             continue
-        above = min(place[other] for other in _bits(rest))
-        if masks[above] == rest:
-            standing[above] = index
-        links.append((index, above))
+        parent = min(position[other] for other in _bits(rest))
+        if masks[parent] == rest:
+            absorbed_by[parent] = index
+        links.append((index, parent))
 
     def owner(index: int) -> int:
-        while standing[index] != index:
-            index = standing[index]
+        while absorbed_by[index] != index:
+            index = absorbed_by[index]
         return index
 
     near: dict[int, set[int]] = {i: set() for i in range(len(masks)) if owner(i) == i}
-    for below, above in links:
-        a, b = owner(below), owner(above)
+    for child, parent in links:
+        a, b = owner(child), owner(parent)
         if a != b:
             near[a].add(b)
             near[b].add(a)
@@ -145,28 +147,28 @@ def _join(eliminated: Sequence[tuple[int, int]], logs: Sequence[float]) -> Cliqu
 
 
 def _rooted(masks: Sequence[int], near: dict[int, set[int]], logs: Sequence[float]) -> CliqueTree:
-    """Hang the tree on its largest clique, which then receives no message from above."""
+    """Root the tree at its largest clique, which then receives no message from a parent."""
     by_size = sorted(near, key=lambda i: (-sum(logs[n] for n in _bits(masks[i])), i))
     order: list[int] = []
-    above: dict[int, int] = {}
+    parents: dict[int, int] = {}
     for start in by_size:
-        if start in above:
+        if start in parents:
             continue
-        above[start] = order[0] if order else -1
+        parents[start] = order[0] if order else -1
         waiting = [start]
         while waiting:
             index = waiting.pop()
             order.append(index)
             for other in sorted(near[index]):
-                if other not in above:
-                    above[other] = index
+                if other not in parents:
+                    parents[other] = index
                     waiting.append(other)
     position = {index: i for i, index in enumerate(order)}
     return CliqueTree(
         cliques=tuple(frozenset(_bits(masks[i])) for i in order),
-        parents=tuple(-1 if above[i] < 0 else position[above[i]] for i in order),
+        parents=tuple(-1 if parents[i] < 0 else position[parents[i]] for i in order),
         separators=tuple(
-            frozenset() if above[i] < 0 else frozenset(_bits(masks[i] & masks[above[i]]))
+            frozenset() if parents[i] < 0 else frozenset(_bits(masks[i] & masks[parents[i]]))
             for i in order
         ),
     )
