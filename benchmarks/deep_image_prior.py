@@ -28,13 +28,13 @@ import torch
 from torch import nn
 
 import ppl_zoo as zoo
-from ppl_zoo.core.precision import gains_by_bfloat16
+from ppl_zoo.core.precision import has_fast_bfloat16
 from ppl_zoo.core.random import chain_seed
 from ppl_zoo.imaging import Blur, Downsample, Lanczos, Mask, psnr, read_image
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
-from ppl_zoo.restoration.dip import RUNS
-from ppl_zoo.solvers.early_stopping.rules import WindowedVariance
-from ppl_zoo.solvers.early_stopping.solver import Run, View
+from ppl_zoo.restoration.dip import NUM_RUNS
+from ppl_zoo.solvers.early_stopping.rules import View, WindowedVariance
+from ppl_zoo.solvers.early_stopping.solver import EarlyStoppingChain
 
 RESULTS = Path(__file__).parent / "results" / "deep_image_prior.json"
 SIGMA = 25 / 255
@@ -117,23 +117,24 @@ def curves(x: torch.Tensor, y: torch.Tensor, steps: int) -> dict[str, np.ndarray
     PSNR of the averaged image, and by run excess and variance; every tenth step.
     """
     truth, data = x.movedim(-1, 0)[None], y.movedim(-1, 0)[None].contiguous()
-    noise, runs, windows = torch.full((1,), SIGMA), [], []
-    for index in range(RUNS["fast"]):
+    noise, chains, windows = torch.full((1,), SIGMA), [], []
+    for index in range(NUM_RUNS["fast"]):
         model = zoo.DeepImagePrior(data.shape[1:], prior_scale=None, clipped=True)
         rows = model.as_rows((data, noise))
-        runs.append(Run(index, model, options=zoo.EarlyStopping(steps, margin=1.0)))
-        runs[-1].begin(rows, 0)
+        options = zoo.EarlyStopping(steps, margin=1.0)
+        chains.append(EarlyStoppingChain(index, model, options=options))
+        chains[-1].begin(rows, 0)
         windows.append(WindowedVariance(steps))
     out: dict[str, list] = {"step": [], "psnr": [], "excess": [], "variance": [], "images": []}
+    view = View(model, rows.all(), None)
     for step in range(steps):
         variance = []
-        for run, window in zip(runs, windows, strict=True):
-            run.step(rows.all(), chain_seed(0, run.index, run.count))
-            variance.append(window.score(run.output, run.average, None))
+        for chain, window in zip(chains, windows, strict=True):
+            chain.step(rows.all(), chain_seed(0, chain.index, chain.count))
+            variance.append(window.score(chain.output, chain.average, view))
         if step % 10:
             continue
-        images = torch.stack([run.average for run in runs])
-        view = View(model, rows.all(), None)
+        images = torch.stack([chain.average for chain in chains])
         out["step"].append(step)
         out["images"].append(images)
         out["excess"].append([view.excess(image) for image in images])
@@ -188,9 +189,9 @@ class Level(nn.Module):
             *inner,
             nn.Upsample(scale_factor=2, mode=net.upsampling),
         )
-        joined = skip + (down if last else net._handed(level + 1))
+        joined = skip + (down if last else net.num_outputs_of(level + 1))
         self.tail = nn.Sequential(
-            nn.BatchNorm2d(joined), layer(joined, up, 3), layer(up, net._handed(level), 1)
+            nn.BatchNorm2d(joined), layer(joined, up, 3), layer(up, net.num_outputs_of(level), 1)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -203,7 +204,9 @@ class Usual:
 
     def __init__(self, net: SkipNet, z: torch.Tensor, y: torch.Tensor) -> None:
         self.net = nn.Sequential(
-            Level(net, 0, net.num_inputs), nn.Conv2d(net._handed(0), len(y[0]), 1), nn.Sigmoid()
+            Level(net, 0, net.num_inputs),
+            nn.Conv2d(net.num_outputs_of(0), len(y[0]), 1),
+            nn.Sigmoid(),
         )
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
         self.z, self.y, self.average = z, y, None
@@ -218,14 +221,16 @@ class Usual:
         self.average = image.clone() if first else 0.99 * self.average + 0.01 * image
 
 
-def begin(y: torch.Tensor, net: str = "fast", **options: object) -> tuple[Run, tuple, Usual]:
+def begin(
+    y: torch.Tensor, net: str = "fast", **options: object
+) -> tuple[EarlyStoppingChain, tuple, Usual]:
     """One run of ours and the usual code, on one image ``(1, channels, height, width)``."""
     model = zoo.DeepImagePrior(y.shape[1:], net=net, prior_scale=None, clipped=True)
     data = (y, torch.full((1,), SIGMA))
-    run = Run(0, model, options=zoo.EarlyStopping(10**4, **options))
-    run.begin(model.as_rows(data), 0)
+    chain = EarlyStoppingChain(0, model, options=zoo.EarlyStopping(10**4, **options))
+    chain.begin(model.as_rows(data), 0)
     torch.manual_seed(0)
-    return run, data, Usual(model.net, model.z, y)
+    return chain, data, Usual(model.net, model.z, y)
 
 
 def speed(quick: bool) -> None:
@@ -253,7 +258,7 @@ def speed(quick: bool) -> None:
                 least["plain modules, Adam"] / least["ours, Adam"], 2
             ),
             "of medians": round(middle["plain modules, Adam"] / middle["ours, Adam"], 2),
-            "bfloat16": gains_by_bfloat16(),
+            "bfloat16": has_fast_bfloat16(),
             "programs that ran beside, for each core": round(
                 max(0.0, os.getloadavg()[0] - 1) / (os.cpu_count() or 1), 1
             ),

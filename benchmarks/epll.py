@@ -32,9 +32,8 @@ import torch
 import ppl_zoo as zoo
 from ppl_zoo.imaging import Blur, Downsample, Identity, Mask, PatchGrid, psnr, read_image
 from ppl_zoo.models.images.patch_mixture import PatchMixture
-from ppl_zoo.restoration.half_quadratic import Schedule, split
-from ppl_zoo.restoration.restoration import QUALITIES
-from ppl_zoo.restoration.split_gibbs import fit_law, local_spread
+from ppl_zoo.restoration.half_quadratic import QUALITIES, Schedule, split
+from ppl_zoo.restoration.split_gibbs import fit_power_law, local_sd
 
 RESULTS = Path(__file__).parent / "results" / "epll.json"
 CROP = 192
@@ -324,7 +323,7 @@ def behind_operators(folder: str, most: int, size: int, tempering: float | None)
 
     "pooled" is the root of the mean variance over that of the mean squared error of all images;
     "each" are the ratios of single images. With ``tempering`` 1 the draws are as they come, and
-    the law that brings them to the error is fitted.
+    the power law that brings them to the error is fitted.
     """
     kernels = np.load(Path(os.environ["PPL_ZOO_DATA"]) / "images" / "kernels" / "levin09.npz")
     kernel = torch.from_numpy(np.asarray(kernels["kernel1"])).float()
@@ -353,7 +352,7 @@ def behind_operators(folder: str, most: int, size: int, tempering: float | None)
             covers = [float(inside[part].mean()) for part in parts]
             values = error.mean(), spread.square().mean(), inside.mean(), off
             rows.append([*(float(v) for v in values), *covers])
-            local = [local_spread(spread, part)[part] for part in parts]
+            local = [local_sd(spread, part)[part] for part in parts]
             pixels.append([(error.sqrt()[p], s) for p, s in zip(parts, local, strict=True)])
         error, variance, inside, off, *covers = np.array(rows).T
         out[task] = {
@@ -373,8 +372,8 @@ def behind_operators(folder: str, most: int, size: int, tempering: float | None)
                 tuple(torch.cat(t) for t in zip(*part, strict=True))
                 for part in zip(*pixels, strict=True)
             )
-            law = fit_law(errors, spreads)
-            out[task]["law"] = {name: round(v, 2) for name, v in law._asdict().items()}
+            fitted = fit_power_law(errors, spreads)
+            out[task]["power law"] = {name: round(v, 2) for name, v in fitted._asdict().items()}
             for e, s_ in seen_pixels:
                 out[task]["gain of seen pixels"] = round(float(e.norm() / s_.norm()), 2)
         print(task, out[task], flush=True)

@@ -36,7 +36,7 @@ def main(
     net: object = "fast",
     out: str = ".",
 ) -> None:
-    """Spoil a photograph with noise of 25 grey levels and restore it."""
+    """Degrade a photograph by noise of 25 grey levels and restore it."""
     from matplotlib.figure import Figure
 
     clean = zoo.imaging.example_photograph() if photo is None else read_image(photo)

@@ -16,7 +16,7 @@ from ppl_zoo.imaging import psnr, read_image, write_image
 
 
 def main(photo: str | None = None, *, size: int = 160, draws: int = 64, out: str = ".") -> None:
-    """Spoil a photograph with noise of 25 grey levels and restore it."""
+    """Degrade a photograph by noise of 25 grey levels and restore it."""
     clean = zoo.imaging.example_photograph() if photo is None else read_image(photo, grey=True)
     clean, sigma = clean[-size:, :size], 25 / 255
     noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))

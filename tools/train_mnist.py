@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
-from ppl_zoo.core.precision import gains_by_bfloat16
+from ppl_zoo.core.precision import has_fast_bfloat16
 from ppl_zoo.models.pretrained import PRETRAINED
 from ppl_zoo.models.pretrained.weights import pack
 
@@ -172,7 +172,7 @@ def main(
         validate_every=recipe.look * each,
         average=1.0 - 1.0 / (recipe.window * each),
         initialize=start is None,
-        precision="bfloat16" if device != "cpu" or gains_by_bfloat16() else None,
+        precision="bfloat16" if device != "cpu" or has_fast_bfloat16() else None,
         compile=False,
     )
     spent, begun_from = earlier(run, start)

@@ -1,4 +1,4 @@
-"""Images as plain tensors: patches, operators, quality, colour, noise and files. No model."""
+"""Images as plain tensors: patches, linear operators, quality, colour, noise level and files."""
 
 from ppl_zoo.imaging.colour import from_opponent, to_opponent
 from ppl_zoo.imaging.files import example_photograph, read_image, write_image

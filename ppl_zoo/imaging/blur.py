@@ -1,4 +1,4 @@
-"""Convolution of an image with a kernel, seen whole or wrapped round."""
+"""Blur: convolution of an image with a kernel, valid or circular."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Blur"]
 
 
 class Blur(LinearOperator):
-    """Convolution with a kernel.
+    """Blur operator: convolution with a kernel.
 
     Parameters
     ----------
     kernel
         ``(rows, columns)``, not all 0; brought to sum 1.
     boundary
-        "valid": only pixels that the kernel sees whole, so that data are smaller than the image
-        by the kernel less one; "circular": the image goes on at its other side.
+        "valid": only pixels where the whole kernel lies inside the image, so that data are smaller
+        than the image by the kernel less one; "circular": the image is periodic.
     """
 
     def __init__(self, kernel: Any, boundary: str = "valid") -> None:
@@ -39,7 +39,7 @@ class Blur(LinearOperator):
         self._spectra: dict[tuple, Tensor] = {}
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Convolve."""
+        """Convolve the image with the kernel."""
         out = self._filter(image, self._spectrum(image))
         if self.boundary == "circular":
             return out
@@ -47,7 +47,7 @@ class Blur(LinearOperator):
         return out[..., rows:, columns:]
 
     def adjoint(self, data: Tensor) -> Tensor:
-        """Correlate."""
+        """Correlate the data with the kernel, the adjoint of convolution."""
         if self.boundary == "valid":
             rows, columns = (n - 1 for n in self.kernel.shape)
             data = torch.nn.functional.pad(data, (columns, 0, rows, 0))
@@ -60,7 +60,7 @@ class Blur(LinearOperator):
         return tuple(n + k - 1 for n, k in zip(shape, self.kernel.shape, strict=True))
 
     def first_guess(self, data: Tensor) -> Tensor:
-        """Return the data, their border pixels repeated outwards."""
+        """Return the data with replicated border pixels."""
         if self.boundary == "circular":
             return data
         (rows, columns), (height, width) = self.kernel.shape, data.shape[-2:]
@@ -69,7 +69,10 @@ class Blur(LinearOperator):
         return data[..., down[:, None].to(data.device), across.to(data.device)]
 
     def fit(self, data: Tensor, precision: float, average: Tensor, pull: float) -> Tensor:
-        """In one step in the Fourier basis if circular, else with that as preconditioner."""
+        """Regularised least squares, in the Fourier basis if circular.
+
+        Else by conjugate gradients with the circular solution as preconditioner.
+        """
         power = self._spectrum(average).abs().square()
         inverse = 1.0 / (precision * power + pull)
         target = precision * self.adjoint(data) + pull * average
@@ -82,7 +85,7 @@ class Blur(LinearOperator):
         return conjugate_gradients(apply, target, average, lambda r: self._filter(r, inverse))
 
     def _spectrum(self, image: Tensor) -> Tensor:
-        """Fourier transform of the kernel in an image of this size."""
+        """Transfer function: Fourier transform of the kernel, padded to the image's size."""
         key = (tuple(image.shape[-2:]), image.dtype, image.device)
         if key not in self._spectra:
             (height, width), (rows, columns) = image.shape[-2:], self.kernel.shape
@@ -95,8 +98,8 @@ class Blur(LinearOperator):
             wide[:rows, :columns] = self.kernel
             if self.boundary == "circular":  # the centre of the kernel stays where it is
                 wide = wide.roll((-(rows // 2), -(columns // 2)), (0, 1))
-            kind = torch.complex128 if image.dtype == torch.float64 else torch.complex64
-            self._spectra = {key: torch.fft.rfft2(wide).to(kind)}
+            dtype = torch.complex128 if image.dtype == torch.float64 else torch.complex64
+            self._spectra = {key: torch.fft.rfft2(wide).to(dtype)}
         return self._spectra[key]
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Opponent colours: brightness and two differences of colours, each like a grey image."""
+"""Opponent colour space: brightness and two colour differences, each like a grey image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 __all__ = ["from_opponent", "noise_gains", "to_opponent"]
 
-# Brightness, red against blue, green against both: in photographs they have little to do with
-# one another, and their rows are orthogonal, so that white noise stays independent.
-MATRIX = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0.0, -1 / 2), (1 / 4, -1 / 2, 1 / 4))
+#: brightness, red against blue, green against both: nearly uncorrelated in photographs, and the
+#: rows are orthogonal, so that white noise stays independent
+OPPONENT_MATRIX = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0.0, -1 / 2), (1 / 4, -1 / 2, 1 / 4))
 
 
 def _matrix(like: Tensor) -> Tensor:
-    return torch.tensor(MATRIX, dtype=torch.float64, device=like.device)
+    return torch.tensor(OPPONENT_MATRIX, dtype=torch.float64, device=like.device)
 
 
 def _shift(like: Tensor) -> Tensor:
@@ -36,5 +36,5 @@ def from_opponent(image: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
 
 
 def noise_gains() -> tuple[float, float, float]:
-    """Return the noise sd of each opponent colour, where red, green and blue have 1."""
-    return tuple(sum(value**2 for value in row) ** 0.5 for row in MATRIX)
+    """Noise gain of each opponent colour: its noise sd where red, green and blue have sd 1."""
+    return tuple(sum(value**2 for value in row) ** 0.5 for row in OPPONENT_MATRIX)

@@ -1,4 +1,4 @@
-"""Images in files: read to floats in [0, 1], and written."""
+"""Image files: reading to floats in [0, 1], and writing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ppl_zoo.core.errors import DataError
 
 __all__ = ["example_photograph", "read_image", "write_image"]
 
-GREY = {"1": "L", "L": "L", "LA": "LA", "La": "LA"}
+#: Pillow's modes of images without colour, and the mode to read them in
+GREY_MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA"}
 
 
 def read_image(path: str | Path, *, grey: bool = False) -> Float[Tensor, "..."]:
@@ -25,7 +26,7 @@ def read_image(path: str | Path, *, grey: bool = False) -> Float[Tensor, "..."]:
     Parameters
     ----------
     path
-        PNG, JPEG, TIFF or what else Pillow knows.
+        PNG, JPEG, TIFF or another format that Pillow reads.
     grey
         Whether to turn colours into grey, with the weights of ITU-R BT.601.
 
@@ -57,7 +58,7 @@ def read_image(path: str | Path, *, grey: bool = False) -> Float[Tensor, "..."]:
         values = np.asarray(image, dtype=np.float32)
     else:
         transparent = "transparency" in image.info or mode in ("RGBA", "PA", "RGBa")
-        target = GREY.get(mode, "RGBA" if transparent else "RGB")
+        target = GREY_MODES.get(mode, "RGBA" if transparent else "RGB")
         values = np.asarray(image.convert(target), dtype=np.float32) / 255.0
     out = torch.from_numpy(np.ascontiguousarray(values))
     if out.ndim == 3 and out.shape[-1] in (2, 4) and bool((out[..., -1] == 1.0).all()):
@@ -85,7 +86,7 @@ def write_image(path: str | Path, image: Any, *, bits: int = 8) -> Path:
     Parameters
     ----------
     path
-        Its ending tells the format.
+        Its suffix chooses the format.
     image
         ``(height, width)`` or ``(height, width, channels)`` with 1 to 4 channels.
     bits
@@ -101,6 +102,6 @@ def write_image(path: str | Path, image: Any, *, bits: int = 8) -> Path:
             f"image: got shape {values.shape} at {bits} bits, expected (height, width) or, at 8 "
             "bits, (height, width, channels) with at most 4 channels"
         )
-    kind = {8: np.uint8, 16: np.uint16}[bits]
-    Image.fromarray(np.round(values * (2**bits - 1)).astype(kind)).save(path)
+    dtype = {8: np.uint8, 16: np.uint16}[bits]
+    Image.fromarray(np.round(values * (2**bits - 1)).astype(dtype)).save(path)
     return Path(path)

@@ -1,4 +1,4 @@
-"""Down-sampling by Lanczos' windowed sinc, the operator of super-resolution benchmarks."""
+"""Lanczos down-sampling (windowed sinc), the operator of super-resolution benchmarks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ppl_zoo.imaging.operators import LinearOperator
 
 __all__ = ["Lanczos"]
 
-LOBES = 2
+#: zero crossings of the windowed sinc on each side
+NUM_LOBES = 2
 
 
 class Lanczos(LinearOperator):
-    """Low-pass filter and down-sample; border pixels are repeated outwards.
+    """Lanczos low-pass filter and down-sampling; border pixels are replicated.
 
     Parameters
     ----------
     factor
-        How many pixels a side become one; sides of the image are multiples of it.
+        Down-sampling factor of each side; sides of the image are multiples of it.
 
     References
     ----------
@@ -38,25 +39,25 @@ class Lanczos(LinearOperator):
 
     def __init__(self, factor: int) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-            raise DataError(f"factor: got {factor!r}, expected a whole number, 1 or more")
+            raise DataError(f"factor: got {factor!r}, expected an integer, 1 or more")
         self.factor = factor
-        reach = LOBES * factor
-        # pixels lie half a pixel beside the centre of a square of even side
+        reach = NUM_LOBES * factor
+        # for an even factor, pixel centres lie half a pixel beside the centre of a block
         place = torch.arange(-reach, reach + 1, dtype=torch.float64) + 0.5 * (1 - factor % 2)
         place = place[place.abs() < reach] / factor
-        taps = torch.sinc(place) * torch.sinc(place / LOBES)
+        taps = torch.sinc(place) * torch.sinc(place / NUM_LOBES)
         self.taps = taps / taps.sum()
         self._matrices: dict[tuple, Tensor] = {}
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Filter rows and columns."""
+        """Filter and down-sample rows and columns."""
         height, width = image.shape[-2:]
         if height % self.factor or width % self.factor:
             raise DataError(f"image: got {height} x {width}, expected multiples of {self.factor}")
         return self._matrix(height, image) @ image @ self._matrix(width, image).mT
 
     def adjoint(self, data: Tensor) -> Tensor:
-        """Spread each number as the filter gathers it."""
+        """Distribute each value with the weights of the filter."""
         height, width = self.image_shape(tuple(data.shape[-2:]))
         return self._matrix(height, data).mT @ data @ self._matrix(width, data)
 
@@ -65,7 +66,7 @@ class Lanczos(LinearOperator):
         return tuple(n * self.factor for n in shape)
 
     def first_guess(self, data: Tensor) -> Tensor:
-        """Interpolate."""
+        """Bicubic interpolation."""
         size, lead = self.image_shape(tuple(data.shape[-2:])), data.shape[:-2]
         flat = data.reshape(1, math.prod(lead), *data.shape[-2:])
         flat = torch.nn.functional.interpolate(
@@ -74,7 +75,7 @@ class Lanczos(LinearOperator):
         return flat.reshape(*lead, *size)
 
     def _matrix(self, length: int, like: Tensor) -> Tensor:
-        """Weights of the pixels of a line in each pixel of the shorter one."""
+        """Resampling matrix ``(length / factor, length)`` of one dimension."""
         key = (length, like.dtype, like.device)
         if key not in self._matrices:
             rows = length // self.factor

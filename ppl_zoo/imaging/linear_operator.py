@@ -1,4 +1,4 @@
-"""What all linear operators share: A, A', and the least squares of both."""
+"""Linear operator of images: A, its adjoint A' and regularised least squares."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 __all__ = ["LinearOperator", "conjugate_gradients"]
 
-#: conjugate gradients stop at this residual, relative to the right-hand side
-TOLERANCE = 1e-5
-MAX_STEPS = 200
+#: norm of the residual, relative to the right-hand side's, at which conjugate gradients stop
+RELATIVE_TOLERANCE = 1e-5
+MAX_CG_STEPS = 200
 
 
 def conjugate_gradients(
@@ -19,21 +19,26 @@ def conjugate_gradients(
     start: Tensor,
     precondition: Callable[[Tensor], Tensor] = lambda x: x,
     *,
-    tol: float = TOLERANCE,
-    max_steps: int = MAX_STEPS,
+    tol: float = RELATIVE_TOLERANCE,
+    max_steps: int = MAX_CG_STEPS,
 ) -> Tensor:
-    """Solve ``apply(x) = target`` for a positive definite operator (Hestenes & Stiefel 1952).
+    """Conjugate gradients: solve ``apply(x) = target`` for a positive definite operator.
 
     Parameters
     ----------
     apply, precondition
-        The operator, and something close to its inverse.
+        The operator, and a preconditioner: an approximation of its inverse.
     target, start
-        Right-hand side and first guess.
+        Right-hand side and initial guess.
     tol
         Residual at which to stop, relative to ``target``.
     max_steps
-        Most steps.
+        Upper limit of steps.
+
+    References
+    ----------
+    Hestenes & Stiefel (1952), Methods of conjugate gradients for solving linear systems,
+    https://doi.org/10.6028/jres.049.044.
     """
     x, residual = start, target - apply(start)
     z = precondition(residual)
@@ -52,7 +57,7 @@ def conjugate_gradients(
 
 
 class LinearOperator:
-    """What every operator can do; one of your own writes ``__call__`` and ``adjoint``."""
+    """Linear operator A of images; a subclass writes ``__call__`` and ``adjoint``."""
 
     def __call__(self, image: Tensor) -> Tensor:
         """Apply A to an image ``(..., height, width)``."""
@@ -67,13 +72,13 @@ class LinearOperator:
         return shape
 
     def first_guess(self, data: Tensor) -> Tensor:
-        """Return an image to start from; A' y by default."""
+        """Return an initial guess of the image; A' y by default."""
         return self.adjoint(data)
 
     def fit(self, data: Tensor, precision: float, average: Tensor, pull: float) -> Tensor:
-        """Minimise ``precision |A x - data|^2 + pull |x - average|^2`` over images x.
+        """Regularised least squares: minimise ``precision |A x - data|^2 + pull |x - average|^2``.
 
-        By conjugate gradients, unless the operator knows better.
+        Over images x, by conjugate gradients unless a subclass has a closed form.
         """
 
         def apply(x: Tensor) -> Tensor:

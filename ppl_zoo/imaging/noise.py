@@ -1,4 +1,4 @@
-"""The noise level of an image, from the image alone."""
+"""Noise-level estimation: the sd of white noise from the noisy image alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from ppl_zoo.imaging.patches import PatchGrid, cosine_basis
 
 __all__ = ["estimate_noise"]
 
-SIZE = 8
-#: share of the patches, those of least structure, whose high frequencies are read
-SHARE = 0.1
+#: rows and columns of a patch
+PATCH_SIZE = 8
+#: share of the patches, the smoothest ones, whose high frequencies estimate the noise
+SMOOTH_SHARE = 0.1
+#: median of the absolute value of a standard normal variable
+MEDIAN_ABS_NORMAL = 0.6744897501960817
 
 
 def estimate_noise(image: Any) -> float:
     """Estimate the standard deviation of white Gaussian noise in an image.
 
     The tenth of the patches that have least energy in low frequencies is taken as smooth; the
-    median size of their high frequencies tells the noise. White noise has independent cosine
-    coefficients, so that the choice does not bias the estimate.
+    median size of their high frequencies estimates the noise. White noise has independent cosine
+    coefficients, so that this selection does not bias the estimate.
 
     Parameters
     ----------
@@ -43,18 +46,18 @@ def estimate_noise(image: Any) -> float:
     if image.ndim == 3:
         each = [estimate_noise(channel) for channel in image.unbind(-1)]
         return float(torch.tensor(each).square().mean().sqrt())
-    if image.ndim != 2 or min(image.shape) < 2 * SIZE:
+    if image.ndim != 2 or min(image.shape) < 2 * PATCH_SIZE:
         raise DataError(
             f"image: got shape {tuple(image.shape)}, expected (height, width) of 16 x 16 or more"
         )
-    patches = PatchGrid(tuple(image.shape), SIZE, 2).extract(image)
+    patches = PatchGrid(tuple(image.shape), PATCH_SIZE, 2).extract(image)
     constant = (patches == patches[:, :1]).all(-1)
     if constant.all():
         return 0.0
-    code = patches[~constant] @ cosine_basis(SIZE, dtype=image.dtype, device=image.device).mT
-    frequency = torch.arange(SIZE, device=image.device)
+    code = patches[~constant] @ cosine_basis(PATCH_SIZE, dtype=image.dtype, device=image.device).mT
+    frequency = torch.arange(PATCH_SIZE, device=image.device)
     frequency = (frequency[:, None] + frequency).reshape(-1)
     low = code[:, (frequency > 0) & (frequency < 6)].square().sum(-1)
-    smooth = low.argsort()[: max(16, int(SHARE * len(low)))]
+    smooth = low.argsort()[: max(16, int(SMOOTH_SHARE * len(low)))]
     high = code[smooth][:, frequency > 8]
-    return float(high.abs().median() / 0.6744897501960817)
+    return float(high.abs().median() / MEDIAN_ABS_NORMAL)

@@ -1,4 +1,4 @@
-"""Operators as numbers that a saved model holds, and back."""
+"""Specification of a linear operator by the arguments of a saved model, and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ppl_zoo.imaging.operators import Blur, Downsample, Identity, LinearOperator
 
 __all__ = ["make_operator", "operator_arguments"]
 
-ARGUMENTS: dict[type, Callable[[Any], dict[str, Any]]] = {
+_ARGUMENTS: dict[type[LinearOperator], Callable[[Any], dict[str, Any]]] = {
     Identity: lambda a: {},
     Blur: lambda a: {"kernel": a.kernel, "boundary": a.boundary},
     Mask: lambda a: {"mask": a.mask},
@@ -23,12 +23,12 @@ ARGUMENTS: dict[type, Callable[[Any], dict[str, Any]]] = {
 def make_operator(
     kernel: Any, boundary: str, mask: Any, factor: int | None, lanczos: int | None
 ) -> LinearOperator:
-    """Make the operator that one argument, not None, stands for; the identity for none.
+    """Make the operator of the one argument that is not None; the identity if there is none.
 
     Raises
     ------
     DataError
-        If there are several.
+        If several are given.
     """
     given = [value for value in (kernel, mask, factor, lanczos) if value is not None]
     if len(given) > 1:
@@ -48,10 +48,10 @@ def operator_arguments(operator: Any) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If it is none of ``zoo.imaging``.
+        If it is no operator of ``zoo.imaging``.
     """
     operator = Identity() if operator is None else operator
-    if type(operator) not in ARGUMENTS:
-        names = ", ".join(kind.__name__ for kind in ARGUMENTS)
+    if type(operator) not in _ARGUMENTS:
+        names = ", ".join(cls.__name__ for cls in _ARGUMENTS)
         raise DataError(f"operator: got a {type(operator).__name__}, expected one of {names}")
-    return ARGUMENTS[type(operator)](operator)
+    return _ARGUMENTS[type(operator)](operator)

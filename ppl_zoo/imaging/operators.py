@@ -1,7 +1,7 @@
-"""Linear operators that spoil an image: y = A x + noise, with A' and the least squares of both.
+"""Linear operators of the degradation y = A x + noise: identity, mask and down-sampling.
 
-Operators act on the last two dimensions, ``(..., height, width)``, so that the channels of a
-colour image go through together.
+Each has its adjoint A' and its regularised least squares. Operators act on the last two
+dimensions, ``(..., height, width)``, so that all channels of a colour image go together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Blur", "Downsample", "Identity", "LinearOperator", "Mask"]
 
 
 class Identity(LinearOperator):
-    """Nothing but noise: A x = x."""
+    """Identity operator, for an image with noise alone: A x = x."""
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the image."""
@@ -31,18 +31,18 @@ class Identity(LinearOperator):
         return data
 
     def fit(self, data: Tensor, precision: float, average: Tensor, pull: float) -> Tensor:
-        """Average of data and ``average`` by their precisions."""
+        """Precision-weighted average of ``data`` and ``average``."""
         share = precision / (precision + pull)
         return torch.lerp(average, data, share)
 
 
 class Mask(LinearOperator):
-    """Some pixels are seen, the others are 0: A x = mask * x.
+    """Mask operator: some pixels are observed, the others are 0, A x = mask * x.
 
     Parameters
     ----------
     mask
-        ``(height, width)``, true (or 1) where a pixel is seen.
+        ``(height, width)``, true (or 1) where a pixel is observed.
     """
 
     def __init__(self, mask: Any) -> None:
@@ -55,7 +55,7 @@ class Mask(LinearOperator):
         self.mask = mask.bool()
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Set unseen pixels to 0."""
+        """Set unobserved pixels to 0."""
         if image.shape[-2:] != self.mask.shape:
             raise DataError(
                 f"mask: got {tuple(self.mask.shape)}, expected the size of the image, "
@@ -64,44 +64,44 @@ class Mask(LinearOperator):
         return image * self.mask.to(image)
 
     def adjoint(self, data: Tensor) -> Tensor:
-        """Set unseen pixels to 0: A' = A."""
+        """Set unobserved pixels to 0: A' = A."""
         return self(data)
 
     def first_guess(self, data: Tensor) -> Tensor:
-        """Fill unseen pixels with the average of the seen ones around them."""
+        """Fill unobserved pixels with the average of the observed ones around them."""
         value = self(data)
-        seen = self.mask.to(data).expand_as(data)
-        while not bool((seen > 0).all()):
-            if not bool((seen > 0).any()):
+        filled = self.mask.to(data).expand_as(data)
+        while not bool((filled > 0).all()):
+            if not bool((filled > 0).any()):
                 return torch.full_like(data, 0.5)
-            around = [_box(t) for t in (seen, value)]
-            new = (seen == 0) & (around[0] > 1e-6)
+            around = [_box_filter(t) for t in (filled, value)]
+            new = (filled == 0) & (around[0] > 1e-6)
             value = torch.where(new, around[1] / around[0].clamp_min(1e-6), value)
-            seen = torch.where(new, 1.0, seen)
+            filled = torch.where(new, 1.0, filled)
         return value
 
     def fit(self, data: Tensor, precision: float, average: Tensor, pull: float) -> Tensor:
-        """Average by precision where pixels are seen; ``average`` elsewhere."""
+        """Precision-weighted average where pixels are observed; ``average`` elsewhere."""
         share = precision / (precision + pull) * self.mask.to(data)
         return average + share * (data - average)
 
 
 class Downsample(LinearOperator):
-    """Each pixel is the mean of a square of pixels.
+    """Down-sampling operator: each pixel is the mean of a square block of pixels.
 
     Parameters
     ----------
     factor
-        Side of the square; sides of the image are multiples of it.
+        Side of a block; sides of the image are multiples of it.
     """
 
     def __init__(self, factor: int) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-            raise DataError(f"factor: got {factor!r}, expected a whole number, 1 or more")
+            raise DataError(f"factor: got {factor!r}, expected an integer, 1 or more")
         self.factor = factor
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Average squares."""
+        """Average blocks."""
         height, width = image.shape[-2:]
         f = self.factor
         if height % f or width % f:
@@ -109,7 +109,7 @@ class Downsample(LinearOperator):
         return image.reshape(*image.shape[:-2], height // f, f, width // f, f).mean((-3, -1))
 
     def adjoint(self, data: Tensor) -> Tensor:
-        """Spread each number evenly over its square."""
+        """Distribute each value evenly over its block."""
         return self._repeat(data) / self.factor**2
 
     def image_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
@@ -117,7 +117,7 @@ class Downsample(LinearOperator):
         return tuple(n * self.factor for n in shape)
 
     def first_guess(self, data: Tensor) -> Tensor:
-        """Interpolate."""
+        """Bicubic interpolation."""
         size, lead = self.image_shape(data.shape[-2:]), data.shape[:-2]
         flat = data.reshape(1, math.prod(lead), *data.shape[-2:])
         flat = torch.nn.functional.interpolate(
@@ -126,7 +126,7 @@ class Downsample(LinearOperator):
         return flat.reshape(*lead, *size)
 
     def fit(self, data: Tensor, precision: float, average: Tensor, pull: float) -> Tensor:
-        """Move each square as a whole: A A' is 1 / factor^2 times the identity."""
+        """Shift each block by a constant: A A' is 1 / factor^2 times the identity."""
         off = data - self(average)
         return average + self._repeat(off) * (precision / (precision + pull * self.factor**2))
 
@@ -134,7 +134,7 @@ class Downsample(LinearOperator):
         return data.repeat_interleave(self.factor, -2).repeat_interleave(self.factor, -1)
 
 
-def _box(image: Tensor) -> Tensor:
-    """Mean over 3 x 3 pixels, zero outside."""
+def _box_filter(image: Tensor) -> Tensor:
+    """Mean over 3 x 3 pixels, with zero padding."""
     flat = image.reshape(-1, 1, *image.shape[-2:])
     return torch.nn.functional.avg_pool2d(flat, 3, stride=1, padding=1).reshape(image.shape)

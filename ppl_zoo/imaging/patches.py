@@ -1,4 +1,4 @@
-"""Patches of an image: cut out, put back, and their cosine basis."""
+"""Patches of an image: extraction, averaging, and their cosine basis."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["PatchGrid", "average_patches", "cosine_basis", "extract_patches", "s
 def cosine_basis(
     size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> Float[Tensor, "d d"]:
-    """Return the orthonormal two-dimensional cosine basis (DCT-II) of square patches.
+    """Orthonormal two-dimensional cosine basis (DCT-II) of square patches.
 
     Parameters
     ----------
     size
         Rows and columns of a patch.
     dtype, device
-        Of the result.
+        Dtype and device of the result.
 
     Returns
     -------
     Tensor
-        ``(size^2, size^2)``; row ``u * size + v`` is the wave of frequency (u, v) over the
-        pixels of a patch row by row. Row 0 is constant, so that coefficient 0 is ``size`` times
-        the mean of a patch.
+        ``(size^2, size^2)``; row ``u * size + v`` is the cosine of frequency (u, v) over
+        the pixels of a patch, row by row. Row 0 is constant, so that coefficient 0 is ``size``
+        times the mean of a patch.
     """
     place = torch.arange(size, dtype=torch.float64)
     wave = torch.cos(math.pi / size * (place + 0.5) * place[:, None]) * math.sqrt(2.0 / size)
@@ -42,7 +42,7 @@ def cosine_basis(
 
 @dataclass(frozen=True)
 class _Side:
-    """Where patches begin along one side: evenly, and one each at the two ends if need be."""
+    """Starts of patches along one side: evenly spaced, and one at each end if need be."""
 
     length: int
     size: int
@@ -51,6 +51,7 @@ class _Side:
 
     @functools.cached_property
     def starts(self) -> list[int]:
+        """First pixels of the patches."""
         last = self.length - self.size
         return sorted({0, *range(self.offset, last + 1, self.stride), last})
 
@@ -65,14 +66,15 @@ class _Side:
         return [(i, starts[i], end - i) for i, end in zip(found, ends, strict=True)]
 
     def count(self) -> Tensor:
-        steps, starts = torch.zeros(self.length + 1), torch.tensor(self.starts)
-        steps[starts] += 1.0
-        steps[starts + self.size] -= 1.0
-        return steps[:-1].cumsum(0)
+        """Patches that cover each pixel, ``(length,)``."""
+        change, starts = torch.zeros(self.length + 1), torch.tensor(self.starts)
+        change[starts] += 1.0
+        change[starts + self.size] -= 1.0
+        return change[:-1].cumsum(0)
 
 
 class PatchGrid:
-    """Places of overlapping square patches that cover an image of any size.
+    """Grid of overlapping square patches that cover an image of any size.
 
     Patches begin at every ``stride``-th row and column from ``offset`` on, and also at the first
     and the last possible ones, so that every pixel is covered. :meth:`sum` is the adjoint of
@@ -85,9 +87,9 @@ class PatchGrid:
     size
         Rows and columns of a patch.
     stride
-        Every how many pixels a patch begins, down and across; at most ``size``.
+        Pixels between the starts of two patches, down and across; at most ``size``.
     offset
-        Where the even places begin, less than ``stride``: (down, across).
+        First of the evenly spaced starts, less than ``stride``: (down, across).
 
     Raises
     ------
@@ -122,14 +124,14 @@ class PatchGrid:
         return self.num_rows * self.num_columns
 
     def extract(self, image: Tensor, rows: slice = slice(None)) -> Float[Tensor, "n d"]:
-        """Cut out patches.
+        """Extract patches.
 
         Parameters
         ----------
         image
             ``(height, width)``.
         rows
-            Which rows of patches; all by default.
+            Rows of patches to extract; all by default.
 
         Returns
         -------
@@ -150,14 +152,14 @@ class PatchGrid:
     def sum(
         self, patches: Tensor, rows: slice = slice(None), out: Tensor | None = None
     ) -> Float[Tensor, "height width"]:
-        """Add patches up where they stand in the image.
+        """Sum patches at their positions in the image.
 
         Parameters
         ----------
         patches
             ``(num_patches, size^2)``.
         rows
-            Which rows of patches they are; all by default.
+            Rows of patches that are given; all by default.
         out
             Image to add to; a new one by default.
         """
@@ -176,7 +178,7 @@ class PatchGrid:
     def spread(
         self, values: Tensor, rows: slice = slice(None), out: Tensor | None = None
     ) -> Float[Tensor, "height width"]:
-        """Add one number a patch ``(num_patches,)`` to all of its pixels; see :meth:`sum`."""
+        """Add one value a patch ``(num_patches,)`` to all of its pixels; see :meth:`sum`."""
         out = values.new_zeros(self.shape) if out is None else out
         starts = self.down.starts[rows]
         values = values.reshape(len(starts), self.num_columns)
@@ -188,7 +190,7 @@ class PatchGrid:
         return self._add_strips(strips[:, None].expand(-1, self.size, -1), rows, out)
 
     def _add_strips(self, strips: Tensor, rows: slice, out: Tensor) -> Tensor:
-        """Add strips ``(rows of patches, size, width)`` where their rows begin."""
+        """Add strips ``(rows of patches, size, width)`` at the starts of their rows."""
         first = range(len(self.down.starts))[rows].start
         for index, start, count in self.down.runs:
             low, high = max(index, first), min(index + count, first + len(strips))
@@ -199,29 +201,29 @@ class PatchGrid:
         return out
 
     def count(self, like: Tensor) -> Float[Tensor, "height width"]:
-        """Return how many patches cover each pixel, 1 or more."""
+        """Count the patches that cover each pixel, 1 or more."""
         down, across = (side.count().to(like) for side in (self.down, self.across))
         return down[:, None] * across
 
     def average(self, patches: Tensor) -> Float[Tensor, "height width"]:
-        """Put patches back, each pixel the mean of the patches that cover it."""
+        """Average patches: each pixel is the mean over the patches that cover it."""
         return self.sum(patches) / self.count(patches)
 
 
 def extract_patches(image: Tensor, size: int = 8, stride: int = 1) -> Float[Tensor, "n d"]:
-    """Cut an image ``(height, width)`` into patches; see :class:`PatchGrid`."""
+    """Patches of an image ``(height, width)``; see :class:`PatchGrid`."""
     return PatchGrid(tuple(image.shape), size, stride).extract(image)
 
 
 def sum_patches(
     patches: Tensor, shape: tuple[int, int], size: int = 8, stride: int = 1
 ) -> Float[Tensor, "height width"]:
-    """Add patches up where they stand in an image: the adjoint of :func:`extract_patches`."""
+    """Sum of patches at their positions in an image: the adjoint of :func:`extract_patches`."""
     return PatchGrid(tuple(shape), size, stride).sum(patches)
 
 
 def average_patches(
     patches: Tensor, shape: tuple[int, int], size: int = 8, stride: int = 1
 ) -> Float[Tensor, "height width"]:
-    """Put patches back into an image; see :meth:`PatchGrid.average`."""
+    """Average of overlapping patches as an image; see :meth:`PatchGrid.average`."""
     return PatchGrid(tuple(shape), size, stride).average(patches)

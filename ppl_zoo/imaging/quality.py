@@ -1,4 +1,4 @@
-"""How close an image is to another: peak signal-to-noise ratio and structural similarity."""
+"""Image quality: peak signal-to-noise ratio and structural similarity."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def psnr(image: Any, reference: Any, peak: float = 1.0) -> float:
     Parameters
     ----------
     image, reference
-        Of equal shape.
+        Images of equal shape.
     peak
         The largest value that a pixel can have.
     """
-    image, reference = _pair(image, reference)
+    image, reference = _as_pair(image, reference)
     error = (image - reference).square().mean()
     return float(10.0 * torch.log10(peak**2 / error))
 
@@ -31,7 +31,8 @@ def ssim(image: Any, reference: Any, peak: float = 1.0) -> float:
     """Mean structural similarity, 1 for equal images.
 
     Wang, Bovik, Sheikh & Simoncelli (2004), https://doi.org/10.1109/TIP.2003.819861, with its
-    Gaussian window of 11 x 11 pixels and sd 1.5, over the pixels that the window fits around.
+    Gaussian window of 11 x 11 pixels and sd 1.5, over the pixels whose window lies inside
+    the image.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def ssim(image: Any, reference: Any, peak: float = 1.0) -> float:
     peak
         The largest value that a pixel can have.
     """
-    image, reference = _pair(image, reference)
+    image, reference = _as_pair(image, reference)
     if image.ndim == 2:
         image, reference = image[..., None], reference[..., None]
     if image.ndim != 3 or min(image.shape[:2]) < 11:
@@ -62,7 +63,7 @@ def ssim(image: Any, reference: Any, peak: float = 1.0) -> float:
     return float(value.mean())
 
 
-def _pair(image: Any, reference: Any) -> tuple[Tensor, Tensor]:
+def _as_pair(image: Any, reference: Any) -> tuple[Tensor, Tensor]:
     image, reference = (torch.as_tensor(t).double() for t in (image, reference))
     if image.shape != reference.shape:
         raise DataError(

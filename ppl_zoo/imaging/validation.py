@@ -1,4 +1,4 @@
-"""What may enter as an image, and the errors for what may not."""
+"""Validation of image input."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ppl_zoo.core.errors import DataError
 
 __all__ = ["as_channels", "as_image"]
 
-#: values of white, by type; others are refused
-WHITE = {torch.uint8: 255.0, torch.uint16: 65535.0}
-#: how far beyond [0, 1] noise may take a value
-BEYOND = 3.0
+#: integer types that are read, and their value of white
+WHITE_LEVEL = {torch.uint8: 255.0, torch.uint16: 65535.0}
+#: how far noise may take a value outside of [0, 1]
+MAX_EXCESS = 3.0
 
 
 def as_image(image: Any, ignore: Tensor | None = None) -> Tensor:
@@ -25,9 +25,9 @@ def as_image(image: Any, ignore: Tensor | None = None) -> Tensor:
     ----------
     image
         Tensor, array or nested list ``(height, width)`` or ``(height, width, channels)`` with 1
-        to 4 channels, of floats, or of whole numbers of 8 or 16 bits.
+        to 4 channels, of floats, or of integers of 8 or 16 bits.
     ignore
-        Mask ``(height, width)`` of seen pixels: the others may hold anything and become 0.
+        Mask ``(height, width)`` of observed pixels: the others may hold anything and become 0.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def as_image(image: Any, ignore: Tensor | None = None) -> Tensor:
             f"image: got shape {shape}, expected (height, width) or (height, width, channels) "
             "with 1 to 4 channels"
         )
-    if values.dtype in WHITE:
-        values = values.float() / WHITE[values.dtype]
+    if values.dtype in WHITE_LEVEL:
+        values = values.float() / WHITE_LEVEL[values.dtype]
     elif values.dtype not in (torch.float32, torch.float64):
         if not values.is_floating_point():
             raise DataError(
@@ -56,12 +56,12 @@ def as_image(image: Any, ignore: Tensor | None = None) -> Tensor:
             )
         values = values.float()
     if ignore is not None and tuple(ignore.shape) == shape[:2]:
-        seen = ignore.to(values.device)
-        values = torch.where(seen if values.ndim == 2 else seen[..., None], values, 0.0)
+        observed = ignore.to(values.device)
+        values = torch.where(observed if values.ndim == 2 else observed[..., None], values, 0.0)
     if not bool(values.isfinite().all()):
         count = int((~values.isfinite()).sum())
         raise DataError(f"image: got {count} values that are NaN or infinite, expected numbers")
-    if values.numel() and float(values.abs().max()) > 1.0 + BEYOND:
+    if values.numel() and float(values.abs().max()) > 1.0 + MAX_EXCESS:
         raise DataError(
             f"image: got values from {float(values.min()):.4g} to {float(values.max()):.4g}, "
             "expected [0, 1] (divide grey levels by 255)"
@@ -70,7 +70,7 @@ def as_image(image: Any, ignore: Tensor | None = None) -> Tensor:
 
 
 def as_channels(image: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Colours ``(channels, height, width)``, and transparency ``(1, height, width)`` if any."""
+    """Channels ``(channels, height, width)``, and transparency ``(1, height, width)`` if any."""
     channels = image[None] if image.ndim == 2 else image.movedim(-1, 0)
     if len(channels) in (2, 4):
         return channels[:-1].contiguous(), channels[-1:]

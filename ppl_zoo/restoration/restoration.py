@@ -1,8 +1,9 @@
-"""``restore``: a spoiled image in; the restored image, with its uncertainty where wanted, out."""
+"""Image restoration: ``zoo.restore`` and its methods."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,44 +11,54 @@ import torch
 from pyro.infer import autoguide
 from torch import Tensor
 
+from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit
-from ppl_zoo.core.device import pick_device
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
 from ppl_zoo.imaging.noise import estimate_noise
-from ppl_zoo.imaging.operators import Identity, LinearOperator
+from ppl_zoo.imaging.operators import Identity, LinearOperator, Mask
 from ppl_zoo.imaging.patches import PatchGrid
 from ppl_zoo.imaging.validation import as_channels, as_image
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 from ppl_zoo.models.pretrained import load_pretrained
-from ppl_zoo.restoration.dip import DIP_METHODS, restore_by_net
-from ppl_zoo.restoration.half_quadratic import LEAST_NOISE, QUALITIES, Splitting, make_schedule
+from ppl_zoo.restoration.dip import (
+    restore_by_early_stopping,
+    restore_by_langevin,
+    restore_by_normal,
+)
+from ppl_zoo.restoration.half_quadratic import (
+    QUALITIES,
+    HalfQuadraticSplitting,
+    make_schedule,
+)
+from ppl_zoo.restoration.problem import MIN_NOISE_SD, ImageEstimate, RestorationProblem
 from ppl_zoo.restoration.sampling import SplitGibbs, Tiling
 from ppl_zoo.solvers.early_stopping.solver import EarlyStopping
 from ppl_zoo.solvers.svi.svi import SVI
 
 __all__ = ["Restoration", "SplitGibbs", "Tiling", "restore"]
 
-METHODS = ("map", "posterior", "svi", *DIP_METHODS)
+#: steps of the mean-field fit
+SVI_STEPS = 300
 
 
 @dataclass
 class Restoration:
-    """What became of an image.
+    """Restored image, with its uncertainty where the method estimates one.
 
     Attributes
     ----------
     image
         The restored image in [0, 1], ``(height, width)`` or ``(height, width, channels)``.
     sd
-        Posterior standard deviation of each pixel, of the shape of ``image``; None for a map,
-        and for "dip".
+        Posterior standard deviation of each pixel, of the shape of ``image``; None for "map" and
+        "dip".
     fit
-        The fit of :class:`ppl_zoo.EPLL`, whose posterior draws reach ArviZ; None for a map.
-        Its images are the channels, in opponent colours where the image has three. Or the fit
-        of :class:`ppl_zoo.DeepImagePrior`.
+        The fit of :class:`ppl_zoo.EPLL`, whose posterior draws ``to_arviz`` exports; None for
+        "map". Its images are the channels, in opponent colours where the image has three. Or the
+        fit of :class:`ppl_zoo.DeepImagePrior`.
     sigma
         Standard deviation of the noise that was assumed, in units of the image.
     """
@@ -79,15 +90,15 @@ def restore(
     Parameters
     ----------
     image
-        What was seen, ``(height, width)`` or ``(height, width, channels)``: floats in [0, 1], on
-        which noise may go beyond, or whole numbers of 8 or 16 bits. The last of 2 or 4 channels
-        is transparency and is left alone.
+        The degraded image, ``(height, width)`` or ``(height, width, channels)``: floats in [0, 1],
+        which noise may exceed, or integers of 8 or 16 bits. The last of 2 or 4 channels is
+        transparency and is returned unchanged.
     operator
-        How the image was spoiled before noise came: ``zoo.imaging.Identity()`` (the default),
-        ``Blur``, ``Mask`` or ``Downsample``.
+        The degradation before noise: ``zoo.imaging.Identity()`` (the default), ``Blur``,
+        ``Mask`` or ``Downsample``.
     sigma
         Standard deviation of the noise in units of [0, 1] (25 grey levels are ``25 / 255``);
-        None to estimate it, which takes the identity or a mask's seen pixels as they are.
+        None to estimate it, for the identity only.
     prior
         Name of a pretrained prior, or a ``zoo.GaussianMixture`` over patches: of their pixels
         row by row, or of cosine coefficients without the mean
@@ -96,24 +107,25 @@ def restore(
         "map": the posterior mode, by half-quadratic splitting. "posterior": mean, sd and draws
         by tilings for noise alone (the identity), by split Gibbs behind an operator. "svi": a
         mean-field normal posterior of every pixel; for small images. "dip": a deep image prior,
-        which has seen no other image and stops by itself; ``zoo.EarlyStopping(...)`` for options
-        of one's own, such as the rule, runs to average or the truth to look at. "dip-langevin",
-        "dip-normal": mean and sd of the image over a density of the net's weights.
+        which is trained on no other image, stopped early; ``zoo.EarlyStopping(...)`` for its
+        options, such as the rule, the runs to average or a true image to compare with.
+        "dip-langevin", "dip-normal": mean and sd of the image over a posterior of the net's
+        weights, by Langevin dynamics or mean-field normal.
     quality
         "best", "fast" (some .04 dB below), "fastest" (some .15 dB) or "exact": the published
-        algorithm, with every patch and the component by all products, slow and some .1 dB below,
-        for the others look at the image at half its size too (Papyan & Elad 2016).
+        algorithm, with every patch and components by exact scores, slow and some .1 dB below,
+        since the others use the image at half its size too (Papyan & Elad 2016).
     stride
-        Every how many pixels a patch begins, instead of that of ``quality``.
+        Pixels between the starts of two patches, instead of that of ``quality``.
     num_draws
-        Posterior draws that are kept.
+        Number of posterior draws.
     steps
-        Steps of "svi" (300) and, at most, of the net.
+        Steps of "svi" (300), and largest number of steps of the net.
     net
         "fast", "paper", or a mapping of options (:class:`ppl_zoo.DeepImagePrior`); "auto" for
         the paper's on a GPU.
     seed
-        Makes draws repeatable.
+        Seed of the draws.
     device
         "auto" (a GPU where there is one), "cpu", "cuda".
     progress
@@ -138,9 +150,9 @@ def restore(
     >>> zoo.imaging.psnr(done.image, clean) > zoo.imaging.psnr(noisy, clean) + 10.0
     True
     """
-    by_net = isinstance(method, EarlyStopping) or method in DIP_METHODS
-    if not by_net and method not in METHODS:
-        raise DataError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
+    custom = isinstance(method, EarlyStopping)
+    if not custom and method not in _METHODS:
+        raise DataError(f"method: got {method!r}, expected one of {', '.join(_METHODS)}")
     if quality not in QUALITIES:
         raise DataError(f"quality: got {quality!r}, expected one of {', '.join(QUALITIES)}")
     operator = Identity() if operator is None else operator
@@ -149,87 +161,96 @@ def restore(
             f"operator: got a {type(operator).__name__}, expected one of zoo.imaging: Identity(), "
             "Blur(kernel), Mask(mask), Downsample(factor), Lanczos(factor)"
         )
-    device = pick_device(device)
-    values = as_image(image, ignore=getattr(operator, "mask", None)).to(device)
+    ignore = operator.mask if isinstance(operator, Mask) else None
+    values = as_image(image, ignore=ignore).to(pick_device(device))
     channels, alpha = as_channels(values)
-    known, sigma = sigma is not None, _noise_level(sigma, channels, operator)
-    if by_net:
-        restored, sd, done = restore_by_net(
-            channels,
-            operator,
-            sigma,
-            method,
-            known=known,
-            net=net,
-            num_draws=num_draws,
-            steps=steps,
-            seed=seed,
-            progress=progress,
-        )
-        return _finish(restored, sd, done, sigma, values, alpha)
-    mixture = _find_prior(prior, device)
-    shape = operator.image_shape(tuple(channels.shape[-2:]))
-    PatchGrid(shape, mixture.size)  # refuses images smaller than a patch
-    opponent = len(channels) == 3
-    if opponent:
+    problem = RestorationProblem(
+        channels,
+        operator,
+        _noise_level(sigma, channels, operator),
+        sigma_known=sigma is not None,
+        prior=prior,
+        method=method,
+        quality=quality,
+        stride=stride,
+        num_draws=num_draws,
+        steps=steps,
+        net=net,
+        seed=seed,
+        progress=progress,
+    )
+    estimate = (restore_by_early_stopping if custom else _METHODS[method])(problem)
+    return _as_given(estimate, problem.sigma, values.ndim, alpha)
+
+
+# ---- methods of EPLL ------------------------------------------------------------------------
+
+
+def _posterior_mode(problem: RestorationProblem) -> ImageEstimate:
+    """Posterior mode by half-quadratic splitting."""
+    return _from_opponent(ImageEstimate(_splitting(problem).mode()))
+
+
+def _posterior_draws(problem: RestorationProblem) -> ImageEstimate:
+    """Posterior mean and sd of draws, by tilings or behind an operator by split Gibbs."""
+    splitting, operator = _splitting(problem), problem.operator
+    sampler = Tiling if isinstance(operator, Identity) else SplitGibbs
+    solver = sampler(problem.num_draws, problem.quality, problem.stride)
+    model, data = EPLL.of(splitting.mixture, operator), (splitting.channels, splitting.noise)
+    fitted = fit(model, data, solver, **problem.fit_options)
+    mean, sd = (fitted.solution.state_tensors[name] for name in ("mean", "sd"))
+    return _from_opponent(ImageEstimate(mean, sd, fitted))
+
+
+def _mean_field(problem: RestorationProblem) -> ImageEstimate:
+    """Mean-field normal posterior of every pixel, initialised at the mode."""
+    splitting = _splitting(problem)
+    start = functools.partial(autoguide.init_to_value, values={"image": splitting.mode()})
+    solver = SVI(
+        guide=functools.partial(autoguide.AutoNormal, init_loc_fn=start, init_scale=0.02),
+        steps=SVI_STEPS if problem.steps is None else problem.steps,
+        learning_rate=0.003,
+        schedule="cosine",
+        compile=False,
+    )
+    model = EPLL.of(splitting.mixture, problem.operator)
+    data = (splitting.channels, splitting.noise)
+    fitted = fit(model, data, solver, **problem.fit_options)
+    guide = fitted.guide
+    mean, sd = guide.locs.image.detach(), guide.scales.image.detach()
+    return _from_opponent(ImageEstimate(mean, sd, fitted))
+
+
+def _splitting(problem: RestorationProblem) -> HalfQuadraticSplitting:
+    """Half-quadratic splitting of the problem's channels, in opponent colours if three."""
+    channels = problem.channels
+    mixture = _find_prior(problem.prior, channels.device)
+    PatchGrid(problem.shape, mixture.size)  # refuses images smaller than a patch
+    noise = torch.full((len(channels),), max(problem.sigma, MIN_NOISE_SD), device=channels.device)
+    if len(channels) == 3:
         channels = to_opponent(channels.movedim(0, -1)).movedim(-1, 0)
-    noise = torch.full((len(channels),), max(sigma, LEAST_NOISE), device=device)
-    if opponent:
         noise = noise * noise.new_tensor(noise_gains())
-    schedule = make_schedule(quality, stride)
-    sd, done = None, None
-    if method == "map":
-        restored = Splitting(channels, noise, operator, mixture, schedule, progress).mode()
-    elif method == "posterior":
-        draw = Tiling if isinstance(operator, Identity) else SplitGibbs
-        solver = draw(num_draws, quality, stride)
-        data = (channels, noise)
-        model = EPLL.of(mixture, operator)
-        done = fit(model, data, solver, device=device, seed=seed, progress=progress)
-        restored, sd = (done.solution.state_tensors[name] for name in ("mean", "sd"))
-    else:
-        job = Splitting(channels, noise, operator, mixture, schedule, progress)
-        done = _fit_normal(job, 300 if steps is None else steps, seed, progress)
-        guide = done.guide
-        restored = guide.locs.image.detach()
-        sd = guide.scales.image.detach()
-    if opponent:
-        restored = from_opponent(restored.movedim(0, -1)).movedim(-1, 0)
-        sd = None if sd is None else _opponent_sd(sd)
-    return _finish(restored, sd, done, sigma, values, alpha)
+    schedule = make_schedule(problem.quality, problem.stride)
+    return HalfQuadraticSplitting(
+        channels, noise, problem.operator, mixture, schedule, problem.progress
+    )
 
 
-def _finish(
-    restored: Tensor,
-    sd: Tensor | None,
-    done: Fit | None,
-    sigma: float,
-    values: Tensor,
-    alpha: Tensor | None,
-) -> Restoration:
-    """Bring channels into the form that the image was given in."""
-    restored = restored.clamp(0.0, 1.0)
-    if alpha is not None and alpha.shape[-2:] != restored.shape[-2:]:
-        raise DataError(
-            "image: got transparency with an operator that changes the size, expected an image "
-            "without"
-        )
-    out = [
-        None if part is None else _as_given(part, extra, values.ndim)
-        for part, extra in ((restored, alpha), (sd, None if alpha is None else 0.0 * alpha))
-    ]
-    return Restoration(out[0], out[1], done, sigma)
+def _from_opponent(estimate: ImageEstimate) -> ImageEstimate:
+    """Estimate of red, green and blue from that of opponent colours, if there are three."""
+    if len(estimate.image) != 3:
+        return estimate
+    image = from_opponent(estimate.image.movedim(0, -1)).movedim(-1, 0)
+    sd = None if estimate.sd is None else _opponent_sd(estimate.sd)
+    return ImageEstimate(image, sd, estimate.fit)
 
 
-def _fit_normal(job: Splitting, steps: int, seed: int, progress: bool) -> Fit:
-    """Mean-field normal posterior of every pixel, from the mode."""
-    model = EPLL.of(job.mixture, job.operator)
-    start = functools.partial(autoguide.init_to_value, values={"image": job.mode()})
-    guide = functools.partial(autoguide.AutoNormal, init_loc_fn=start, init_scale=0.02)
-    solver = SVI(guide=guide, steps=steps, learning_rate=0.003, schedule="cosine", compile=False)
-    data = (job.channels, job.noise)
-    device = job.channels.device
-    return fit(model, data, solver, device=device, seed=seed, progress=progress)
+def _opponent_sd(sd: Tensor) -> Tensor:
+    """Sd of red, green and blue from those of opponent colours, which are independent."""
+    back = from_opponent(torch.eye(3, dtype=sd.dtype, device=sd.device))
+    back = back - from_opponent(torch.zeros(1, 3, dtype=sd.dtype, device=sd.device))
+    variance = torch.einsum("ohw,oc->chw", sd.square(), back.square())
+    return variance.clamp_min(0.0).sqrt()
 
 
 def _find_prior(prior: Any, device: torch.device) -> PatchMixture:
@@ -239,8 +260,21 @@ def _find_prior(prior: Any, device: torch.device) -> PatchMixture:
 
 @functools.lru_cache(maxsize=2)
 def _pretrained(name: str) -> PatchMixture:
-    """Load a pretrained prior; what is computed of it is there for the next image."""
+    """Load a pretrained prior; its constants by noise level are cached for the next image."""
     return PatchMixture.of(load_pretrained(name))
+
+
+_METHODS: dict[str, Callable[[RestorationProblem], ImageEstimate]] = {
+    "map": _posterior_mode,
+    "posterior": _posterior_draws,
+    "svi": _mean_field,
+    "dip": restore_by_early_stopping,
+    "dip-langevin": restore_by_langevin,
+    "dip-normal": restore_by_normal,
+}
+
+
+# ---- input and output -----------------------------------------------------------------------
 
 
 def _noise_level(sigma: Any, channels: Tensor, operator: LinearOperator) -> float:
@@ -259,15 +293,23 @@ def _noise_level(sigma: Any, channels: Tensor, operator: LinearOperator) -> floa
     return float(sigma)
 
 
-def _as_given(channels: Tensor, alpha: Tensor | None, ndim: int) -> Tensor:
+def _as_given(
+    estimate: ImageEstimate, sigma: float, ndim: int, alpha: Tensor | None
+) -> Restoration:
+    """Restoration in the dimensions of the image that was given, with its transparency."""
+    image, sd = estimate.image.clamp(0.0, 1.0), estimate.sd
+    if alpha is not None and alpha.shape[-2:] != image.shape[-2:]:
+        raise DataError(
+            "image: got transparency with an operator that changes the size, expected an image "
+            "without"
+        )
+    image = _channels_last(image, alpha, ndim)
+    if sd is not None:
+        sd = _channels_last(sd, None if alpha is None else 0.0 * alpha, ndim)
+    return Restoration(image, sd, estimate.fit, sigma)
+
+
+def _channels_last(channels: Tensor, alpha: Tensor | None, ndim: int) -> Tensor:
     if ndim == 2:
         return channels[0]
     return torch.cat([channels, *([] if alpha is None else [alpha])]).movedim(0, -1)
-
-
-def _opponent_sd(sd: Tensor) -> Tensor:
-    """Sd of red, green and blue from those of opponent colours, which are independent."""
-    back = from_opponent(torch.eye(3, dtype=sd.dtype, device=sd.device))
-    back = back - from_opponent(torch.zeros(1, 3, dtype=sd.dtype, device=sd.device))
-    variance = torch.einsum("ohw,oc->chw", sd.square(), back.square())
-    return variance.clamp_min(0.0).sqrt()

@@ -1,4 +1,4 @@
-"""Sharp posterior draws of a noisy image: a mixture over tilings of exact patch posteriors.
+"""Tilings: posterior draws of a noisy image as a mixture of exact patch posteriors.
 
 A tiling cuts the image into patches that do not overlap. Under a tiling the patch prior is a
 proper density of images, and the posterior given ``y = x + noise`` is, patch by patch, a mixture
@@ -7,13 +7,13 @@ and a variance V_t of each pixel. With the average mean m = E m_t,
 
     E (x - m)^2 = E V_t - E (m_t - m)^2
 
-where every tiling is calibrated: the error of an average is less than the average error by what
-its members differ (Krogh & Vedelsby 1995). So the spread of the draws around their own tiling's
-mean is brought from ``E V_t`` to that, and they are put around one image.
+where every tiling is calibrated: the error of an average is less than the average error by the
+variance of its members (Krogh & Vedelsby 1995). So the variance of the draws around their own
+tiling's mean is scaled from ``E V_t`` to that, and they are centred on one image.
 
-That image is the posterior mode by splitting (the tilings agree on it better than on m), but
-for pixels that few patches hold: with N the number of patches around a pixel it is
-``(m + (N - 1) mode) / N``. In an image of one patch everything is the exact posterior of it.
+That image is the posterior mode by half-quadratic splitting (more accurate than m), but for pixels
+that few patches cover: with N the number of patches that cover a pixel it is
+``(m + (N - 1) mode) / N``. For an image of one patch all this is its exact posterior.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from torch import Tensor
 from ppl_zoo.imaging.patches import PatchGrid
 from ppl_zoo.models.images.patch_mixture import NoisyMixture, PatchMixture
 
-__all__ = ["Tilings", "draw_tilings", "survey"]
+__all__ = ["Tilings", "draw_tilings", "tiling_moments"]
 
-#: components of a patch that are told apart; the others have no weight to speak of
-COMPONENTS = 8
-#: least share of a tiling's variance that is left by averaging
-LEAST = 0.05
-BAND = 2**14
+#: components of a patch's posterior, the most probable ones; the others are negligible
+MAX_COMPONENTS = 8
+#: least variance of the average, as a share of that of a tiling
+MIN_VARIANCE_SHARE = 0.05
+#: patches in memory at once
+MAX_TILING_PATCHES = 2**14
+#: rows and columns of pixels over which variances are smoothed
+SMOOTHING_WIDTH = 9
 
 
 class Tilings(NamedTuple):
-    """What all tilings say, each ``(height, width)``.
+    """Moments of a pixel over all tilings, each ``(height, width)``.
 
     Attributes
     ----------
@@ -53,22 +56,22 @@ class Tilings(NamedTuple):
 
     def error(self) -> Tensor:
         """Variance of a pixel around the average, smoothed over the width of a patch."""
-        left = _smooth(self.within) - _smooth(self.between)
-        return torch.maximum(left, LEAST * _smooth(self.within))
+        error = _smooth(self.within) - _smooth(self.between)
+        return torch.maximum(error, MIN_VARIANCE_SHARE * _smooth(self.within))
 
     def shrinkage(self) -> Tensor:
-        """Factor from the spread within a tiling to that around the average."""
+        """Factor from the sd within a tiling to the sd around the average."""
         return (self.error() / _smooth(self.within)).sqrt()
 
 
-def survey(
+def tiling_moments(
     y: Tensor,
     prior: PatchMixture,
     variance: float,
     stride: int = 2,
     progress: Callable[[int], object] | None = None,
 ) -> Tilings:
-    """Mean and variance of each pixel over the tilings.
+    """Posterior mean and variance of each pixel over the tilings.
 
     Parameters
     ----------
@@ -77,25 +80,25 @@ def survey(
     prior
         Prior of the patches.
     variance
-        Of the noise.
+        Variance of the noise.
     stride
         1 for all tilings, 2 for every fourth.
     progress
         Called with the number of patches done since the last call.
     """
     noisy = prior.under_noise(variance, None, y.dtype)
-    spread = noisy.error_variance()
+    error = noisy.error_variance()
     grid = PatchGrid(tuple(y.shape), prior.size, stride)
-    rows = max(1, BAND // grid.num_columns)
+    rows = max(1, MAX_TILING_PATCHES // grid.num_columns)
     sums = [torch.zeros_like(y) for _ in range(3)]
     for first in range(0, grid.num_rows, rows):
         part = slice(first, min(first + rows, grid.num_rows))
         patches = grid.extract(y, part)
         mean, within = torch.zeros_like(patches), torch.zeros_like(patches)
-        for weight, component in _likely(noisy, patches):
+        for weight, component in _probable_components(noisy, patches):
             estimate = noisy.estimate(patches, component)
             mean += weight * estimate
-            within += weight * (estimate.square() + spread[component])
+            within += weight * (estimate.square() + error[component])
         within -= mean.square()
         for total, value in zip(sums, (mean, within, mean.square()), strict=True):
             grid.sum(value, part, out=total)
@@ -107,12 +110,12 @@ def survey(
 
 
 def draw_tilings(y: Tensor, prior: PatchMixture, variance: float, num_draws: int) -> Tensor:
-    """Draw from the tilings in turn, in random order, less the mean of the tiling.
+    """Posterior draws under the tilings in turn, in random order, less the mean of the tiling.
 
     Parameters
     ----------
     y, prior, variance
-        See :func:`survey`.
+        See :func:`tiling_moments`.
     num_draws
         Number of draws.
 
@@ -127,26 +130,27 @@ def draw_tilings(y: Tensor, prior: PatchMixture, variance: float, num_draws: int
     for draw, place in zip(out, order.tolist(), strict=False):
         grid = PatchGrid(tuple(y.shape), size, size, divmod(place, size))
         patches = grid.extract(y)
-        mean, component, left = torch.zeros_like(patches), None, torch.rand_like(patches[:, :1])
-        for weight, likely in _likely(noisy, patches):
-            estimate = noisy.estimate(patches, likely)
+        mean, component = torch.zeros_like(patches), None
+        uniform = torch.rand_like(patches[:, :1])
+        for weight, candidate in _probable_components(noisy, patches):
+            estimate = noisy.estimate(patches, candidate)
             mean += weight * estimate
             if component is None:
-                component, chosen = likely, estimate
-            else:  # the uniform number falls into this component's part
-                here = (left >= 0.0).squeeze(1)
-                component = torch.where(here, likely, component)
+                component, chosen = candidate, estimate
+            else:  # inverse transform sampling: the uniform falls into this component's interval
+                here = (uniform >= 0.0).squeeze(1)
+                component = torch.where(here, candidate, component)
                 chosen = torch.where(here[:, None], estimate, chosen)
-            left = left - weight
+            uniform = uniform - weight
         deviation = chosen - mean + noisy.draw_error(component)
         draw.copy_(_assemble(deviation, grid))
     return out
 
 
-def _likely(noisy: NoisyMixture, patches: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weights ``(n, 1)`` and components ``(n,)``, the most probable first."""
+def _probable_components(noisy: NoisyMixture, patches: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Posterior weights ``(n, 1)`` and components ``(n,)``, the most probable first."""
     found = [
-        noisy.scores(part).mT.topk(min(COMPONENTS, len(noisy.filters)), dim=1)
+        noisy.scores(part).mT.topk(min(MAX_COMPONENTS, len(noisy.filters)), dim=1)
         for part in patches.split(noisy.chunk_size())
     ]
     weights = torch.cat([f.values for f in found]).softmax(1)
@@ -156,13 +160,13 @@ def _likely(noisy: NoisyMixture, patches: Tensor) -> Iterator[tuple[Tensor, Tens
 
 
 def _assemble(patches: Tensor, grid: PatchGrid) -> Tensor:
-    """Put patches together without averaging: even ones whole, the others in what is left."""
+    """Assemble an image without averaging: regular patches whole, the others in the gaps."""
     owners, places = [], []
     for side in (grid.down, grid.across):
         starts = side.starts
-        even = [(s - side.offset) % side.stride == 0 for s in starts]
+        regular = [(s - side.offset) % side.stride == 0 for s in starts]
         owner = torch.zeros(side.length, dtype=torch.long)
-        for index in sorted(range(len(starts)), key=lambda i: even[i]):
+        for index in sorted(range(len(starts)), key=lambda i: regular[i]):
             owner[starts[index] : starts[index] + side.size] = index
         owners.append(owner.to(patches.device))
         begin = torch.tensor(starts)[owner]
@@ -172,7 +176,11 @@ def _assemble(patches: Tensor, grid: PatchGrid) -> Tensor:
 
 
 def _smooth(image: Tensor) -> Tensor:
-    """Mean over 9 x 9 pixels, fewer at the border."""
+    """Mean over a square of pixels, cut off at the border."""
     return torch.nn.functional.avg_pool2d(
-        image[None, None], 9, stride=1, padding=4, count_include_pad=False
+        image[None, None],
+        SMOOTHING_WIDTH,
+        stride=1,
+        padding=SMOOTHING_WIDTH // 2,
+        count_include_pad=False,
     )[0, 0]

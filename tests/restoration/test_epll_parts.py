@@ -1,4 +1,4 @@
-"""What EPLL is made of: products by component, the law of the spread, where EM starts."""
+"""Parts of EPLL: grouped products, power laws of the error, initialisation of EM."""
 
 import pytest
 import torch
@@ -8,9 +8,14 @@ import ppl_zoo as zoo
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging import Downsample, Mask, PatchGrid, cosine_basis
 from ppl_zoo.models.images import start_patch_mixture
-from ppl_zoo.models.images.patch_mixture import PatchMixture, by_component
+from ppl_zoo.models.images.patch_mixture import PatchMixture, grouped_product
 from ppl_zoo.restoration.half_quadratic import Schedule, split
-from ppl_zoo.restoration.split_gibbs import LAWS, SEEN, fit_law, width
+from ppl_zoo.restoration.split_gibbs import (
+    OBSERVED_PIXEL_FACTOR,
+    POWER_LAWS,
+    fit_power_law,
+    tempering_factor,
+)
 
 
 @pytest.mark.parametrize("features", [16, 25])
@@ -26,9 +31,9 @@ def test_rows_are_multiplied_by_the_matrices_of_their_components(features, biase
             for r, k in zip(rows, component.int(), strict=True)
         ]
     )
-    found = by_component(rows, component, matrices, bias)
+    found = grouped_product(rows, component, matrices, bias)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    again = by_component(
+    again = grouped_product(
         rows.double(), component, matrices.double(), None if bias is None else bias.double()
     )
     torch.testing.assert_close(again.float(), expected, rtol=1e-5, atol=1e-5)
@@ -37,24 +42,25 @@ def test_rows_are_multiplied_by_the_matrices_of_their_components(features, biase
 def test_the_law_of_the_spread_is_found_and_brings_draws_to_the_error():
     spread = 0.01 + 0.1 * torch.rand(20_000)
     error = torch.randn(20_000) * 0.7 * spread * (spread / 0.05) ** 0.4
-    law = fit_law(error, spread)
-    assert law.gain == pytest.approx(0.7, rel=0.05) and law.power == pytest.approx(1.4, abs=0.05)
+    found = fit_power_law(error, spread)
+    assert found.gain == pytest.approx(0.7, rel=0.05)
+    assert found.power == pytest.approx(1.4, abs=0.05)
     with pytest.raises(DataError, match="3 pixels"):
-        fit_law(error[:3], spread[:3])
+        fit_power_law(error[:3], spread[:3])
 
 
 def test_seen_pixels_keep_to_their_noise_and_do_not_count_for_the_others():
     mask = torch.zeros(12, 12, dtype=torch.bool)
     mask[::2] = True
     sd = torch.where(mask, 0.01, 0.08)
-    factor = width(sd, Mask(mask))
-    gain, power = LAWS[Mask]
-    assert torch.equal(factor[mask], torch.full((72,), SEEN))
+    factor = tempering_factor(sd, Mask(mask))
+    gain, power = POWER_LAWS[Mask]
+    assert torch.equal(factor[mask], torch.full((72,), OBSERVED_PIXEL_FACTOR))
     expected = torch.full((72,), gain * (0.08 / 0.05) ** (power - 1.0))
     torch.testing.assert_close(factor[~mask], expected, rtol=1e-5, atol=0)
     # smooth places: the wider the draws, the nearer to the error they are
     narrow, wide = (
-        float(width(torch.full((9, 9), s), Downsample(2)).mean()) for s in (0.02, 0.09)
+        float(tempering_factor(torch.full((9, 9), s), Downsample(2)).mean()) for s in (0.02, 0.09)
     )
     assert narrow < 0.7 * wide
 
@@ -73,11 +79,11 @@ def test_where_a_block_loses_much_all_products_decide():
     block, exact = (mixture.under_noise(variance, b, torch.float64) for b in (8, None))
     scores = exact.scores(patches)
     by_hand = scores.amax(0) - scores.gather(0, block.choose(patches).long()[None])[0]
-    assert 0.01 < block.lost(patches, exact) <= float(by_hand.mean())
-    assert exact.lost(patches, exact) == 0.0
+    assert 0.01 < block.score_loss(patches, exact) <= float(by_hand.mean())
+    assert exact.score_loss(patches, exact) == 0.0
 
     def run(**options):
-        schedule = Schedule(stride=4, scales=1, doubt=0.0, shift=False, **options)
+        schedule = Schedule(stride=4, scales=1, exact_margin=0.0, shift=False, **options)
         return split(image, mixture, lambda average, pull: average, [variance], schedule)
 
     kept, whole = run(block=8), run(block=None)

@@ -10,9 +10,9 @@ import ppl_zoo as zoo
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.imaging import Blur, Downsample, Mask, PatchGrid, cosine_basis
 from ppl_zoo.models.images.patch_mixture import PatchMixture
-from ppl_zoo.restoration.half_quadratic import Schedule, average_restored, average_scales, split
+from ppl_zoo.restoration.half_quadratic import Schedule, average_estimates, average_scales, split
 from ppl_zoo.restoration.split_gibbs import SplitChains
-from ppl_zoo.restoration.tilings import draw_tilings, survey
+from ppl_zoo.restoration.tilings import draw_tilings, tiling_moments
 
 
 def mixture_parts(size=4, components=3, free_mean=True, means=0.0, seed=0):
@@ -144,9 +144,9 @@ def test_bands_do_not_change_the_result(monkeypatch):
     mixture = PatchMixture(*mixture_parts())
     image = torch.rand(33, 29)
     noisy, grid = mixture.under_noise(0.01, 6), PatchGrid((33, 29), 4, 3, (1, 2))
-    whole = average_restored(image, noisy, grid)
-    monkeypatch.setattr("ppl_zoo.restoration.half_quadratic.BAND", 40)
-    torch.testing.assert_close(average_restored(image, noisy, grid), whole)
+    whole = average_estimates(image, noisy, grid)
+    monkeypatch.setattr("ppl_zoo.restoration.half_quadratic.MAX_PATCHES_PER_BAND", 40)
+    torch.testing.assert_close(average_estimates(image, noisy, grid), whole)
 
 
 def test_splitting_with_one_component_is_a_linear_filter_found_by_brute_force():
@@ -231,7 +231,7 @@ def test_draws_of_tilings_are_calibrated_for_images_of_independent_patches():
     code = MultivariateNormal(parts[1], parts[2]).sample((400,))[torch.arange(400), component]
     x = PatchGrid((80, 80), 4, 4).sum(code @ basis[1:] + 0.5)
     y = x + variance**0.5 * torch.randn_like(x)
-    tilings = survey(y, mixture, variance, stride=4)
+    tilings = tiling_moments(y, mixture, variance, stride=4)
     error = (tilings.mean - x).square().mean()
     torch.testing.assert_close(tilings.within.mean(), error, rtol=0.06, atol=0)
     assert float(tilings.between.abs().max()) < 1e-12

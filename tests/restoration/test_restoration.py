@@ -78,7 +78,7 @@ def test_a_photograph_in_bands_is_the_same_photograph(monkeypatch):
     whole = restore(y, None, SD, quality="fast").image
     assert whole.dtype == torch.float64
     # a row of patches at a time
-    monkeypatch.setattr("ppl_zoo.restoration.half_quadratic.BAND", 1)
+    monkeypatch.setattr("ppl_zoo.restoration.half_quadratic.MAX_PATCHES_PER_BAND", 1)
     torch.testing.assert_close(restore(y, None, SD, quality="fast").image, whole)
 
 

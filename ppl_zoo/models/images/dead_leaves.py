@@ -1,4 +1,8 @@
-"""Mini dead leaves: a patch is one textured leaf, or two that meet at a straight edge."""
+"""Mini dead leaves model: a patch is one textured leaf, or two that meet at a straight edge.
+
+:class:`MiniDeadLeaves` is the model, :class:`LeafCovariance` the covariance of a patch given its
+edge, and :class:`LeafGrid` the posterior of edge and contrasts on a grid of angles and offsets.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array
-from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
-from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
+from ppl_zoo.models.images.patch_denoising import Components, GaussianMixturePrior, sum_statistics
 
-__all__ = ["GridPosterior", "LeafCovariance", "LeafGrid", "MiniDeadLeaves"]
+__all__ = ["MiniDeadLeaves"]
+
+#: weight of the prior in the guide's mixture, since the truth may lie between points of the grid
+PRIOR_SHARE = 0.02
+#: patches whose grid of log densities is in memory at once
+MAX_ROWS_PER_CHUNK = 256
 
 
-class MiniDeadLeaves(PatchPrior):
-    """Occlusion at its smallest: flat patches of texture, and patches with one edge.
+class MiniDeadLeaves(GaussianMixturePrior):
+    """Mini dead leaves: patches of one texture, and patches with an occlusion edge.
 
-    For each row n, a patch of ``size x size`` pixels::
+    Generative model, for each row n, a patch of ``size x size`` pixels::
 
         edge[n]       ~ Bernoulli(edge_probability)
         angle[n]      ~ Uniform(0, pi)                 of the edge's normal, radians
@@ -34,10 +41,10 @@ class MiniDeadLeaves(PatchPrior):
         leaf          ~ Normal(mean, level_sd^2 + contrasts[near or far]^2 * texture)   each
         x[n]          ~ Normal(cover * near leaf + (1 - cover) * far leaf, noise_sd)
 
-    ``cover`` is the part of a pixel on the near side of the edge (all of it without an edge), and
+    ``cover`` is the share of a pixel on the near side of the edge (1 without an edge), and
     ``texture`` a stationary correlation ``exp(-distance / texture_length)``. Given edge, angle,
-    offset and contrasts the patch is normal, with the leaves summed out. The posterior of those
-    five comes from a grid; EM learns ``edge_probability`` and ``weights`` from patches.
+    offset and contrasts the patch is normal, with the leaves marginalised. The posterior of those
+    five is computed on a grid; EM learns ``edge_probability`` and ``weights`` from patches.
 
     Parameters
     ----------
@@ -46,13 +53,13 @@ class MiniDeadLeaves(PatchPrior):
     contrasts
         Standard deviations of texture, in units of x (grey levels of 0 to 1).
     mean, level_sd, noise_sd
-        Of a leaf's grey level, and of the noise of a pixel.
+        Mean and sd of a leaf's grey level, and sd of the noise of a pixel.
     texture_length
-        In pixels.
+        Correlation length of the texture, in pixels.
     edge_probability
-        Before a fit.
+        Initial share of patches with an edge.
     grid
-        Angles and offsets of the grid.
+        Numbers of angles and of offsets of the grid.
 
     Attributes
     ----------
@@ -78,7 +85,7 @@ class MiniDeadLeaves(PatchPrior):
     queries = {"log_prob": "bound", "sample": "exact", "encode": "estimate"}
     default_solver = ("EM", {"max_steps": 50, "tol": 1e-3})
     event_dims = {"x": ("pixel",)}
-    # the posterior is found on a grid, with as many matrices as it has points
+    # the guide computes the posterior on a grid, with a covariance matrix for each point
     compiles = False
 
     def __init__(
@@ -116,7 +123,7 @@ class MiniDeadLeaves(PatchPrior):
         """Probability of each contrast."""
         return self.logits.detach().softmax(0)
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- the generative model and its posterior ---------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw edge and contrasts of each patch, then its pixels."""
@@ -130,19 +137,19 @@ class MiniDeadLeaves(PatchPrior):
             pyro.sample("x", dist.MultivariateNormal(self.loc, scale_tril=factor), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """Draw edge and contrasts from their posterior on the grid, evenly within a cell."""
+        """Draw edge and contrasts from their posterior on the grid, uniformly within a cell."""
         with torch.no_grad():
             flat, edged = self._log_joint(x)
-            grid = self.grid.posterior(flat, edged, self.logits)
+            posterior = self.grid.posterior(flat, edged, self.logits)
         with self.observations("patches", x):
-            edge = pyro.sample("edge", dist.Bernoulli(grid.edge))
-            angle = pyro.sample("angle", grid.angle(edge))
-            offset = pyro.sample("offset", grid.offset(edge, angle))
-            near = pyro.sample("near", grid.near(edge, angle, offset))
-            pyro.sample("far", grid.far(edge, angle, offset, near))
+            edge = pyro.sample("edge", dist.Bernoulli(posterior.edge))
+            angle = pyro.sample("angle", posterior.angle(edge))
+            offset = pyro.sample("offset", posterior.offset(edge, angle))
+            near = pyro.sample("near", posterior.near(edge, angle, offset))
+            pyro.sample("far", posterior.far(edge, angle, offset, near))
 
     def _log_joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Log joint densities on the grid: ``(n, J)`` flat, ``(n, A, O, J, J)`` with an edge."""
+        """Log joint densities on the grid, ``(n, J)`` flat, ``(n, A, O, J, J)`` with an edge."""
         flat, edged = self.grid.log_density(x - self.loc)
         weight = self.logits.log_softmax(0)
         flat = flat + weight + nn.functional.logsigmoid(-self.edge_logit)
@@ -151,28 +158,22 @@ class MiniDeadLeaves(PatchPrior):
 
     # ---- EM on the grid ---------------------------------------------------------------------
 
-    def check_data(self, rows: Rows) -> None:
-        """Refuse x of another shape."""
-        validation.check_features(rows, self.num_features, second="sample_weight")
-        super().check_data(rows)
-
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step: expected counts of edges and of contrasts ``(J,)``."""
-        statistics: dict[str, Tensor] = {}
-        for x in batch[0].split(256):
-            flat, edged = (t.double() for t in self._log_joint(x))
-            total = torch.cat([flat, edged.flatten(1)], 1).logsumexp(1)
-            flat = (flat - total[:, None]).exp().sum(0)
-            edged = (edged - total.view(-1, 1, 1, 1, 1)).exp().sum((0, 1, 2))
-            part = {
-                "log_likelihood": total.sum(),
-                "num_rows": total.new_tensor(len(x)),
-                "edges": edged.sum(),
-                "contrasts": flat + edged.sum(0) + edged.sum(1),
-            }
-            statistics = {k: statistics.get(k, 0) + v for k, v in part.items()}
-        return statistics
+        return sum_statistics(map(self._statistics, batch[0].split(MAX_ROWS_PER_CHUNK)))
+
+    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
+        flat, edged = (t.double() for t in self._log_joint(x))
+        total = torch.cat([flat, edged.flatten(1)], 1).logsumexp(1)
+        flat = (flat - total[:, None]).exp().sum(0)
+        edged = (edged - total.view(-1, 1, 1, 1, 1)).exp().sum((0, 1, 2))
+        return {
+            "log_likelihood": total.sum(),
+            "num_rows": total.new_tensor(len(x)),
+            "edges": edged.sum(),
+            "contrasts": flat + edged.sum(0) + edged.sum(1),
+        }
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
@@ -186,11 +187,9 @@ class MiniDeadLeaves(PatchPrior):
     @torch.no_grad()
     def encode(self, x: Array) -> Float[Tensor, "n 3"]:
         """Probability of an edge, and its mean direction ``E[edge * (cos, sin)(2 angle)]``."""
-        rows = self.as_rows(x)
-        self.check_data(rows)
         twice = 2.0 * self.grid.angles
         parts = []
-        for (chunk,) in rows.chunks(256):
+        for (chunk,) in self.batches(x, size=MAX_ROWS_PER_CHUNK):
             flat, edged = self._log_joint(chunk)
             total = torch.cat([flat, edged.flatten(1)], 1).logsumexp(1)
             angle = (edged.flatten(2).logsumexp(2) - total[:, None]).exp()  # (n, A)
@@ -200,15 +199,14 @@ class MiniDeadLeaves(PatchPrior):
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
-        """Draw patches, ``(num_samples, size^2)``: two leaves each, one over the other.
+        """Draw patches, ``(num_samples, size^2)``: one leaf occludes the other.
 
         Raises
         ------
         DataError
             If ``given`` is not None.
         """
-        if given is not None:
-            raise DataError("given: MiniDeadLeaves holds no pixels, expected None")
+        validation.refuse_given(given, self)
         like, ends = self.loc.new_empty(num_samples), self.ends
         edge = torch.bernoulli(self.edge_probability.expand(num_samples))
         angle = torch.rand_like(like) * ends[1]
@@ -225,10 +223,10 @@ class MiniDeadLeaves(PatchPrior):
         texture = self.leaves.contrasts[contrast, None] * (noise[:, 1:] @ factor.mT)
         return self.leaves.level_sd * noise[:, :1] + texture
 
-    # ---- restoration ------------------------------------------------------------------------
+    # ---- denoising --------------------------------------------------------------------------
 
     def components(self) -> Components:
-        """Read the grid as a mixture of Gaussians, flat patches first."""
+        """Mixture of Gaussians over the points of the grid, patches without an edge first."""
         weight, edge = self.weights, self.edge_probability
         covariances = self.grid.covariances()
         cells = self.grid.num_cells
@@ -237,11 +235,8 @@ class MiniDeadLeaves(PatchPrior):
         return Components(weights, self.loc.expand(len(weights), -1), covariances)
 
 
-# ---- Covariance of a patch of one or two textured leaves, given where their edge runs.
-
-
 class LeafCovariance(nn.Module):
-    """Second moments of patches; see ``MiniDeadLeaves`` for the arguments."""
+    """Covariance of a patch given its edge; see :class:`MiniDeadLeaves` for the arguments."""
 
     def __init__(
         self,
@@ -271,7 +266,7 @@ class LeafCovariance(nn.Module):
         self.register_buffer("noise_sd", torch.tensor(float(noise_sd)))
 
     def cover(self, edge: Tensor, angle: Tensor, offset: Tensor) -> Float[Tensor, "... d"]:
-        """Part of each pixel on the near side of the edge; 1 where there is none."""
+        """Share of each pixel on the near side of the edge; 1 where there is none."""
         normal = torch.stack([angle.cos(), angle.sin()], -1)
         distance = normal @ self.places.mT - offset[..., None]
         return torch.where(edge[..., None] > 0.5, (distance + 0.5).clamp(0.0, 1.0), 1.0)
@@ -279,7 +274,7 @@ class LeafCovariance(nn.Module):
     def forward(
         self, edge: Tensor, angle: Tensor, offset: Tensor, near: Tensor, far: Tensor
     ) -> Float[Tensor, "... d d"]:
-        """Covariance of the pixels, with grey levels and textures of both leaves summed out."""
+        """Covariance of the pixels, grey levels and textures of both leaves marginalised."""
         cover = self.cover(edge, angle, offset)
         total = self.noise_sd.square() * torch.eye(len(self.texture)).to(self.texture)
         for part, contrast in ((cover, near), (1.0 - cover, far)):
@@ -289,21 +284,16 @@ class LeafCovariance(nn.Module):
         return total
 
 
-# ---- The posterior of an edge's place and of two contrasts, on a grid of angles and offsets.
-
-#: share of the prior in each draw, since the truth may lie just beside the grid's best point
-PRIOR_SHARE = 0.02
-
-
 class LeafGrid(nn.Module):
-    """Cells of equal width in angle and offset, each taken at its middle."""
+    """Grid of cells of equal width in angle and offset, represented by their midpoints."""
 
     def __init__(self, leaves: LeafCovariance, num_angles: int, num_offsets: int) -> None:
         super().__init__()
         for name, value in (("angles", num_angles), ("offsets", num_offsets)):
             if value < 1:
                 raise ValueError(f"grid: got {value} {name}, expected 1 or more")
-        self.__dict__["leaves"] = leaves  # a submodule of the model, not of this too
+        # past nn.Module: a submodule of the model, whose state dict must not hold it twice
+        object.__setattr__(self, "leaves", leaves)
         size = math.isqrt(len(leaves.texture))
         angles = (torch.arange(num_angles) + 0.5) / num_angles * math.pi
         offsets = ((torch.arange(num_offsets) + 0.5) / num_offsets - 0.5) * size
@@ -313,7 +303,10 @@ class LeafGrid(nn.Module):
         self.num_cells = num_angles * num_offsets
 
     def covariances(self) -> Float[Tensor, "m d d"]:
-        """Of flat patches by contrast, then of edges by angle, offset, near and far contrast."""
+        """Covariances of patches without an edge, by contrast, then of those with one.
+
+        The latter by angle, offset, near and far contrast.
+        """
         levels = torch.arange(len(self.leaves.contrasts), device=self.angles.device)
         none = torch.zeros_like(levels)
         flat = self.leaves(none, none.to(self.angles), none.to(self.angles), levels, none)
@@ -344,7 +337,19 @@ class LeafGrid(nn.Module):
 
 @dataclass
 class GridPosterior:
-    """Edge, angle, offset, near and far contrast in turn, each given those before."""
+    """Posterior of edge, angle, offset, near and far contrast, each given those before.
+
+    Attributes
+    ----------
+    edge
+        Probability of an edge, ``(n,)``.
+    flat, edged
+        Log joint densities without and with an edge, see :meth:`LeafGrid.log_density`.
+    logits
+        Log weights of the contrasts, ``(J,)``.
+    angles, offsets, width
+        Midpoints of the cells, and their widths in angle and offset.
+    """
 
     edge: Tensor
     flat: Tensor
@@ -355,26 +360,30 @@ class GridPosterior:
     width: tuple[float, float]
 
     def angle(self, edge: Tensor) -> dist.Distribution:
-        """Even within cells."""
+        """Angle of the edge, uniform within cells."""
         table = self.edged.flatten(2).logsumexp(2)
-        return _within(_choose(edge, table, None), self.angles, self.width[0])
+        return _piecewise_uniform(
+            _cell_probabilities(edge, table, None), self.angles, self.width[0]
+        )
 
     def offset(self, edge: Tensor, angle: Tensor) -> dist.Distribution:
-        """Even within cells, given the angle's."""
+        """Offset of the edge given its angle, uniform within cells."""
         table = self.edged.flatten(3).logsumexp(3)
         table = table[self._row(), self._cell(angle, self.angles, self.width[0])]
-        return _within(_choose(edge, table, None), self.offsets, self.width[1])
+        return _piecewise_uniform(
+            _cell_probabilities(edge, table, None), self.offsets, self.width[1]
+        )
 
     def near(self, edge: Tensor, angle: Tensor, offset: Tensor) -> dist.Distribution:
-        """Contrast on the near side."""
+        """Contrast of the near leaf."""
         table = self.edged.logsumexp(4)[self._row(), *self._cells(angle, offset)]
         table = torch.where(edge[..., None] > 0.5, table, self.flat)
         return dist.Categorical(_with_prior(table.softmax(-1), self.logits.softmax(-1)))
 
     def far(self, edge: Tensor, angle: Tensor, offset: Tensor, near: Tensor) -> dist.Distribution:
-        """Contrast on the far side."""
+        """Contrast of the far leaf."""
         table = self.edged[self._row(), *self._cells(angle, offset), near]
-        return dist.Categorical(_choose(edge, table, self.logits.softmax(-1)))
+        return dist.Categorical(_cell_probabilities(edge, table, self.logits.softmax(-1)))
 
     def _row(self) -> Tensor:
         return torch.arange(len(self.flat), device=self.flat.device)
@@ -392,10 +401,11 @@ class GridPosterior:
 
 
 def _with_prior(probability: Tensor, prior: Tensor) -> Tensor:
+    """Mixture of a posterior and a little of the prior."""
     return (1.0 - PRIOR_SHARE) * probability + PRIOR_SHARE * prior
 
 
-def _choose(edge: Tensor, table: Tensor, prior: Tensor | None) -> Tensor:
+def _cell_probabilities(edge: Tensor, table: Tensor, prior: Tensor | None) -> Tensor:
     """Probabilities from a table where there is an edge, from the prior where there is none."""
     probability = table.softmax(-1)
     if prior is None:
@@ -403,7 +413,8 @@ def _choose(edge: Tensor, table: Tensor, prior: Tensor | None) -> Tensor:
     return torch.where(edge[..., None] > 0.5, _with_prior(probability, prior), prior)
 
 
-def _within(probability: Tensor, middles: Tensor, width: float) -> dist.Distribution:
+def _piecewise_uniform(probability: Tensor, middles: Tensor, width: float) -> dist.Distribution:
+    """Piecewise uniform distribution from the probabilities of cells."""
     cells = dist.Uniform(middles - 0.5 * width, middles + 0.5 * width, validate_args=False)
     cells = cells.expand(probability.shape)
     return dist.MixtureSameFamily(dist.Categorical(probability), cells, validate_args=False)

@@ -1,21 +1,22 @@
-"""Deep image prior: an image that a convolutional net can make of noise, seen through noise."""
+"""Deep image prior: an image that is the output of an untrained convolutional net."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.precision import gains_by_bfloat16
+from ppl_zoo.core.precision import has_fast_bfloat16
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments
@@ -25,24 +26,24 @@ from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
 
 __all__ = ["DeepImagePrior"]
 
-#: channels of the finest level of nets that Muon suits
-NARROW = 32
+#: most channels at the finest level of nets that Muon optimises as well as Adam does
+MAX_MUON_CHANNELS = 32
 
 
 class DeepImagePrior(Model):
-    """Images that an untrained encoder-decoder makes of noise.
+    """Deep image prior: the image is the output of an untrained encoder-decoder.
 
-    Nothing is learned from other images: the prior is the net's shape. With fixed noise z and
-    the net f (:class:`ppl_zoo.models.images.skip_net.SkipNet`)::
+    Nothing is learned from other images: the prior is the net's architecture. Generative model,
+    with fixed noise z and the net f (:class:`ppl_zoo.models.images.skip_net.SkipNet`)::
 
         theta    ~ Normal(loc, prior_scale * scale)     for each weight
         image[n] = f(z[n]; theta)                       for each image
         y[n]     ~ Normal(A image[n], noise[n])         clipped to [0, 1] if ``clipped``
 
-    A point estimate of theta in the end fits the noise as well; on the way there it has fitted
-    the image and little else. ``zoo.EarlyStopping`` climbs, averages and stops; with a density
-    over theta (``zoo.SVI``, ``zoo.SGLD``) the image is a posterior mean.
-    ``zoo.restore(method="dip")`` does all that to a photograph.
+    A point estimate of theta overfits: at convergence it fits the noise as well, but on the way
+    there it has fitted the image and little else. ``zoo.EarlyStopping`` averages the image over
+    the optimisation path and stops it early; with a density over theta (``zoo.SVI``, ``zoo.SGLD``)
+    the image is a posterior mean. ``zoo.restore(method="dip")`` applies it to a photograph.
 
     Parameters
     ----------
@@ -51,22 +52,22 @@ class DeepImagePrior(Model):
     net
         "fast", "paper", or a mapping of :class:`SkipNet`'s options.
     kernel, boundary, mask, factor, lanczos
-        What A is, one at most: ``zoo.imaging.Blur(kernel, boundary)``, ``Mask(mask)``,
+        The operator A, one at most: ``zoo.imaging.Blur(kernel, boundary)``, ``Mask(mask)``,
         ``Downsample(factor)``, ``Lanczos(lanczos)``; A x = x with none.
     clipped
-        Whether y was clipped to [0, 1] after noise came.
+        Whether noisy data were clipped to [0, 1].
     num_images
-        Images of one net, each with noise of its own.
+        Number of images of one net, each with its own z.
     input_scale
-        z is uniform from 0 to this.
+        Upper limit of z, which is uniform from 0.
     input_noise
-        Sd of normal noise that is added to z in every step of
-        ``zoo.EarlyStopping``; it keeps the net from
-        fitting the noise for longer.
+        Sd of normal noise that is added to z in every step of ``zoo.EarlyStopping``: a
+        regulariser that delays overfitting.
     prior_scale
-        Of the weights, in units of those that keep variance; None for a flat prior, the paper's.
+        Prior sd of the weights, in units of the sd that preserves variance from layer to layer;
+        None for a flat prior, the paper's.
     temperature
-        The log likelihood is divided by it; below 1 densities are narrower, and fit noise sooner.
+        The log likelihood is divided by it; below 1 posteriors are narrower, and overfit sooner.
     precision
         "full", or "low" for 3 x 3 convolutions in bfloat16; "auto" for low where the processor
         has instructions for it and the model is of float32.
@@ -138,13 +139,12 @@ class DeepImagePrior(Model):
         if precision not in ("auto", "full", "low"):
             raise DataError(f"precision: got {precision!r}, expected 'auto', 'full' or 'low'")
         self.precision = precision
-        self.__dict__.update(_jitter=False, _shown=None, _run=None)
         self.data_plate = "images"
         loc, scale = self.net.prior()
         self.register_buffer("loc", loc, persistent=False)
         self.register_buffer("scale", scale * (prior_scale or 1.0), persistent=False)
         self.flat = prior_scale is None
-        # at the coarsest level 2 x 2 pixels or more: there must be something to reflect
+        # at the coarsest level 2 x 2 pixels or more, for reflection padding
         sides = [max(2, math.ceil(n / self.net.multiple)) for n in self.shape[1:]]
         sides = [self.net.multiple * n for n in sides]
         self.register_buffer("z", torch.empty(num_images, self.net.num_inputs, *sides))
@@ -153,7 +153,7 @@ class DeepImagePrior(Model):
 
     @classmethod
     def of(cls, shape: Sequence[int], operator: Any = None, **options: Any) -> DeepImagePrior:
-        """Make the model of an operator of ``zoo.imaging``."""
+        """Model of an operator of ``zoo.imaging``."""
         return cls(shape, **operator_arguments(operator), **options)
 
     @property
@@ -163,103 +163,132 @@ class DeepImagePrior(Model):
 
     @property
     def suited_optimizer(self) -> str:
-        """Which of ``zoo.EarlyStopping``'s takes this net to the image well before the noise.
+        """Optimizer of ``zoo.EarlyStopping`` that fits the image well before the noise.
 
         With the paper's net, 128 channels wide at the finest level, Muon's best image of a crop
         is 1.8 dB below Adam's; with 16 channels it is within .2 dB, after a quarter of the steps.
         """
-        return "muon" if self.net.up[0] <= NARROW else "adam"
+        return "muon" if self.net.up[0] <= MAX_MUON_CHANNELS else "adam"
 
     @torch.no_grad()
     def re_init(self) -> None:
-        """Start anew: draw the noise z and the weights to start from."""
+        """Reinitialise: draw the noise z and the initial weights."""
         self.z.copy_(self.input_scale * torch.rand(self.z.shape, device="cpu", dtype=torch.float))
         self.theta.copy_(self.net.start())
 
     def initialize(self, rows: Rows) -> None:
-        """Start anew; the data do not matter."""
+        """Reinitialise, independently of the data."""
         self.re_init()
 
     def model(self, y: Tensor, noise: Tensor) -> None:
-        """Tell the story; ``y (n, channels, height, width)``, ``noise (n,)``."""
+        """Draw weights, images and data; ``y (n, channels, height, width)``, ``noise (n,)``."""
+        self._generate(y, noise)
+
+    def training_on(
+        self, observed: Tensor | None = None, net: Callable[..., Tensor] | None = None
+    ) -> Callable[[Tensor, Tensor], None]:
+        """Make the program of a training step: noise on z, and perhaps some data held out.
+
+        Parameters
+        ----------
+        observed
+            True where a value of y is in the likelihood, of y's shape; None for all.
+        net
+            Replacement of ``SkipNet.__call__``, such as a compiled one; None for the net.
+
+        Returns
+        -------
+        callable
+            A Pyro program with the arguments of ``model``.
+        """
+        return functools.partial(
+            self._generate, observed=observed, net=net, input_noise=self.input_noise
+        )
+
+    def _generate(
+        self,
+        y: Tensor,
+        noise: Tensor,
+        *,
+        observed: Tensor | None = None,
+        net: Callable[..., Tensor] | None = None,
+        input_noise: float = 0.0,
+    ) -> None:
         prior = dist.Normal(self.loc, self.scale).to_event(1)
         theta = pyro.sample("theta", prior.mask(False) if self.flat else prior)
         with self.observations("images", y):
-            image = self.image(theta)[..., : len(y), :, :, :]
+            image = self.image(theta, net=net, input_noise=input_noise)
+            image = image[..., : len(y), :, :, :]
             image = pyro.deterministic("image", image, event_dim=3)
             with poutine.scale(scale=1.0 / self.temperature):
-                pyro.sample("y", self.likelihood(image, noise, self._shown), obs=y)
+                pyro.sample("y", self.likelihood(image, noise, observed), obs=y)
 
-    def likelihood(self, image: Tensor, noise: Tensor, shown: Tensor | None = None) -> Any:
-        """Distribution of the data of images ``(..., n, channels, height, width)``.
+    def likelihood(
+        self, image: Tensor, noise: Tensor, observed: Tensor | None = None
+    ) -> TorchDistributionMixin:
+        """Distribution of the data given images ``(..., n, channels, height, width)``.
 
         Parameters
         ----------
         image, noise
             The images, and the sd of the noise ``(n,)``.
-        shown
-            True where a value of y counts, of y's shape; None for all.
+        observed
+            True where a value of y is in the likelihood, of y's shape; None for all.
         """
         family = ClippedNormal if self.clipped else dist.Normal
-        seen = family(self.operator(image), noise[..., None, None, None])
+        data = family(self.operator(image), noise[..., None, None, None])
         if isinstance(self.operator, Mask):
-            seen = seen.mask(self.operator.mask.to(noise.device))
-        return (seen if shown is None else seen.mask(shown)).to_event(3)
+            data = data.mask(self.operator.mask.to(noise.device))
+        return (data if observed is None else data.mask(observed)).to_event(3)
 
-    def num_seen(self, y: Tensor, shown: Tensor | None = None) -> int:
-        """Count the values of y that the likelihood is of."""
-        seen = torch.ones_like(y, dtype=torch.bool) if shown is None else shown
+    def num_seen(self, y: Tensor, observed: Tensor | None = None) -> int:
+        """Count the values of y in the likelihood; ``observed`` as for :meth:`likelihood`."""
+        if observed is None:
+            observed = torch.ones_like(y, dtype=torch.bool)
         if isinstance(self.operator, Mask):
-            seen = seen & self.operator.mask.to(y.device)
-        return int(seen.sum())
+            observed = observed & self.operator.mask.to(y.device)
+        return int(observed.sum())
 
     def guide(self, y: Tensor, noise: Tensor) -> None:
-        """Put all mass on one theta, the paper's point estimate."""
+        """Point estimate of theta, the paper's."""
         pyro.sample("theta", dist.Delta(self.theta, event_dim=1))
 
-    def image(self, theta: Tensor) -> Tensor:
-        """Run the net, ``(..., num_images, channels, height, width)``.
+    def image(
+        self,
+        theta: Tensor,
+        *,
+        net: Callable[..., Tensor] | None = None,
+        input_noise: float = 0.0,
+    ) -> Tensor:
+        """Evaluate the net, ``(..., num_images, channels, height, width)``.
 
         Parameters
         ----------
         theta
             ``(num_weights,)``, or ``(..., 1, num_weights)`` for many draws.
+        net
+            Replacement of ``SkipNet.__call__``; None for the net.
+        input_noise
+            Sd of normal noise that is added to z.
         """
         z = self.z
-        if self._jitter:
-            z = torch.add(z, torch.randn_like(z), alpha=self.input_noise)
+        if input_noise > 0:
+            z = torch.add(z, torch.randn_like(z), alpha=input_noise)
         height, width = self.shape[1:]
         top, left = (z.shape[-2] - height) // 2, (z.shape[-1] - width) // 2
-        # many draws of a point are one, spread out without copies
-        spread = zip(theta.shape[:-1], theta.stride()[:-1], strict=True)
-        shared = all(count == 1 or stride == 0 for count, stride in spread)
+        # draws of a point estimate are one tensor, expanded without copies: the net is run once
+        batch = zip(theta.shape[:-1], theta.stride()[:-1], strict=True)
+        shared = all(count == 1 or stride == 0 for count, stride in batch)
         draws = theta.reshape(-1, theta.shape[-1])[: 1 if shared else None]
-        low = self.precision == "low" or (
-            self.precision == "auto" and gains_by_bfloat16(z.device, z.dtype)
+        bfloat16 = self.precision == "low" or (
+            self.precision == "auto" and has_fast_bfloat16(z.device, z.dtype)
         )
-        run = self._run or self.net
-        images = [run(z, each, low)[None] for each in draws]
+        evaluate = self.net if net is None else net
+        images = [evaluate(z, each, bfloat16)[None] for each in draws]
         images = torch.cat(images) if len(images) > 1 else images[0]
         images = images[..., top : top + height, left : left + width]
         images = images.expand(math.prod(theta.shape[:-1]), *images.shape[1:])
         return images.reshape(*theta.shape[:-2], *images.shape[1:])
-
-    @contextmanager
-    def training_on(self, shown: Tensor | None = None, run: Any = None) -> Iterator[None]:
-        """Add noise to z, and let the likelihood see only some of the data, for a while.
-
-        Parameters
-        ----------
-        shown
-            True where a value of y counts, of y's shape; None for all.
-        run
-            What stands for the net: a compiled one; None for the net.
-        """
-        self.__dict__.update(_jitter=self.input_noise > 0, _shown=shown, _run=run)
-        try:
-            yield
-        finally:
-            self.__dict__.update(_jitter=False, _shown=None, _run=None)
 
     def log_prob(self, *data: Any, num_samples: int = 100) -> Tensor:
         """Log density of each image's data given the data of the fit, ``(n,)``, in nats."""
@@ -268,8 +297,7 @@ class DeepImagePrior(Model):
     @torch.no_grad()
     def encode(self, *data: Any, num_samples: int = 100) -> Tensor:
         """Posterior mean of the images under the guide, ``(n, channels, height, width)``."""
-        rows = self.as_rows(data)
-        self.check_data(rows)
+        rows = self.checked_rows(*data)
         guide, total = self.proposal(), 0.0
         count = 1 if self._is_point() else num_samples
         with self.defaults():
@@ -279,6 +307,7 @@ class DeepImagePrior(Model):
         return total / count
 
     def _is_point(self) -> bool:
+        """Whether the guide is a point estimate."""
         return self.proposal() == self.guide
 
     def check_data(self, rows: Rows) -> None:

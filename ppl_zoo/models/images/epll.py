@@ -1,4 +1,4 @@
-"""EPLL: an image whose patches are probable under a patch prior, seen through noise."""
+"""EPLL (expected patch log likelihood): an image prior made of a prior over patches."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from ppl_zoo.models.images.patch_mixture import PatchMixture
 
 __all__ = ["EPLL"]
 
-#: products of coefficients in memory at once
-CHUNK = 2**25
+#: products of coefficients in memory at once, over patches and draws
+MAX_PRODUCTS = 2**25
 
 
 class EPLL(Model):
     """Image restoration by the expected patch log likelihood.
 
-    For each image, with patches at every pixel and the mixture p of the patch prior::
+    Generative model, for each image n, with patches at every pixel and the mixture p of the patch
+    prior::
 
         image[n] ~ Normal(0.5, 10) exp( strength * sum_i log p(patch_i(image[n])) )
         y[n]     ~ Normal(A image[n], noise[n])
 
-    The factor is no normalised density: overlapping patches are treated as if each were seen
-    alone. With ``strength = 1 / size^2`` each pixel counts once, although ``size^2`` patches
-    hold it; the mode is then what half-quadratic splitting climbs to (``zoo.restore``). Inside
+    The factor is not normalised: overlapping patches are treated as independent. With
+    ``strength = 1 / size^2`` each pixel counts once, although ``size^2`` patches contain it; the
+    mode is then what half-quadratic splitting converges to (``zoo.restore``). Over the values of
     an image, the wide normal is flat.
 
     Parameters
@@ -51,7 +52,7 @@ class EPLL(Model):
     factor
         A is :class:`ppl_zoo.imaging.Downsample`. With none of the three A x = x.
     strength
-        What a patch counts; ``1 / size^2`` by default.
+        Weight of a patch's log density; ``1 / size^2`` by default.
 
     References
     ----------
@@ -99,15 +100,15 @@ class EPLL(Model):
             torch.as_tensor(t).detach().double() for t in (weights, means, covariances)
         )
         mixture = PatchMixture(weights, means, covariances)
-        # known without a run: one takes a while on a large image
+        # declared, since finding it by running the program takes long on a large image
         self.mixture, self.data_plate = mixture, "images"
         self.size, self.free_mean = mixture.size, mixture.free_mean
         self.strength = 1.0 / self.size**2 if strength is None else float(strength)
         root = torch.linalg.cholesky(covariances)
         precision = torch.cholesky_inverse(root)
         rows, columns = torch.tril_indices(*precision.shape[-2:])
-        twice = torch.where(rows == columns, 1.0, 2.0)
-        quadratic = -0.5 * precision[:, rows, columns] * twice
+        multiplicity = torch.where(rows == columns, 1.0, 2.0)
+        quadratic = -0.5 * precision[:, rows, columns] * multiplicity
         linear = (precision @ means[..., None])[..., 0]
         log_det = root.diagonal(dim1=1, dim2=2).log().sum(-1)
         constant = weights.clamp_min(1e-30).log() - log_det - 0.5 * (linear * means).sum(-1)
@@ -124,12 +125,12 @@ class EPLL(Model):
 
     @classmethod
     def of(cls, prior: Any, operator: Any = None, **options: Any) -> EPLL:
-        """Make the model of a patch prior, such as a ``zoo.GaussianMixture``, and an operator.
+        """Model of a patch prior, such as a ``zoo.GaussianMixture``, and an operator.
 
         Raises
         ------
         DataError
-            If the prior is none of patches, or the operator none of ``zoo.imaging``.
+            If the prior is not one over patches, or the operator not one of ``zoo.imaging``.
         """
         mixture = PatchMixture.of(prior)
         if isinstance(operator, Lanczos):
@@ -140,19 +141,19 @@ class EPLL(Model):
         return cls(*parts, **operator_arguments(operator), **options)
 
     def model(self, y: Tensor, noise: Tensor) -> None:
-        """Tell the story; ``y (n, height, width)``, ``noise (n,)``."""
+        """Draw images and data; ``y (n, height, width)``, ``noise (n,)``."""
         shape = self.operator.image_shape(tuple(y.shape[-2:]))
         with self.observations("images", y):
             flat = dist.Normal(self.centre, self.width).expand(shape).to_event(2)
             image = pyro.sample("image", flat)
             pyro.factor("patches", self.strength * self.patch_log_likelihood(image))
-            seen = dist.Normal(self.operator(image), noise[..., None, None])
+            data = dist.Normal(self.operator(image), noise[..., None, None])
             if isinstance(self.operator, Mask):
-                seen = seen.mask(self.operator.mask.to(y.device))
-            pyro.sample("y", seen.to_event(2), obs=y)
+                data = data.mask(self.operator.mask.to(y.device))
+            pyro.sample("y", data.to_event(2), obs=y)
 
     def patch_log_likelihood(self, image: Tensor) -> Tensor:
-        """Sum of the log densities of all patches, but for a constant, ``(...)``.
+        """Patch log likelihood: sum of log densities of all patches up to a constant, ``(...)``.
 
         Parameters
         ----------
@@ -166,9 +167,9 @@ class EPLL(Model):
         corner = (down[:, None] * width + across).reshape(-1, 1)
         pixels = corner + (inside[:, None] * width + inside).reshape(-1)
         flat, total = image.flatten(-2), 0.0
-        # some patches at a time, so that many draws of a large image fit into memory
-        lead = math.prod(image.shape[:-2])
-        for part in pixels.split(max(64, CHUNK // (lead * len(self.rows)))):
+        # in blocks of patches, so that many draws of a large image fit into memory
+        num_images = math.prod(image.shape[:-2])
+        for part in pixels.split(max(64, MAX_PRODUCTS // (num_images * len(self.rows)))):
             code = flat[..., part] @ self.basis.mT
             products = code[..., self.rows] * code[..., self.columns]
             scores = products @ self.quadratic + code @ self.linear + self.constant

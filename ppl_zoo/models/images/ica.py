@@ -1,4 +1,4 @@
-"""Independent component analysis: a square linear map of Laplace sources."""
+"""Independent component analysis (ICA) with Laplace sources, by maximum likelihood."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.images.linear_sources import (
+    MIN_SOURCE,
     LinearSources,
     gibbs_mean,
     principal_axes,
     sparse_mode,
 )
+from ppl_zoo.models.images.patch_denoising import sum_statistics
 
 __all__ = ["ICA"]
 
-SMALLEST = 1e-6  # of a source, as a divisor
+#: rows whose weighted products are summed in single precision
+MAX_ROWS_PER_CHUNK = 8192
 
 
 class ICA(LinearSources):
     """Independent component analysis by maximum likelihood, with Laplace sources.
 
-    For each row n::
+    Generative model, for each row n::
 
         sources[n] ~ Laplace(0, 1)                            (D,)
         x[n]       = mean + filters^-1 sources[n]             (D,)
@@ -32,23 +35,23 @@ class ICA(LinearSources):
     A Laplace variable is a normal one of random variance, so EM applies: the E-step finds the
     expected precision ``1 / |source|`` of each source, and the M-step maximises
     ``n log |det W| - 1/2 sum_d w_d' V_d w_d`` over the filters W, with V_d the products of rows
-    weighted by those precisions. Row by row that maximum is closed (iterative projection), so no
-    step size is chosen and the likelihood never falls. The fit starts at the principal axes,
-    hence above :class:`PCALaplace` on its data.
+    weighted by those precisions. Row by row that maximum is closed (iterative projection), so
+    there is no step size and the likelihood never falls. The fit is initialised at the principal
+    axes, hence its likelihood is at least that of :class:`PCALaplace` on the same data.
 
     Parameters
     ----------
     num_features
-        D, and the number of sources.
+        Number of features and of sources, D.
     sweeps
         Passes over the rows of W in one M-step.
 
     Attributes
     ----------
     mean
-        ``(D,)``, in units of x; held at the mean of the data.
+        ``(D,)``, in units of x; fixed at the mean of the data.
     filters, basis
-        ``(D, D)``: from x to sources, and back. For patches of photographs, filters of edges.
+        ``(D, D)``: from x to sources, and back. For patches of photographs, edge filters.
 
     References
     ----------
@@ -83,16 +86,16 @@ class ICA(LinearSources):
 
     @property
     def filters(self) -> Float[Tensor, "d d"]:
-        """Rows that find the unit sources in ``x - mean``."""
+        """Filters: rows whose products with ``x - mean`` are the unit sources."""
         return self.weight
 
-    # ---- the fit ----------------------------------------------------------------------------
+    # ---- EM ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Start at the principal axes, or near them in the chains after the first.
+        """Initialise at the principal axes, rotated a little.
 
-        A small rotation leaves the saddle points that lie at symmetric axes.
+        The rotation leaves the saddle points that lie at symmetric axes.
         """
         mean, variances, axes = principal_axes(rows)
         turn = 1e-3 * torch.randn(self.num_features, self.num_features).to(axes)
@@ -104,19 +107,18 @@ class ICA(LinearSources):
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step: products of rows weighted by the precision of each source, ``(D, D, D)``."""
-        statistics: dict[str, Tensor] = {}
-        for x in batch[0].split(8192):
-            centred = x - self.loc
-            sources = centred @ self.weight.mT
-            precision = 1.0 / sources.abs().clamp_min(SMALLEST)
-            products = [(centred * p[:, None]).mT @ centred for p in precision.unbind(-1)]
-            part = {
-                "log_likelihood": self._log_density(sources).double().sum(),
-                "num_rows": sources.new_tensor(len(x), dtype=torch.float64),
-                "products": torch.stack(products).double(),
-            }
-            statistics = {k: statistics.get(k, 0) + v for k, v in part.items()}
-        return statistics
+        return sum_statistics(map(self._statistics, batch[0].split(MAX_ROWS_PER_CHUNK)))
+
+    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
+        centred = x - self.loc
+        sources = centred @ self.weight.mT
+        precision = 1.0 / sources.abs().clamp_min(MIN_SOURCE)
+        products = [(centred * p[:, None]).mT @ centred for p in precision.unbind(-1)]
+        return {
+            "log_likelihood": self._log_density(sources).double().sum(),
+            "num_rows": sources.new_tensor(len(x), dtype=torch.float64),
+            "products": torch.stack(products).double(),
+        }
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
@@ -132,16 +134,16 @@ class ICA(LinearSources):
 
     @torch.no_grad()
     def relabel(self) -> None:
-        """Order sources by what they add to x, falling; make the largest weight positive."""
+        """Order sources by falling norm of the basis functions; make largest weights positive."""
         order = self.basis.norm(dim=0).argsort(descending=True, stable=True)
         filters = self.weight[order]
         largest = filters.gather(1, filters.abs().argmax(1, keepdim=True))
         self.weight.copy_(filters * largest.sign())
 
-    # ---- restoration ------------------------------------------------------------------------
+    # ---- denoising --------------------------------------------------------------------------
 
-    def _bls(self, y: Tensor, variance: float) -> Tensor:
+    def _posterior_mean(self, y: Tensor, variance: float) -> Tensor:
         return self.loc + gibbs_mean(y - self.loc, self.weight, variance)
 
-    def _map(self, y: Tensor, variance: float) -> Tensor:
+    def _posterior_mode(self, y: Tensor, variance: float) -> Tensor:
         return self.loc + sparse_mode(y - self.loc, self.weight, variance)

@@ -1,4 +1,4 @@
-"""Each pixel by itself: a mixture of normal distributions for each feature, no correlation."""
+"""Independent pixels: a univariate mixture of Gaussians for each feature, no correlation."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
-from ppl_zoo.models.images.patch_denoising import PatchPrior
-from ppl_zoo.models.mixtures.whitening import moments
+from ppl_zoo.models.common.moments import moments
+from ppl_zoo.models.images.patch_denoising import PatchPrior, sum_statistics
 
 __all__ = ["IndependentPixels"]
 
-FLOOR = 1e-6  # of a feature's variance: a component on equal values would have none
+#: least variance of a component, in units of its feature's: one on equal values would have none
+RELATIVE_VARIANCE_FLOOR = 1e-6
+#: rows whose log joint is in memory at once
+MAX_ROWS_PER_CHUNK = 8192
 
 
 class IndependentPixels(PatchPrior):
     """Independent features, each with a mixture of K normal distributions.
 
-    For each row n and feature d::
+    Generative model, for each row n and feature d::
 
         assignment[n, d] ~ Categorical(weights[d])
         x[n, d]          ~ Normal(means[d, assignment], scales[d, assignment])
 
-    The least prior of a patch: it knows how bright pixels are and nothing of their neighbours.
-    Fitted by EM, all features at once; the posterior of a pixel under noise is a mixture.
+    The simplest prior of a patch: it has the histogram of grey levels and no correlation between
+    pixels. Fitted by EM, all features at once; the posterior of a pixel under noise is a mixture.
 
     Parameters
     ----------
     num_features
-        D.
+        Number of features, D.
     num_components
-        K, for each feature.
+        Number of components of each feature, K.
 
     Attributes
     ----------
@@ -104,14 +106,9 @@ class IndependentPixels(PatchPrior):
 
     # ---- EM ---------------------------------------------------------------------------------
 
-    def check_data(self, rows: Rows) -> None:
-        """Refuse x of another shape."""
-        validation.check_features(rows, self.num_features, second="sample_weight")
-        super().check_data(rows)
-
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Spread the means over the quantiles of each feature, scales from narrow to wide."""
+        """Initialise means at quantiles of each feature, with scales from narrow to wide."""
         validation.check_fittable(rows, self.num_components)
         mean, variance = moments(rows, matrix=False)
         some = rows.spread(10_000)[0]
@@ -123,7 +120,7 @@ class IndependentPixels(PatchPrior):
         order = torch.rand_like(quantiles).argsort(-1)
         self.log_scale.copy_(sd.log() + spread[order])
         self.logits.zero_()
-        self.floor.copy_(FLOOR * variance)
+        self.floor.copy_(RELATIVE_VARIANCE_FLOOR * variance)
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """Log joint density of pixel and component, ``(n, D, K)``."""
@@ -134,31 +131,30 @@ class IndependentPixels(PatchPrior):
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step: counts, and moments about the present means, ``(D, K)`` each."""
-        statistics: dict[str, Tensor] = {}
-        for x in batch[0].split(8192):
-            joint = self._log_joint(x)
-            log_density = joint.logsumexp(-1)
-            r = (joint - log_density[..., None]).exp()
-            shift = x[..., None] - self.loc
-            part = {
-                "log_likelihood": log_density.double().sum(),
-                "counts": r.double().sum(0),
-                "sums": (r * shift).double().sum(0),
-                "squares": (r * shift.square()).double().sum(0),
-            }
-            statistics = {k: statistics.get(k, 0) + v for k, v in part.items()}
-        return statistics
+        return sum_statistics(map(self._statistics, batch[0].split(MAX_ROWS_PER_CHUNK)))
+
+    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
+        joint = self._log_joint(x)
+        log_density = joint.logsumexp(-1)
+        r = (joint - log_density[..., None]).exp()
+        shift = x[..., None] - self.loc
+        return {
+            "log_likelihood": log_density.double().sum(),
+            "counts": r.double().sum(0),
+            "sums": (r * shift).double().sum(0),
+            "squares": (r * shift.square()).double().sum(0),
+        }
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
         """M-step: weights, means and scales of each feature."""
         counts, sums, squares = (statistics[k] for k in ("counts", "sums", "squares"))
-        some = counts > 1e-6
+        used = counts > 1e-6  # others keep their parameters
         safe = counts.clamp_min(1e-6)
         shift = sums / safe
         variance = (squares / safe - shift.square()).clamp_min(self.floor.double()[:, None])
-        self.loc.add_(torch.where(some, shift, 0.0))
-        self.log_scale.copy_(torch.where(some, 0.5 * variance.log(), self.log_scale.double()))
+        self.loc.add_(torch.where(used, shift, 0.0))
+        self.log_scale.copy_(torch.where(used, 0.5 * variance.log(), self.log_scale.double()))
         self.logits.copy_((counts / counts.sum(-1, keepdim=True)).clamp_min(1e-30).log())
 
     @torch.no_grad()
@@ -173,12 +169,12 @@ class IndependentPixels(PatchPrior):
     @torch.no_grad()
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        return torch.cat([joint.logsumexp(-1).sum(-1) for joint in self._joints(x)])
+        return torch.cat([joint.logsumexp(-1).sum(-1) for joint in self._log_joints(x)])
 
     @torch.no_grad()
     def encode(self, x: Array) -> Float[Tensor, "n d k"]:
         """Posterior probability of each component of each feature, ``(n, D, K)``."""
-        return torch.cat([joint.softmax(-1) for joint in self._joints(x)])
+        return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)])
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
@@ -189,28 +185,26 @@ class IndependentPixels(PatchPrior):
         DataError
             If ``given`` is not None.
         """
-        if given is not None:
-            raise DataError("given: features are independent under IndependentPixels; pass None")
+        validation.refuse_given(given, self, "its features are independent")
         return self._density().sample((num_samples,))
 
-    def _joints(self, x: Array) -> list[Tensor]:
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        return [self._log_joint(chunk) for (chunk, *_) in rows.chunks(8192)]
+    def _log_joints(self, x: Array) -> list[Tensor]:
+        """Log joint densities of pixel and component, a chunk of rows each."""
+        return [self._log_joint(y) for y, *_ in self.batches(x, size=MAX_ROWS_PER_CHUNK)]
 
-    # ---- restoration ------------------------------------------------------------------------
+    # ---- denoising --------------------------------------------------------------------------
 
-    def _parts(self, y: Tensor, variance: float) -> tuple[Tensor, Tensor]:
+    def _posterior(self, y: Tensor, variance: float) -> tuple[Tensor, Tensor]:
         """Posterior log weight and mean under each component, ``(n, D, K)``."""
         own = (2.0 * self.log_scale).exp()
         noisy, shift = own + variance, y[..., None] - self.loc
         score = self.logits.log_softmax(-1) - 0.5 * (shift.square() / noisy + noisy.log())
         return score, self.loc + own / noisy * shift
 
-    def _bls(self, y: Tensor, variance: float) -> Tensor:
-        score, mean = self._parts(y, variance)
+    def _posterior_mean(self, y: Tensor, variance: float) -> Tensor:
+        score, mean = self._posterior(y, variance)
         return (score.softmax(-1) * mean).sum(-1)
 
-    def _map(self, y: Tensor, variance: float) -> Tensor:
-        score, mean = self._parts(y, variance)
+    def _posterior_mode(self, y: Tensor, variance: float) -> Tensor:
+        score, mean = self._posterior(y, variance)
         return mean.gather(-1, score.argmax(-1, keepdim=True))[..., 0]

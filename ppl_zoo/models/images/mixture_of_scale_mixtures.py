@@ -1,4 +1,4 @@
-"""Mixture of Gaussian scale mixtures: some shapes of patch, each loud or quiet."""
+"""Mixture of Gaussian scale mixtures: covariances of patches, each at several contrasts."""
 
 from __future__ import annotations
 
@@ -12,35 +12,43 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
-from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
-from ppl_zoo.models.mixtures.whitening import moments
+from ppl_zoo.models.common.moments import moments
+from ppl_zoo.models.images.patch_denoising import (
+    Components,
+    GaussianMixturePrior,
+    sum_statistics,
+)
 
 __all__ = ["MixtureOfScaleMixtures"]
 
-FLOOR = 1e-7  # of the data's variance: least eigenvalue of a covariance
-LEAST_SCALE = 1e-6
-LEAST_COUNT = 1e-3  # rows below which a component keeps its parameters
+#: least eigenvalue of a covariance, in units of the data's variance
+RELATIVE_EIGENVALUE_FLOOR = 1e-7
+#: least factor of a covariance
+MIN_SCALE = 1e-6
+#: expected rows below which a component keeps its parameters
+MIN_COUNT = 1e-3
+#: rows whose log joint is in memory at once
+MAX_ROWS_PER_CHUNK = 8192
 
 
-class MixtureOfScaleMixtures(PatchPrior):
+class MixtureOfScaleMixtures(GaussianMixturePrior):
     """Zero-mean Gaussians that share K covariances, each at J scales.
 
-    For each row n::
+    Generative model, for each row n::
 
         shape[n], level[n] ~ Categorical(weights)                       one of K x J
         x[n]               ~ Normal(0, scales[shape, level] * covariances[shape])     (D,)
 
     Between a scale mixture (K = 1) and a mixture of Gaussians (J = 1): contrast varies within a
-    shape, so that shapes are not spent on it. Scales of a shape have mean 1.
+    shape, so that no shapes are needed for it. Scales of a shape have mean 1.
 
     Parameters
     ----------
     num_shapes, num_scales, num_features
-        K, J and D.
+        Number of shapes K, of scales of each shape J, and of features D.
 
     Attributes
     ----------
@@ -103,12 +111,12 @@ class MixtureOfScaleMixtures(PatchPrior):
         return factor @ factor.mT
 
     def components(self) -> Components:
-        """All K x J of them, as a mixture of Gaussians."""
+        """Mixture of all K x J Gaussians."""
         covariances = self.scales[..., None, None] * self.covariances[:, None]
         means = self.scales.new_zeros(self.scales.numel(), self.num_features)
         return Components(self.weights.flatten(), means, covariances.flatten(0, 1))
 
-    # ---- the generative story and its posterior ---------------------------------------------
+    # ---- the generative model and its posterior ---------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw shape and scale of each row, then the row."""
@@ -143,18 +151,13 @@ class MixtureOfScaleMixtures(PatchPrior):
 
     # ---- EM ---------------------------------------------------------------------------------
 
-    def check_data(self, rows: Rows) -> None:
-        """Refuse x of another shape."""
-        validation.check_features(rows, self.num_features, second="sample_weight")
-        super().check_data(rows)
-
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Divide some rows among random ones by direction, and scales by their lengths."""
+        """Initialise shapes from clusters of directions, scales from quantiles of lengths."""
         validation.check_fittable(rows, self.num_shapes * self.num_scales)
         mean, covariance = moments(rows, matrix=True)
         second = covariance + torch.outer(mean, mean)
-        self.floor.copy_(FLOOR * second.diagonal().mean())
+        self.floor.copy_(RELATIVE_EIGENVALUE_FLOOR * second.diagonal().mean())
         some = rows.spread(10_000)[0].double()
         unit = some / some.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         anchors = torch.randperm(len(some), device=unit.device)[: self.num_shapes]
@@ -167,25 +170,24 @@ class MixtureOfScaleMixtures(PatchPrior):
             size = some[label == k].square().sum(-1)
             scales = size.quantile(levels) if len(own) else some.square().sum(-1).quantile(levels)
             self.factor[k].copy_(self._factor(scales.mean() * shape))
-            self.log_scales[k].copy_((scales / scales.mean()).clamp_min(LEAST_SCALE).log())
+            self.log_scales[k].copy_((scales / scales.mean()).clamp_min(MIN_SCALE).log())
         self.logits.zero_()
 
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
         """E-step: counts ``(K, J)`` and products of rows ``(K, J, D, D)``."""
-        statistics: dict[str, Tensor] = {}
-        for x in batch[0].split(8192):
-            joint = self._log_joint(x)
-            log_density = joint.logsumexp(-1)
-            r = (joint - log_density[:, None]).exp()
-            products = torch.stack([(x * p[:, None]).mT @ x for p in r.unbind(-1)])
-            part = {
-                "log_likelihood": log_density.double().sum(),
-                "counts": r.double().sum(0).view_as(self.logits),
-                "products": products.double().unflatten(0, self.logits.shape),
-            }
-            statistics = {k: statistics.get(k, 0) + v for k, v in part.items()}
-        return statistics
+        return sum_statistics(map(self._statistics, batch[0].split(MAX_ROWS_PER_CHUNK)))
+
+    def _statistics(self, x: Tensor) -> dict[str, Tensor]:
+        joint = self._log_joint(x)
+        log_density = joint.logsumexp(-1)
+        r = (joint - log_density[:, None]).exp()
+        products = torch.stack([(x * p[:, None]).mT @ x for p in r.unbind(-1)])
+        return {
+            "log_likelihood": log_density.double().sum(),
+            "counts": r.double().sum(0).view_as(self.logits),
+            "products": products.double().unflatten(0, self.logits.shape),
+        }
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
@@ -194,25 +196,25 @@ class MixtureOfScaleMixtures(PatchPrior):
         scales = self.log_scales.double().exp()
         total = counts.sum(-1)
         second = (products / scales[..., None, None]).sum(1)
-        for k in (total > LEAST_COUNT).nonzero()[:, 0].tolist():
+        for k in (total > MIN_COUNT).nonzero()[:, 0].tolist():
             factor = self._factor(second[k] / total[k])
             inverse = torch.cholesky_inverse(factor)
             lengths = (inverse * products[k]).sum((-2, -1))
-            found = lengths / (self.num_features * counts[k].clamp_min(LEAST_COUNT))
-            found = torch.where(counts[k] > LEAST_COUNT, found, scales[k]).clamp_min(LEAST_SCALE)
+            found = lengths / (self.num_features * counts[k].clamp_min(MIN_COUNT))
+            found = torch.where(counts[k] > MIN_COUNT, found, scales[k]).clamp_min(MIN_SCALE)
             self.factor[k].copy_(factor)
             self.log_scales[k].copy_(found.log())
         self.logits.copy_((counts / counts.sum()).clamp_min(1e-30).log())
 
     def _factor(self, covariance: Tensor) -> Tensor:
-        """Cholesky factor, the likelihood's maximum among those with no eigenvalue too small."""
+        """Cholesky factor of the likelihood's maximum, given the least eigenvalue."""
         values, vectors = torch.linalg.eigh(covariance)
         values = values.clamp_min(float(self.floor))
         return torch.linalg.cholesky((vectors * values) @ vectors.mT)
 
     @torch.no_grad()
     def relabel(self) -> None:
-        """Give each shape scales of mean 1; order shapes by falling weight, scales rising."""
+        """Order shapes by falling weight and scales rising, normalised to mean 1 in each shape."""
         weights = self.weights / self.weights.sum(1, keepdim=True).clamp_min(1e-30)
         unit = (weights * self.scales).sum(1)
         self.factor.mul_(unit.sqrt()[:, None, None])
@@ -229,12 +231,12 @@ class MixtureOfScaleMixtures(PatchPrior):
     @torch.no_grad()
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        return torch.cat([joint.logsumexp(-1) for joint in self._joints(x)])
+        return torch.cat([joint.logsumexp(-1) for joint in self._log_joints(x)])
 
     @torch.no_grad()
     def encode(self, x: Array) -> Float[Tensor, "n kj"]:
         """Posterior probability of each shape at each scale, ``(n, K J)``, row by row."""
-        return torch.cat([joint.softmax(-1) for joint in self._joints(x)])
+        return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)])
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Float[Tensor, "n d"]:
@@ -243,10 +245,9 @@ class MixtureOfScaleMixtures(PatchPrior):
         Raises
         ------
         DataError
-            If ``given`` is not None: ``GaussianMixture`` holds features.
+            If ``given`` is not None: ``GaussianMixture`` samples conditionally.
         """
-        if given is not None:
-            raise DataError("given: MixtureOfScaleMixtures holds none; use a GaussianMixture")
+        validation.refuse_given(given, self, "use a GaussianMixture")
         z = torch.multinomial(self.weights.flatten(), num_samples, replacement=True)
         noise = torch.randn(num_samples, self.num_features, dtype=self.dtype, device=self.device)
         noise = noise * (0.5 * self.log_scales).exp().flatten()[z][:, None]
@@ -257,7 +258,6 @@ class MixtureOfScaleMixtures(PatchPrior):
             noise[rows] = noise[rows] @ factor[k].mT
         return noise
 
-    def _joints(self, x: Array) -> list[Tensor]:
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        return [self._log_joint(chunk) for (chunk, *_) in rows.chunks(8192)]
+    def _log_joints(self, x: Array) -> list[Tensor]:
+        """Log joint densities of row and assignment, a chunk of rows each."""
+        return [self._log_joint(y) for y, *_ in self.batches(x, size=MAX_ROWS_PER_CHUNK)]

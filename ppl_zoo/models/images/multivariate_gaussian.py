@@ -1,4 +1,4 @@
-"""One multivariate normal distribution: second-order structure and nothing else."""
+"""Multivariate normal distribution of patches: second-order structure alone."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
-from ppl_zoo.models.images.patch_denoising import Components, PatchPrior
+from ppl_zoo.models.images.patch_denoising import Components, GaussianMixturePrior
 
 __all__ = ["MultivariateGaussian"]
 
 
-class MultivariateGaussian(PatchPrior):
+class MultivariateGaussian(GaussianMixturePrior):
     """A multivariate normal distribution, fitted by maximum likelihood in one step of EM.
 
-    For each row n::
+    Generative model, for each row n::
 
         x[n] ~ Normal(mean, covariance)        (D,)
 
@@ -33,7 +33,7 @@ class MultivariateGaussian(PatchPrior):
     Parameters
     ----------
     num_features
-        D.
+        Number of features, D.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class MultivariateGaussian(PatchPrior):
         return self.factor.tril(-1) + self.factor.diagonal().exp().diag()
 
     def components(self) -> Components:
-        """Itself, as a mixture of one Gaussian."""
+        """Mixture of one Gaussian."""
         return Components(torch.ones_like(self.mean[:1]), self.mean[None], self.covariance[None])
 
     def _normal(self) -> dist.MultivariateNormal:
@@ -101,16 +101,11 @@ class MultivariateGaussian(PatchPrior):
         with self.observations("observations", x):
             pyro.sample("x", normal, obs=x)
 
-    # ---- the fit ----------------------------------------------------------------------------
-
-    def check_data(self, rows: Rows) -> None:
-        """Refuse x of another shape."""
-        validation.check_features(rows, self.num_features, second="sample_weight")
-        super().check_data(rows)
+    # ---- EM ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Start near the data, so that squares around the start do not cancel."""
+        """Initialise near the data, so that squares about the initial mean do not cancel."""
         validation.check_fittable(rows, 1)
         some = rows.spread(1000)[0]
         self.loc.copy_(some.mean(0))
@@ -148,16 +143,12 @@ class MultivariateGaussian(PatchPrior):
     @torch.no_grad()
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        return torch.cat([self._normal().log_prob(y) for (y,) in rows.chunks(16384)])
+        return torch.cat([self._normal().log_prob(y) for (y,) in self.batches(x, size=16384)])
 
     @torch.no_grad()
     def encode(self, x: Array) -> Float[Tensor, "n d"]:
         """Whitened rows ``(n, D)``: independent standard normal under the model."""
-        rows = self.as_rows(x)
-        self.check_data(rows)
-        centred = rows.all()[0] - self.loc
+        centred = self.checked_rows(x).all()[0] - self.loc
         return torch.linalg.solve_triangular(self._factor(), centred.mT, upper=False).mT
 
     @torch.no_grad()
@@ -167,8 +158,7 @@ class MultivariateGaussian(PatchPrior):
         Raises
         ------
         DataError
-            If ``given`` is not None: ``GaussianMixture`` with one component holds features.
+            If ``given`` is not None: ``GaussianMixture`` with one component samples conditionally.
         """
-        if given is not None:
-            raise DataError("given: MultivariateGaussian holds none; use a GaussianMixture of 1")
+        validation.refuse_given(given, self, "use a GaussianMixture of one component")
         return self._normal().sample((num_samples,))

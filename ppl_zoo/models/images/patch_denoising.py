@@ -1,7 +1,7 @@
-"""Patches out of white noise: what each prior makes of ``y = x + sigma * noise``.
+"""Patch denoising: estimates of x from ``y = x + sigma * noise`` under a prior over patches.
 
-Two estimates of x: "bls" is the posterior mean, which has the least mean squared error, and
-"map" the posterior mode. For a mixture of Gaussians the first is closed,
+Two estimates of x: "bls" (Bayesian least squares) is the posterior mean, which has the least mean
+squared error, and "map" the posterior mode. For a mixture of Gaussians the first is closed,
 
     E[x | y] = sum_k p(k | y) (m_k + S_k (S_k + v I)^-1 (y - m_k)),        v = sigma^2,
 
@@ -12,7 +12,8 @@ of the whole density may sit on a spike that holds next to no probability).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,9 +21,23 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
+from ppl_zoo.models.mixtures.bayesian_gaussian_mixture import BayesianGaussianMixture
+from ppl_zoo.models.mixtures.gaussian_mixture import GaussianMixture
+from ppl_zoo.models.mixtures.gaussian_scale_mixture import GaussianScaleMixture
 
-__all__ = ["Components", "PatchPrior", "components", "denoise_patches"]
+__all__ = [
+    "Components",
+    "GaussianMixturePrior",
+    "PatchPrior",
+    "components",
+    "denoise_patches",
+    "sum_statistics",
+]
+
+#: least posterior probability of a component that enters a posterior mean
+MIN_RESPONSIBILITY = 1e-12
 
 
 class Components(NamedTuple):
@@ -33,8 +48,27 @@ class Components(NamedTuple):
     covariances: Float[Tensor, "k d d"]
 
 
+@runtime_checkable
+class Denoiser(Protocol):
+    """A prior that has a method ``denoise``."""
+
+    def denoise(self, patches: Any, sigma: Any, estimate: Any = "bls") -> Tensor:
+        """Estimate patches from noisy ones; see :meth:`PatchPrior.denoise`."""
+        ...
+
+
 class PatchPrior(Model):
-    """A prior over patches that can take white noise off; a model has ``_bls`` and ``_map``."""
+    """Prior over patches with a posterior mean and mode under white noise.
+
+    A subclass sets ``num_features`` and writes ``_posterior_mean`` and ``_posterior_mode``.
+    """
+
+    num_features: int
+
+    def check_data(self, rows: Rows) -> None:
+        """Refuse x of another shape."""
+        validation.check_features(rows, self.num_features, second="sample_weight")
+        super().check_data(rows)
 
     @torch.no_grad()
     def denoise(self, patches: Any, sigma: Any, estimate: Any = "bls") -> Float[Tensor, "n d"]:
@@ -60,15 +94,28 @@ class PatchPrior(Model):
             If an argument is out of range.
         """
         _check(sigma, estimate)
-        rows = self.as_rows(patches)
-        self.check_data(rows)
-        step = self._bls if estimate == "bls" else self._map
-        return torch.cat([step(y, float(sigma) ** 2) for (y,) in rows.chunks(4096)])
+        estimator = self._posterior_mean if estimate == "bls" else self._posterior_mode
+        variance = float(sigma) ** 2
+        return torch.cat([estimator(y, variance) for (y,) in self.batches(patches)])
 
-    def _bls(self, y: Tensor, variance: float) -> Tensor:
+    def _posterior_mean(self, y: Tensor, variance: float) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no _posterior_mean; write one")
+
+    def _posterior_mode(self, y: Tensor, variance: float) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no _posterior_mode; write one")
+
+
+class GaussianMixturePrior(PatchPrior):
+    """Patch prior that is a mixture of Gaussians; a subclass writes ``components``."""
+
+    def components(self) -> Components:
+        """Weights, means and covariances of the mixture."""
+        raise NotImplementedError(f"{type(self).__name__} has no components; write them")
+
+    def _posterior_mean(self, y: Tensor, variance: float) -> Tensor:
         return _mixture_estimate(components(self), y, variance, "bls")
 
-    def _map(self, y: Tensor, variance: float) -> Tensor:
+    def _posterior_mode(self, y: Tensor, variance: float) -> Tensor:
         return _mixture_estimate(components(self), y, variance, "map")
 
 
@@ -76,7 +123,7 @@ class PatchPrior(Model):
 def denoise_patches(
     prior: Any, patches: Any, sigma: Any, estimate: Any = "bls"
 ) -> Float[Tensor, "n d"]:
-    """Take white noise off patches, with any prior of the zoo over patches.
+    """Denoise patches under any prior of the zoo over patches.
 
     Parameters
     ----------
@@ -104,7 +151,7 @@ def denoise_patches(
     >>> zoo.models.denoise_patches(prior, torch.zeros(1, 2), sigma=1.0)
     tensor([[0.2500, 0.2500]])
     """
-    if hasattr(prior, "denoise"):
+    if isinstance(prior, Denoiser):
         return prior.denoise(patches, sigma, estimate)
     _check(sigma, estimate)
     mixture = components(prior)
@@ -118,6 +165,7 @@ def denoise_patches(
     )
 
 
+@torch.no_grad()
 def components(prior: Any) -> Components:
     """Read a prior as a mixture of Gaussians with full covariances, float64.
 
@@ -126,26 +174,28 @@ def components(prior: Any) -> Components:
     DataError
         If it is none.
     """
-    with torch.no_grad():
-        if hasattr(prior, "components"):
-            return Components(*(t.double() for t in prior.components()))
-        if all(hasattr(prior, name) for name in ("weights", "scales", "mean", "covariance")):
-            covariance = prior.scales[:, None, None] * prior.covariance
-            means = prior.mean.expand(len(covariance), -1)
-            return Components(prior.weights.double(), means.double(), covariance.double())
-        if all(hasattr(prior, name) for name in ("weights", "means", "covariances", "kind")):
-            means, covariances = prior.means.double(), prior.covariances.double()
-            count, size = means.shape
-            if prior.kind.name == "diagonal":
-                covariances = torch.diag_embed(covariances)
-            elif prior.kind.name == "spherical":
-                eye = torch.eye(size, dtype=means.dtype, device=means.device)
-                covariances = covariances[:, None, None] * eye
-            return Components(prior.weights.double(), means, covariances.expand(count, size, size))
+    if isinstance(prior, GaussianMixturePrior):
+        return Components(*(t.double() for t in prior.components()))
+    if isinstance(prior, GaussianScaleMixture):
+        covariance = prior.scales[:, None, None] * prior.covariance
+        means = prior.mean.expand(len(covariance), -1)
+        return Components(prior.weights.double(), means.double(), covariance.double())
+    if isinstance(prior, (GaussianMixture, BayesianGaussianMixture)):
+        means = prior.means.double()
+        covariances = prior.covariance_type.dense(prior.covariances.double(), *means.shape)
+        return Components(prior.weights.double(), means, covariances)
     raise DataError(
         f"prior: got {type(prior).__name__}, expected a prior over patches: a model with a method "
         "denoise, or a mixture of Gaussians"
     )
+
+
+def sum_statistics(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Sum expected statistics over chunks of rows, name by name."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        total = {name: total.get(name, 0) + value for name, value in part.items()}
+    return total
 
 
 def _check(sigma: Any, estimate: Any) -> None:
@@ -172,7 +222,7 @@ def _mixture_estimate(mixture: Components, y: Tensor, variance: float, estimate:
     posterior = posterior.to(y.dtype)
     out = torch.zeros_like(y)
     for k, code in enumerate(codes):
-        counted = (posterior[:, k] > 1e-12).nonzero()[:, 0]
+        counted = (posterior[:, k] > MIN_RESPONSIBILITY).nonzero()[:, 0]
         mean = code[counted] @ vectors[k].mT.to(y) + mixture.means[k].to(y)
         out[counted] += posterior[counted, k, None] * mean
     return out

@@ -1,4 +1,4 @@
-"""A mixture of zero-mean Gaussians over patches, where EM begins well."""
+"""Initialisation of a mixture of zero-mean Gaussians over patches, for EM."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ __all__ = ["LEVEL_VARIANCE", "start_patch_mixture"]
 
 #: variance of the uniform noise that makes 256 grey levels continuous
 LEVEL_VARIANCE = 1.0 / 12.0 / 256.0**2
-#: patches of a bin that join each part of it, so that a small part has a valid covariance
-SHARED = 64
+#: weight of a bin's covariance in that of each of its clusters, in patches: a small cluster has a
+#: valid covariance by it
+PRIOR_PATCHES = 64
+#: weight of the means' prior, in patches: they are held at zero
+MEAN_STRENGTH = 1e9
 
 
 def start_patch_mixture(
     x: Float[Tensor, "n d"], num_components: int, *, seed: int = 0
 ) -> GaussianMixture:
-    """Divide patches by contrast and by likeness, one Gaussian for each part.
+    """Initialise a mixture by clusters of patches of like contrast and direction.
 
-    Bins of equal norm, each divided by the random patch of it that a patch is most parallel to:
-    a good start for EM with many components, which from random patches leaves many of them dead.
-    The means are held at zero, and covariances have a prior worth 20 patches of the noise that
-    makes grey levels continuous.
+    Patches are binned by norm, and each bin is clustered by the most parallel of some random
+    patches of it. EM with many components needs that: initialised at random patches, many of them
+    get no weight. The means are held at zero, and covariances have a prior worth 20 patches of the
+    noise that makes grey levels continuous.
 
     Parameters
     ----------
     x
         Patches without their mean, grey levels in [0, 1] made continuous, ``(n, d)``.
     num_components
-        K; 200 for the prior that the package ships.
+        Number of components; 200 for the prior that the package ships.
     seed
-        Of the patches that divide a bin.
+        Seed of the random patches.
 
     Returns
     -------
@@ -68,13 +71,13 @@ def start_patch_mixture(
         whole = (part.T @ part / len(part)).double()
         for anchor in range(anchors):
             own = part[label == anchor].double()
-            covariances.append((own.T @ own + SHARED * whole) / (len(own) + SHARED))
+            covariances.append((own.T @ own + PRIOR_PATCHES * whole) / (len(own) + PRIOR_PATCHES))
             sizes.append(len(own))
     mixture = GaussianMixture(
         num_components,
         num_features,
         mean_prior=[0.0] * num_features,
-        mean_strength=1e9,  # holds the means at zero
+        mean_strength=MEAN_STRENGTH,
         covariance_prior=[LEVEL_VARIANCE] * num_features,
         covariance_strength=20.0,
     ).to(x.device)

@@ -1,4 +1,4 @@
-"""Principal components with heavy-tailed, independent coordinates."""
+"""Principal component analysis with independent Laplace coordinates."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["PCALaplace", "laplace_posterior_mean"]
 class PCALaplace(LinearSources):
     """Independent Laplace distributions along the principal axes.
 
-    For each row n::
+    Generative model, for each row n::
 
         sources[n] ~ Laplace(0, 1)                                     (D,)
         x[n]       = mean + sum_d scales[d] * sources[n, d] * axes[d]   (D,)
 
     The axes are those of the covariance, so that the fit is closed: scales[d] is the mean
-    absolute coordinate along axis d. Each coordinate is restored by itself: the posterior mean is
+    absolute coordinate along axis d. Coordinates are denoised independently: the posterior mean is
     closed, the mode is a soft threshold at ``sigma^2 / scale``.
 
     Parameters
     ----------
     num_features
-        D.
+        Number of features, D.
 
     Attributes
     ----------
@@ -79,14 +79,14 @@ class PCALaplace(LinearSources):
 
     @property
     def filters(self) -> Float[Tensor, "d d"]:
-        """Rows that find the unit sources in ``x - mean``."""
+        """Filters: rows whose products with ``x - mean`` are the unit sources."""
         return self.axes * (-self.log_scales).exp()[:, None]
 
-    # ---- the fit ----------------------------------------------------------------------------
+    # ---- EM ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
-        """Take mean and principal axes of the data, and scales of equal variance."""
+        """Set mean and principal axes to those of the data, and scales of equal variance."""
         mean, variances, axes = principal_axes(rows)
         self.loc.copy_(mean)
         self.axes.copy_(axes)
@@ -94,7 +94,7 @@ class PCALaplace(LinearSources):
 
     @torch.no_grad()
     def expected_statistics(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Sum absolute coordinates ``(D,)``."""
+        """E-step: sums of absolute coordinates ``(D,)``."""
         code = (batch[0] - self.loc) @ self.axes.mT
         density = self._log_density(code * (-self.log_scales).exp())
         return {
@@ -105,17 +105,17 @@ class PCALaplace(LinearSources):
 
     @torch.no_grad()
     def maximize(self, statistics: Mapping[str, Tensor]) -> None:
-        """Take mean absolute coordinates as scales."""
+        """M-step: scales are mean absolute coordinates."""
         scales = statistics["lengths"] / statistics["num_rows"]
         self.log_scales.copy_(scales.clamp_min(1e-30).log())
 
-    # ---- restoration ------------------------------------------------------------------------
+    # ---- denoising --------------------------------------------------------------------------
 
-    def _bls(self, y: Tensor, variance: float) -> Tensor:
+    def _posterior_mean(self, y: Tensor, variance: float) -> Tensor:
         code = (y - self.loc) @ self.axes.mT
         return self.loc + laplace_posterior_mean(code, self.scales, variance) @ self.axes
 
-    def _map(self, y: Tensor, variance: float) -> Tensor:
+    def _posterior_mode(self, y: Tensor, variance: float) -> Tensor:
         code = (y - self.loc) @ self.axes.mT
         shrunk = code.sign() * (code.abs() - variance / self.scales).clamp_min(0.0)
         return self.loc + shrunk @ self.axes
@@ -125,7 +125,7 @@ def laplace_posterior_mean(y: Tensor, scale: Tensor, variance: float) -> Tensor:
     """Posterior mean of ``s ~ Laplace(0, scale)`` given ``y = s + Normal(0, variance)``.
 
     The posterior is a normal distribution shifted down by ``variance / scale`` above 0 and
-    shifted up below, so the mean weighs the two shifts by the masses of the halves.
+    shifted up below, so the mean weights the two shifts by the masses of the halves.
     """
     sd, shift = math.sqrt(variance), variance / scale
     above = torch.special.log_ndtr((y - shift) / sd) - y / scale

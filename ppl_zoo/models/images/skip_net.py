@@ -1,4 +1,4 @@
-"""An encoder-decoder with skip connections, as a function of one vector of weights."""
+"""Skip net: an encoder-decoder with skip connections, as a function of one vector of weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from torch.nn import functional
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["PRESETS", "Double", "SkipNet", "convolve", "mix", "mix_into_planes", "normalise"]
+__all__ = ["PRESETS", "BilinearUpsampling", "SkipNet"]
 
-SLOPE = 0.2
-#: pixels of a level below which bfloat16 does not pay
-SMALL = 1024
+#: slope of the leaky ReLU below 0
+NEGATIVE_SLOPE = 0.2
+#: pixels of a level below which bfloat16 is not faster
+MIN_BFLOAT16_PIXELS = 1024
+#: input channels of a convolution from which the weights' gradient is computed plane by plane
+MIN_WIDE_CHANNELS = 96
 
 #: "paper": for a GPU; "fast": some 20 times less to compute, for a CPU
-PRESETS: dict[str, dict] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "fast": {
         "num_inputs": 8,
@@ -34,24 +37,24 @@ PRESETS: dict[str, dict] = {
 
 @dataclass(frozen=True)
 class SkipNet:
-    """The net of Ulyanov, Vedaldi & Lempitsky: noise in, an image out.
+    """Encoder-decoder of Ulyanov, Vedaldi & Lempitsky, from noise to an image.
 
-    Each level halves the size (3 x 3 convolution of stride 2, another 3 x 3), hands the result to
-    the next one, doubles what comes back, puts some channels of its own input beside it (the
-    skip) and mixes them (3 x 3, then 1 x 1). All convolutions but the last are followed by batch
-    normalisation and a leaky ReLU. Defaults are the paper's for denoising.
+    Each level halves the size (3 x 3 convolution of stride 2, another 3 x 3), passes the result to
+    the next level, upsamples its output, concatenates some channels of its own input (the skip
+    connection) and mixes them (3 x 3, then 1 x 1). All convolutions but the last are followed by
+    batch normalisation and a leaky ReLU. Defaults are the paper's for denoising.
 
     It has no parameters of its own: the weights are one vector, so that they can be a latent
-    variable, and one optimizer step is one operation. Activations and weights lie in memory with
-    channels last, where convolutions are fast on CPUs and GPUs.
+    variable, and one optimizer step is one operation. Activations and weights are channels last
+    in memory, where convolutions are fast on CPUs and GPUs.
 
     Parameters
     ----------
     num_outputs, num_inputs
         Channels of the image and of the noise.
     down, up, skip
-        Channels at each level, from the finest: of the encoder, the decoder, and the skip (0 for
-        none). As many as there are levels.
+        Channels at each level, from the finest: of the encoder, the decoder, and the skip
+        connection (0 for none). One number a level.
     upsampling
         "bilinear" or "nearest".
     padding
@@ -59,10 +62,10 @@ class SkipNet:
     mixing
         Whether the decoder has 1 x 1 convolutions.
     narrow
-        Whether these bring the channels down to those of the finer level before the size
-        doubles, instead of the 3 x 3 convolution after it: the finest level has most to compute.
+        Whether these reduce the channels to those of the finer level before upsampling, instead
+        of the 3 x 3 convolution after it: the finest level has most to compute.
     join_norm
-        Whether what comes back and the skip are normalised (again) before they are mixed.
+        Whether the concatenated channels are normalised (again) before they are mixed.
 
     Examples
     --------
@@ -103,7 +106,7 @@ class SkipNet:
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are multiples of this."""
+        """Factor of the coarsest level: heights and widths of the noise are multiples of it."""
         return 2 ** len(self.down)
 
     @cached_property
@@ -123,18 +126,18 @@ class SkipNet:
             layer(f"down{level}", into, down, 3)
             into = layer(f"deep{level}", down, down, 3)
             last = level + 1 == len(self.down)
-            joined = skip + (down if last else self._handed(level + 1))
+            joined = skip + (down if last else self.num_outputs_of(level + 1))
             if self.join_norm:
                 out[f"join{level}.gain"] = out[f"join{level}.shift"] = (joined,)
             layer(f"up{level}", joined, up, 3)
             if self.mixing:
-                layer(f"mix{level}", up, self._handed(level), 1)
-        out["out"] = (self.num_outputs, 1, 1, self._handed(0))
+                layer(f"mix{level}", up, self.num_outputs_of(level), 1)
+        out["out"] = (self.num_outputs, 1, 1, self.num_outputs_of(0))
         out["out.shift"] = (self.num_outputs,)
         return out
 
-    def _handed(self, level: int) -> int:
-        """Channels that a level hands to the finer one."""
+    def num_outputs_of(self, level: int) -> int:
+        """Channels that a level passes to the finer one."""
         return self.up[level - 1] if self.mixing and self.narrow and level else self.up[level]
 
     @cached_property
@@ -145,10 +148,10 @@ class SkipNet:
     @property
     def optimizer_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the pieces of the vector as matrices, where they are 3 x 3 convolutions."""
-        wide = [len(shape) == 4 and shape[1] > 1 for shape in self.shapes.values()]
+        matrices = [len(shape) == 4 and shape[1] > 1 for shape in self.shapes.values()]
         return [
             (shape[0], size // shape[0]) if matrix else (size,)
-            for shape, size, matrix in zip(self.shapes.values(), self.sizes, wide, strict=True)
+            for shape, size, matrix in zip(self.shapes.values(), self.sizes, matrices, strict=True)
         ]
 
     @property
@@ -157,7 +160,7 @@ class SkipNet:
         return sum(self.sizes)
 
     def start(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw weights to start from, ``(num_weights,)``: uniform within 1 / sqrt(fan-in)."""
+        """Draw initial weights, ``(num_weights,)``: uniform within 1 / sqrt(fan-in)."""
         parts = []
         for name, shape in self.shapes.items():
             part = torch.full(shape, float(name.endswith("gain")), device="cpu")
@@ -168,9 +171,9 @@ class SkipNet:
         return torch.cat(parts)
 
     def prior(self) -> tuple[Tensor, Tensor]:
-        """Mean and sd of independent normal weights, each ``(num_weights,)``.
+        """Prior mean and sd of independent normal weights, each ``(num_weights,)``.
 
-        Convolutions keep the variance of what they are given (He et al. 2015,
+        Convolutions preserve the variance of their inputs (He et al. 2015,
         https://arxiv.org/abs/1502.01852), gains lie around 1, shifts around 0.
         """
         locs, scales = [], []
@@ -180,8 +183,8 @@ class SkipNet:
             scales.append(torch.full((math.prod(shape),), scale))
         return torch.cat(locs), torch.cat(scales)
 
-    def __call__(self, z: Tensor, theta: Tensor, low: bool = False) -> Tensor:
-        """Make images of noise.
+    def __call__(self, z: Tensor, theta: Tensor, bfloat16: bool = False) -> Tensor:
+        """Evaluate the net: images of noise.
 
         Parameters
         ----------
@@ -189,9 +192,9 @@ class SkipNet:
             ``(n, num_inputs, height, width)``, sides multiples of ``multiple``.
         theta
             ``(num_weights,)``.
-        low
-            Whether 3 x 3 convolutions multiply in bfloat16, and add in float32 as ever. All else
-            stays as it is: on a CPU only they gain by it.
+        bfloat16
+            Whether 3 x 3 convolutions multiply in bfloat16, and add in float32 as ever. All other
+            layers stay in float32: on a CPU only these convolutions are faster.
 
         Returns
         -------
@@ -201,66 +204,66 @@ class SkipNet:
         # one split has one backward: slices would each make a gradient of full length
         w, pixels = {}, z.shape[-2] * z.shape[-1]
         for (name, shape), piece in zip(self.shapes.items(), theta.split(self.sizes), strict=True):
-            if low and len(shape) == 4 and shape[1] > 1 and pixels >= SMALL * 4 ** int(name[-1]):
+            if bfloat16 and len(shape) == 4 and shape[1] > 1:
                 # small images lose by it: there is less to multiply than to convert
-                piece = piece.bfloat16()
+                if pixels >= MIN_BFLOAT16_PIXELS * 4 ** int(name[-1]):
+                    piece = piece.bfloat16()
             w[name] = piece.view(shape).permute(0, 3, 1, 2) if len(shape) == 4 else piece
         z = z.contiguous(memory_format=torch.channels_last)
         x = self._level(0, z, w)
-        return mix_into_planes(x, w["out"], w["out.shift"]).sigmoid()
+        return _mix_to_planes(x, w["out"], w["out.shift"]).sigmoid()
 
     def _level(self, level: int, x: Tensor, w: dict[str, Tensor]) -> Tensor:
+        """Encode, evaluate the coarser levels, decode."""
         parts = [self._layer(f"skip{level}", x, w)] if self.skip[level] else []
         deep = self._layer(f"down{level}", x, w, stride=2)
         deep = self._layer(f"deep{level}", deep, w)
         if level + 1 < len(self.down):
             deep = self._level(level + 1, deep, w)
         if self.upsampling == "bilinear":
-            parts.append(Double.apply(deep))
+            parts.append(BilinearUpsampling.apply(deep))
         else:
             parts.append(functional.interpolate(deep, scale_factor=2, mode="nearest"))
         joined = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         if self.join_norm:
-            joined = normalise(joined, w[f"join{level}.gain"], w[f"join{level}.shift"])
+            joined = _batch_norm(joined, w[f"join{level}.gain"], w[f"join{level}.shift"])
         out = self._layer(f"up{level}", joined, w)
         return self._layer(f"mix{level}", out, w) if self.mixing else out
 
     def _layer(self, name: str, x: Tensor, w: dict[str, Tensor], stride: int = 1) -> Tensor:
-        """Convolve, normalise, cut."""
-        weight, kind = w[name], x.dtype
+        """Convolution, batch normalisation, leaky ReLU."""
+        weight, dtype = w[name], x.dtype
         if weight.shape[-1] == 1:
-            x = mix(x, weight)
+            x = _mix(x, weight)
         elif self.padding == "reflect":
-            wide = functional.pad(x, (1,) * 4, mode="reflect").to(weight.dtype)
-            x = convolve(wide, weight, stride, 0).to(kind)
+            padded = functional.pad(x, (1,) * 4, mode="reflect").to(weight.dtype)
+            x = _convolve(padded, weight, stride, 0).to(dtype)
         else:
-            x = convolve(x.to(weight.dtype), weight, stride, 1).to(kind)
-        x = normalise(x, w[f"{name}.gain"], w[f"{name}.shift"])
-        return functional.leaky_relu(x, SLOPE, inplace=True)
+            x = _convolve(x.to(weight.dtype), weight, stride, 1).to(dtype)
+        x = _batch_norm(x, w[f"{name}.gain"], w[f"{name}.shift"])
+        return functional.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
 
 
-# ---- Layers of the skip net, with the memory layouts and gradients that are fast.
-
-#: input channels from which the gradient of the weights has a way of its own
-WIDE = 96
+# ---- layers, with the memory layouts and gradients that are fast ----------------------------
 
 
-def normalise(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """Bring each channel to mean 0 and variance 1 over the images given, then scale."""
+def _batch_norm(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """Batch normalisation by the statistics of the images given."""
     return functional.batch_norm(x, None, None, gain, shift, training=True)
 
 
-def convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Convolve 3 x 3, with zeros around."""
-    if weight.device.type == "cpu" and weight.dtype != torch.bfloat16 and weight.shape[1] >= WIDE:
+def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """3 x 3 convolution with zero padding."""
+    wide = weight.shape[1] >= MIN_WIDE_CHANNELS
+    if wide and weight.device.type == "cpu" and weight.dtype != torch.bfloat16:
         return _WideConvolution.apply(x, weight, stride, padding)
     return functional.conv2d(x, weight, None, stride, padding)
 
 
 class _WideConvolution(torch.autograd.Function):
-    """Convolution whose weights' gradient takes images plane by plane.
+    """Convolution whose weights' gradient is computed with contiguous planes.
 
-    With many channels, channels last take a CPU twice as long for that gradient, and for no other.
+    With many channels, that gradient takes a CPU twice as long with channels last, and no other.
     """
 
     @staticmethod
@@ -283,21 +286,21 @@ class _WideConvolution(torch.autograd.Function):
         return dx, dw, None, None
 
 
-def mix(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve 1 x 1, as a product of matrices: with channels last it needs no copies."""
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    """1 x 1 convolution as a matrix product: with channels last it needs no copies."""
     out = functional.linear(x.permute(0, 2, 3, 1), weight[..., 0, 0])
     return out.permute(0, 3, 1, 2)
 
 
-def mix_into_planes(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-    """Convolve 1 x 1 into few channels, one plane each: a wide product is twice as fast."""
+def _mix_to_planes(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+    """1 x 1 convolution to few channels, as contiguous planes: a wide product is twice as fast."""
     n, _, height, width = x.shape
     matrix, base = weight[..., 0, 0].expand(n, -1, -1), shift[:, None].expand(n, -1, 1)
     return torch.baddbmm(base, matrix, x.flatten(2)).unflatten(2, (height, width))
 
 
-class Double(torch.autograd.Function):
-    """Bilinear doubling with a faster backward."""
+class BilinearUpsampling(torch.autograd.Function):
+    """Bilinear upsampling by 2 with a faster backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -306,12 +309,15 @@ class Double(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Gather along rows, then along columns."""
-        return _gather(_gather(grad, 2), 3)
+        """Apply the adjoint along rows, then along columns."""
+        return _upsampling_adjoint(_upsampling_adjoint(grad, 2), 3)
 
 
-def _gather(x: Tensor, dim: int) -> Tensor:
-    """Halve a side: 3/4 of each pair, 1/4 of the pixels beside it; those beyond the border."""
+def _upsampling_adjoint(x: Tensor, dim: int) -> Tensor:
+    """Adjoint of upsampling along a side: 3/4 of each pair and 1/4 of the pixels beside it.
+
+    At the border the pixels beside are the border's own.
+    """
     count = x.shape[dim] // 2
     pairs = x.unflatten(dim, (count, 2))
     first, second = pairs.select(dim + 1, 0), pairs.select(dim + 1, 1)

@@ -16,8 +16,8 @@ from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.imaging import Blur, Downsample, Identity, Lanczos, Mask, psnr
 from ppl_zoo.models.images.clipped_normal import ClippedNormal
 from ppl_zoo.restoration.dip import _choose_rule, _looks_clipped
-from ppl_zoo.solvers.early_stopping.rules import Discrepancy, HeldOut, WindowedVariance
-from ppl_zoo.solvers.early_stopping.solver import EarlyStoppingChain, View
+from ppl_zoo.solvers.early_stopping.rules import Discrepancy, HeldOut, View, WindowedVariance
+from ppl_zoo.solvers.early_stopping.solver import EarlyStoppingChain
 
 TINY = {"num_inputs": 4, "down": (8, 8), "up": (8, 8), "skip": (2, 0)}
 SMALL = {"num_inputs": 4, "down": (8, 16), "up": (8, 16), "skip": (0, 4)}
@@ -210,11 +210,15 @@ def test_data_held_out_are_not_seen():
     model, (y, noise) = tiny_model(), tiny_data()
     rule = HeldOut(5, 0.2)
     shown = torch.rand(y.shape) >= rule.held_out
-    with model.training_on(shown):
-        trace = zoo.tracing.trace_program(model, (y, noise))
-        changed = torch.where(shown, y, 9.0)
-        other = zoo.tracing.trace_program(model, (changed, noise))
-    assert model._shown is None
+    program = model.training_on(shown)
+    trace = zoo.tracing.trace_program(program, (y, noise))
+    changed = torch.where(shown, y, 9.0)
+    other = zoo.tracing.trace_program(program, (changed, noise))
+    whole = zoo.tracing.trace_program(model, (y, noise))  # the model itself is as before
+    every = Normal(whole.nodes["image"]["value"], 0.1).log_prob(y).sum()
+    assert float(whole.log_prob_sum(lambda name, _: name == "y")) == pytest.approx(
+        float(every), rel=1e-4
+    )
     image = trace.nodes["image"]["value"]
     ours = Normal(image, 0.1).log_prob(y)[shown].sum()
     assert float(trace.log_prob_sum(lambda name, _: name == "y")) == pytest.approx(
@@ -229,7 +233,7 @@ def test_data_held_out_are_not_seen():
     assert view.held_out_loss(image) == pytest.approx(float(hidden), rel=1e-4)
 
 
-class Fake:
+class Fake(View):
     """What a view says of plain numbers; the last tenth is held out."""
 
     def __init__(self, y, sd):

@@ -6,7 +6,7 @@ from torch import nn
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.images import skip_net
-from ppl_zoo.models.images.skip_net import PRESETS, Double, SkipNet
+from ppl_zoo.models.images.skip_net import PRESETS, BilinearUpsampling, SkipNet
 
 SMALL = {"num_inputs": 3, "down": (6, 8), "up": (5, 7), "skip": (2, 0)}
 KINDS = {
@@ -42,10 +42,10 @@ class Level(nn.Module):
         if not last:
             self.deep.append(Level(net, level + 1, down))
         self.doubling = nn.Upsample(scale_factor=2, mode=net.upsampling)
-        joined = skip + (down if last else net._handed(level + 1))
+        joined = skip + (down if last else net.num_outputs_of(level + 1))
         self.join = nn.BatchNorm2d(joined) if net.join_norm else nn.Identity()
         self.up = layer(net, joined, up, 3)
-        self.mix = layer(net, up, net._handed(level), 1) if net.mixing else nn.Identity()
+        self.mix = layer(net, up, net.num_outputs_of(level), 1) if net.mixing else nn.Identity()
 
     def forward(self, x):
         deep = x
@@ -60,7 +60,7 @@ def as_modules(net, theta):
     """Build the net of modules, with these weights."""
     modules = nn.Sequential(
         Level(net, 0, net.num_inputs),
-        nn.Conv2d(net._handed(0), net.num_outputs, 1),
+        nn.Conv2d(net.num_outputs_of(0), net.num_outputs, 1),
         nn.Sigmoid(),
     ).to(theta.dtype)
     given = dict(zip(net.shapes, theta.split(net.sizes), strict=True))
@@ -132,17 +132,17 @@ def test_the_small_net_has_twenty_times_less_to_compute():
 
 def test_doubling_has_the_right_gradient():
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(Double.apply, (x,))
+    assert torch.autograd.gradcheck(BilinearUpsampling.apply, (x,))
 
 
 def test_low_precision_is_close():
     net = SkipNet(**SMALL)
     theta, z = net.start(torch.Generator().manual_seed(0)), torch.rand(1, 3, 32, 32)
-    low, full = net(z, theta, low=True), net(z, theta)
+    low, full = net(z, theta, bfloat16=True), net(z, theta)
     assert not torch.equal(low, full)
     torch.testing.assert_close(low, full, atol=0.02, rtol=0)
     small = z[..., :16, :16]  # where it would not pay it is left alone
-    assert torch.equal(net(small, theta, low=True), net(small, theta))
+    assert torch.equal(net(small, theta, bfloat16=True), net(small, theta))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_wide_convolutions_have_the_same_gradients(monkeypatch, padding):
     z, gradients = torch.rand(2, 3, 16, 12, dtype=torch.float64), []
     theta = net.start(torch.Generator().manual_seed(0)).double().requires_grad_()
     for wide in (96, 1):
-        monkeypatch.setattr(skip_net, "WIDE", wide)
+        monkeypatch.setattr(skip_net, "MIN_WIDE_CHANNELS", wide)
         (gradient,) = torch.autograd.grad(net(z, theta).square().sum(), theta)
         gradients.append(gradient)
     torch.testing.assert_close(*gradients)
