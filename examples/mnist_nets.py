@@ -2,7 +2,7 @@
 
 No training and no downloads: weights come with the package. Every net draws digits anew; then the
 upper half of a digit is held and the lower one drawn. PixelCNN goes row by row, so its draws are
-exact; the others have random orders of the pixels and resample weighted walks. With ``--data``
+exact; the others have random orders of the pixels and resample weighted particles. With ``--data``
 the digits are those of the MNIST test split, stand beside the samples, and each net tells what it
 makes of all of them. Run:
 

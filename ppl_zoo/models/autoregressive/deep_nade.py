@@ -27,9 +27,9 @@ class DeepNADE(AutoregressiveModel):
 
         x[i] ~ Output(parameters = net_i(x * known, known))
 
-    One net is given some of the variables and a mask that says which, and predicts the others, so
-    that it holds a model for each of the D! orders. A step of a fit draws for each row a number d
-    and d variables to know, and scores the D - d others, times D / (D - d): on average the log
+    One net is given some of the variables and their mask, and predicts the others, so that it
+    holds a model for each of the D! orders. A step of a fit draws for each row a number d and d
+    variables to know, and scores the D - d others, times D / (D - d): on average the log
     likelihood under a random order. Density and samples are those of the mixture of ``num_orders``
     fixed orders, exactly; scoring takes D passes for each.
 
@@ -113,7 +113,7 @@ class DeepNADE(AutoregressiveModel):
     def conditionals(self, x: Tensor, member: int = 0) -> Tensor:
         """Parameters of all conditionals of one order, ``(n, D, P)``; D passes in one batch."""
         place = self.places[member]
-        known = (place[:, None] > place).to(x.dtype)  # (variable, what it knows)
+        known = (place[:, None] > place).to(x.dtype)  # (variable, what it is given)
         h = self._features(self._inputs(x.unsqueeze(1), known))
         return torch.einsum("njh,jph->njp", h, self.last) + self.bias
 
@@ -138,13 +138,13 @@ class DeepNADE(AutoregressiveModel):
         count = torch.randint(size, (x.shape[0], 1), device=x.device)
         known = (rank < count).to(x.dtype)
         if self.allow_missing:
-            seen = ~x.isnan()
-            known = known * seen
-            x = torch.where(seen, x, torch.zeros_like(x))
+            observed = ~x.isnan()
+            known = known * observed
+            x = torch.where(observed, x, torch.zeros_like(x))
         parameters = self._outputs(self._features(self._inputs(x, known)))
         terms = self.output.log_prob(parameters, x) * (rank >= count)
         if self.allow_missing:
-            terms = terms * seen
+            terms = terms * observed
         return terms.sum(-1) * (size / (size - count[:, 0]))
 
     def initialize_marginals(self, marginal: Tensor) -> None:

@@ -127,13 +127,17 @@ class MADE(AutoregressiveModel):
         """Set weights to 0 that are masked in all members: nothing depends on them."""
         weights = [*(layer.weight for layer in self.layers), self.last]
         weights += [] if self.direct is None else [self.direct]
-        shown = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+        used = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
         for member in range(self.num_members):
-            seen, outputs = self._all_degrees(member)
-            masks = [degree_mask(own, before) for before, own in zip(seen, seen[1:], strict=False)]
-            masks += [degree_mask(outputs, before, strict=True) for before in (seen[-1], seen[0])]
-            shown = [a | b for a, b in zip(shown, masks, strict=False)]  # the last: direct
-        for weight, mask in zip(weights, shown, strict=True):
+            degrees, outputs = self._all_degrees(member)
+            masks = [
+                degree_mask(own, before) for before, own in zip(degrees, degrees[1:], strict=False)
+            ]
+            masks += [
+                degree_mask(outputs, before, strict=True) for before in (degrees[-1], degrees[0])
+            ]
+            used = [a | b for a, b in zip(used, masks, strict=False)]  # the last: direct
+        for weight, mask in zip(weights, used, strict=True):
             weight.masked_fill_(~mask, 0.0)
 
     # ---- scoring ----------------------------------------------------------------------------
@@ -148,13 +152,13 @@ class MADE(AutoregressiveModel):
 
     def conditionals(self, x: Tensor, member: int | Tensor = 0) -> Tensor:
         """Parameters of all conditionals of one member, ``(n, D, P)``."""
-        seen, outputs = self._all_degrees(member)
+        degrees, outputs = self._all_degrees(member)
         features = self.output.features(x).flatten(1)
-        h = self._features(features, seen)
-        mask = degree_mask(outputs, seen[-1], strict=True)
+        h = self._features(features, degrees)
+        mask = degree_mask(outputs, degrees[-1], strict=True)
         out = masked_linear(h, self.last, mask, self.bias)
         if self.direct is not None:
-            mask = degree_mask(outputs, seen[0], strict=True)
+            mask = degree_mask(outputs, degrees[0], strict=True)
             out = out + masked_linear(features, self.direct, mask)
         return out.unflatten(-1, (self.num_features, self.output.num_parameters))
 

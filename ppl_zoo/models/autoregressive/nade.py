@@ -118,8 +118,8 @@ class NADE(AutoregressiveModel):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden layer given all variables, ``(n, H)``."""
-        seen = torch.einsum("nji,jih->nh", self.output.features(x), self.input_weights)
-        return torch.sigmoid(self.hidden_bias + seen)
+        sums = torch.einsum("nji,jih->nh", self.output.features(x), self.input_weights)
+        return torch.sigmoid(self.hidden_bias + sums)
 
     def sampler(self, num_rows: int, member: int = 0) -> _NADESampler:
         """Sampler that starts with the hidden biases."""
@@ -222,7 +222,7 @@ class _States(NamedTuple):
 
     row: Tensor  # (S,) row of a state
     starts: Tensor  # (n,) the first state of each row
-    seen: Tensor  # (S, B I) features of the block before a state
+    features: Tensor  # (S, B I) features of the block before a state
     place: Tensor  # (n B,) state times B plus variable, for each variable of each row
 
     @classmethod
@@ -237,9 +237,9 @@ class _States(NamedTuple):
         age = torch.arange(len(row), device=f.device) - starts[row]
         # unused states: libraries prepare a product anew for each new shape
         row, age = (F.pad(t, (0, -len(row) % STATES_PER_PAD)) for t in (row, age))
-        seen = f[row] * (before[row] < age.unsqueeze(-1)).unsqueeze(-1)
+        features = f[row] * (before[row] < age.unsqueeze(-1)).unsqueeze(-1)
         place = (starts.unsqueeze(-1) + before) * width + torch.arange(width, device=f.device)
-        return cls(row, starts, seen.flatten(1), place.flatten())
+        return cls(row, starts, features.flatten(1), place.flatten())
 
 
 class _BlockRecursion(NamedTuple):
@@ -259,7 +259,7 @@ class _BlockRecursion(NamedTuple):
         for first, end in _blocks(f.shape[1], low):
             states = _States.of(f[:, first:end])
             w, v = W[first:end].flatten(0, 1), V[first:end].flatten(0, 1)
-            h = a.to(low).index_select(0, states.row).addmm_(states.seen, w).sigmoid_()
+            h = a.to(low).index_select(0, states.row).addmm_(states.features, w).sigmoid_()
             if out is not None:
                 every = (h @ v.T).view(-1, V.shape[1])
                 part = out[:, first:end]
@@ -280,7 +280,7 @@ class _BlockRecursion(NamedTuple):
             _add_product(dV[first:end].flatten(0, 1), g.T, h)
             da = torch.ops.aten.sigmoid_backward(g @ V[first:end].flatten(0, 1), h)
             own = dW[first:end].flatten(0, 1)
-            _add_product(own, states.seen.T, da)
+            _add_product(own, states.features.T, da)
             _add_product(own, f[:, first:end].flatten(1).T, later.to(h.dtype))
             index = torch.arange(len(h), device=h.device)
             later += F.embedding_bag(index, da, states.starts, mode="sum")

@@ -114,8 +114,8 @@ class PixelCNN(AutoregressiveModel):
     def _inputs(self, x: Tensor) -> Tensor:
         """Return the input image, ``(n, channels * I + 1, height, width)``."""
         features = self._pixels(x)
-        seen = torch.cat([features, torch.ones_like(features[..., :1])], -1)
-        return seen.mT.unflatten(-1, self.size)
+        inputs = torch.cat([features, torch.ones_like(features[..., :1])], -1)
+        return inputs.mT.unflatten(-1, self.size)
 
     def _pixels(self, x: Tensor) -> Tensor:
         """Features of each pixel, ``(n, height * width, channels * I)``."""
@@ -216,7 +216,7 @@ class _PixelCNNSampler:
         self.own = model.bias[model.orders[0]]
         # of the pixel that is being drawn: parameters from the stacks, features so far
         self.out = like.new_zeros(num_rows, model.before.shape[0])
-        self.seen = like.new_zeros(num_rows, model.before.shape[1])
+        self.pixel_inputs = like.new_zeros(num_rows, model.before.shape[1])
 
     def _start_row(self, r: int) -> None:
         """Compute the vertical stack of a row; the rows above are complete."""
@@ -244,7 +244,7 @@ class _PixelCNNSampler:
         if colour == 0:
             self.out = self._read(*divmod(pixel, self.width))
             return self.out[:, own] + self.own[place]
-        return self.out[:, own] + self.own[place] + self.seen @ self.within[:, own]
+        return self.out[:, own] + self.own[place] + self.pixel_inputs @ self.within[:, own]
 
     def _read(self, r: int, c: int) -> Tensor:
         """Parameters of all channels of a pixel, given the pixels before."""
@@ -269,17 +269,17 @@ class _PixelCNNSampler:
         pixel, colour = divmod(place, self.model.colours)
         per = self.model.output.num_inputs
         if colour == 0:
-            self.seen = torch.zeros_like(self.seen)
-        self.seen[:, colour * per : (colour + 1) * per] = self.model.output.features(value)
+            self.pixel_inputs = torch.zeros_like(self.pixel_inputs)
+        self.pixel_inputs[:, colour * per : (colour + 1) * per] = self.model.output.features(value)
         if colour + 1 < self.model.colours:
             return
         r, c = divmod(pixel, self.width)
-        seen = torch.cat([self.seen, torch.ones_like(self.seen[:, :1])], -1)
-        self.horizontal_inputs[0][:, :, self.model.reach + c] = seen
-        self.vertical_inputs[0][:, :, self.top + r, self.model.reach + c] = seen
+        inputs = torch.cat([self.pixel_inputs, torch.ones_like(self.pixel_inputs[:, :1])], -1)
+        self.horizontal_inputs[0][:, :, self.model.reach + c] = inputs
+        self.vertical_inputs[0][:, :, self.top + r, self.model.reach + c] = inputs
 
     def select(self, rows: Tensor) -> None:
         self.vertical_inputs = [buffer[rows] for buffer in self.vertical_inputs]
         self.horizontal_inputs = [buffer[rows] for buffer in self.horizontal_inputs]
         self.links = [link[rows] for link in self.links]
-        self.out, self.seen = self.out[rows], self.seen[rows]
+        self.out, self.pixel_inputs = self.out[rows], self.pixel_inputs[rows]

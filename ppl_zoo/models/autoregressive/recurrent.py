@@ -143,26 +143,26 @@ class _RecurrentSampler:
         self.model, self.state = model, None
         self.own = model.bias[model.orders[0]]
         self.weights = model.within * model.mask
-        self.seen = model.bias.new_zeros(num_rows, self.weights.shape[1])
-        self.out = self.seen
+        self.block_inputs = model.bias.new_zeros(num_rows, self.weights.shape[1])
+        self.out = self.block_inputs
 
     def parameters(self, place: int) -> Tensor:
         model, at = self.model, place % self.model.block
         if at == 0:
-            h, self.state = model.cell(self.seen.unsqueeze(1), self.state)
+            h, self.state = model.cell(self.block_inputs.unsqueeze(1), self.state)
             self.out = model.head(h[:, 0])
-            self.seen = torch.zeros_like(self.seen)
+            self.block_inputs = torch.zeros_like(self.block_inputs)
         per = model.output.num_parameters
         rows = slice(at * per, (at + 1) * per)
         out = self.out[:, rows] + self.own[place]
-        return out if at == 0 else torch.addmm(out, self.seen, self.weights[rows].T)
+        return out if at == 0 else torch.addmm(out, self.block_inputs, self.weights[rows].T)
 
     def observe(self, place: int, value: Tensor) -> None:
         at, per = place % self.model.block, self.model.output.num_inputs
-        self.seen[:, at * per : (at + 1) * per] = self.model.output.features(value)
+        self.block_inputs[:, at * per : (at + 1) * per] = self.model.output.features(value)
 
     def select(self, rows: Tensor) -> None:
-        self.seen, self.out = self.seen[rows], self.out[rows]
+        self.block_inputs, self.out = self.block_inputs[rows], self.out[rows]
         if isinstance(self.state, tuple):
             self.state = tuple(s[:, rows] for s in self.state)
         else:

@@ -133,8 +133,8 @@ class RNADE(AutoregressiveModel):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden layer of the first net given all variables, ``(n, H)``."""
-        seen = (x[..., None] * self.input_weights[0]).sum(-2)
-        return torch.relu(self.rescale[0, -1] * (self.hidden_bias[0] + seen))
+        sums = (x[..., None] * self.input_weights[0]).sum(-2)
+        return torch.relu(self.rescale[0, -1] * (self.hidden_bias[0] + sums))
 
     def sampler(self, num_rows: int, member: int = 0) -> _RNADESampler:
         """Sampler that starts with the hidden biases."""

@@ -116,7 +116,7 @@ BAYESIAN_FACTOR_ANALYSIS = Card(
     title="Bayesian factor analysis",
     family="latent",
     factory="ppl_zoo.models:BayesianFactorAnalysis",
-    summary="As many factors as the data ask for, by automatic relevance determination; with"
+    summary="Number of factors by automatic relevance determination; with"
     " noise='isotropic' Bayesian PCA.",
     solvers=("CAVI", "SVI", "NUTS"),
     references=(BISHOP_1999,),
@@ -219,7 +219,7 @@ LINEAR_VAE = Card(
     recipes=(
         Recipe(
             name="old-faithful",
-            title="One latent behind length and wait",
+            title="One latent of length and wait",
             data="old-faithful",
             model={"num_latents": 1},
             options={

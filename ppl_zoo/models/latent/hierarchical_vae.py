@@ -94,7 +94,7 @@ class HierarchicalVAE(VAE):
             mlp([above, *reversed(widths), 2 * below], activation) for below, above, widths in ends
         )
 
-    # ---- model and guide ------------------------------------------------------------------------
+    # ---- model and guide --------------------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw the layers, top first, then the features; ``x (n, num_features)``."""

@@ -156,11 +156,11 @@ class Ising(Model):
         """Evidence lower bound of each image, ``(n,)``, in float64."""
         x, mean, noise = x.double(), mean.double(), self.noise.double()
         residual = (x**2 - 2.0 * x * mean + 1.0) / noise**2
-        seen = -0.5 * (residual + math.log(2.0 * math.pi)) - noise.log()
+        log_likelihood = -0.5 * (residual + math.log(2.0 * math.pi)) - noise.log()
         up = (0.5 * (1.0 + mean)).clamp(0.0, 1.0)
         entropy = torch.special.entr(up) + torch.special.entr(1.0 - up)
         prior = self.coupling.double() * ising_grid.interaction(mean) - self.log_z
-        return (seen + entropy).sum((-2, -1)) + prior
+        return (log_likelihood + entropy).sum((-2, -1)) + prior
 
     # ---- queries ----------------------------------------------------------------------------
 

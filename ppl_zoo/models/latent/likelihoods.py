@@ -114,7 +114,7 @@ class CategoricalLikelihood(Likelihood):
         return outputs.unflatten(-1, (-1, self.num_states)).argmax(-1)
 
     def check(self, x: Tensor) -> None:
-        """Refuse what is no state."""
+        """Refuse values that are no state."""
         bad = (x < 0) | (x >= self.num_states) | (x != x.round())
         if bad.any():
             raise DataError(

@@ -136,7 +136,7 @@ class VAE(Model):
             )
             self.image_pixels = num_features
 
-    # ---- model and guide ------------------------------------------------------------------------
+    # ---- model and guide --------------------------------------------------------------------
 
     def model(self, x: Tensor) -> None:
         """Draw latents, then the features; ``x (n, num_features)``."""

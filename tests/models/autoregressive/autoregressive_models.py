@@ -72,14 +72,14 @@ def shaken(make, scale=0.5):
 
 
 def states(model):
-    """List all rows that a discrete model knows."""
+    """List all rows of a discrete model."""
     values = range(model.output.num_values)
     rows = list(itertools.product(values, repeat=model.num_features))
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, *model.event_shape)
 
 
-def code(model, x):
-    """Number the rows as `states` lists them."""
+def state_index(model, x):
+    """Index of each row in the list of `states`."""
     digits = torch.arange(model.num_features - 1, -1, -1)
     return (x.flatten(1).long() * model.output.num_values**digits).sum(-1)
 

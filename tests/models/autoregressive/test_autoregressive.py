@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from autoregressive_models import DISCRETE, REAL, code, shaken, some_rows, states
+from autoregressive_models import DISCRETE, REAL, shaken, some_rows, state_index, states
 from scipy import integrate, stats
 
 import ppl_zoo as zoo
@@ -69,7 +69,7 @@ def test_cached_sampling_is_naive_sampling(name):
 def test_samples_have_their_frequencies(name):
     model = shaken(DISCRETE[name])
     count = 8000
-    found = torch.bincount(code(model, model.sample(count)), minlength=len(states(model)))
+    found = torch.bincount(state_index(model, model.sample(count)), minlength=len(states(model)))
     expected = count * model.log_prob(states(model)).exp()
     order = expected.argsort()  # rare states are counted together
     rare = order[: int((expected[order].cumsum(0) < 20).sum())]
@@ -105,7 +105,7 @@ def test_samples_given_any_variables_by_resampling(name):
 
 @pytest.mark.parametrize("name", ["FVSBN, order", "MADE, orders", "OrderEnsemble"])
 def test_samples_given_any_variables_by_gibbs(name):
-    """One walk a row starts far from the conditional distribution; sweeps arrive there."""
+    """One particle a row is far from the conditional distribution; sweeps converge to it."""
     model = shaken(DISCRETE[name], 1.0)
     given = torch.full((model.num_features,), torch.nan, dtype=torch.float64)
     given[model.orders[0, -2:]] = torch.tensor([1.0, 0.0], dtype=torch.float64)
@@ -142,7 +142,7 @@ def check_conditional(model, drawn, given, slack=0.0):
 
 
 def test_order_agnostic_net_conditions_on_anything():
-    """Given variables come first in the order of the walk, whichever they are."""
+    """Given variables come first in the order, whichever they are."""
     model = shaken(DISCRETE["DeepNADE"])
     given = torch.full((6,), torch.nan, dtype=torch.float64)
     given[[1, 5]] = 1.0
