@@ -1,8 +1,8 @@
 """Half of a digit is hidden; an autoregressive model draws what it may have been.
 
 With the upper half given, the order of the pixels makes the draws exact. With the lower half
-given, the order is against them: NADE resamples weighted particles, and a NADE of the reverse order
-and an order-agnostic one, which start from what they are given, need not. Run:
+given, the order is against them: NADE resamples weighted particles, and a NADE of the reverse
+order and an order-agnostic one, which start from what they are given, need not. Run:
 
     python examples/inpainting.py --picture inpainting.png
 """
