@@ -46,7 +46,7 @@ class JunctionTreeInference:
     _anchor: Tensor
     _parameters: dict[str, torch.nn.Parameter]
 
-    #: the tables that `_potentials` were computed from, by identity and version, and these
+    #: identities and versions of the tables, and the clique potentials computed from them
     _cached_potentials: tuple[list[tuple], list[Tensor]] | None = None
 
     # ---- queries ----------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class JunctionTreeInference:
         Returns
         -------
         Explanation
-            ``states (rows, nodes)``, which `names` puts into words, and ``log_prob (rows,)``.
+            ``states (rows, nodes)``, which `names` decodes, and ``log_prob (rows,)``.
 
         Raises
         ------
@@ -157,8 +157,8 @@ class JunctionTreeInference:
         if len(x) not in (1, num_samples):
             raise DataError(f"given: got {len(x)} rows, expected 1 or {num_samples}")
         potentials, drawn, first = self._potentials(), [], 0
-        for chunk, held, scale in self._chunks(x, None):
-            collected = self.tree.collect(potentials, held)
+        for chunk, likelihoods, scale in self._chunks(x, None):
+            collected = self.tree.collect(potentials, likelihoods)
             log_evidence = (collected.log_evidence + scale).expand(len(chunk))
             self._refuse_impossible(log_evidence, chunk, first)
             first += len(chunk)
