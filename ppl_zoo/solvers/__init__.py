@@ -1,9 +1,9 @@
-"""Solvers: ways to climb the evidence lower bound L(q, theta).
+"""Solvers: ways to maximise the evidence lower bound L(q, theta), and posterior samplers.
 
-They differ in what they hold fixed and in what family q lies. EM takes q to be the exact
-posterior of the local latents and a point for theta, CAVI is the same loop with a conjugate
-density for theta; SVI climbs L by stochastic gradients.
-NUTS draws from the posterior itself and is the referee.
+Those that maximise L differ in the family of q. EM takes the exact posterior of the local latents
+and a point for theta; CAVI is the same coordinate ascent with a conjugate density for theta; SVI
+takes any guide, and gradients of L. EarlyStopping stops a point estimate before it overfits. NUTS
+and SGLD draw from the posterior itself; NUTS is the reference sampler.
 """
 
 from ppl_zoo.core.solution import Solution

@@ -21,6 +21,9 @@ from ppl_zoo.solvers.loop import Chain
 
 __all__ = ["CAVI"]
 
+#: rows in a minibatch of stochastic CAVI
+DEFAULT_BATCH_SIZE = 256
+
 
 @dataclass(frozen=True)
 class CAVI(CoordinateAscent):
@@ -68,13 +71,13 @@ class CAVI(CoordinateAscent):
         False to start from the posterior that the model has.
     stochastic
         Update after each minibatch, its statistics scaled to all rows, by natural gradient steps
-        ``(t + delay) ** -forgetting`` (Hoffman et al. 2013). For data too large for many passes.
-        The history has the average over each pass, and at last the bound itself, which takes a
-        pass of its own.
+        of size ``(t + delay) ** -forgetting`` (Hoffman et al. 2013). For data too large for many
+        passes. The history has the average over each pass, and at last the bound itself, which
+        takes a pass of its own.
     forgetting
-        In (0.5, 1]: how fast the steps shrink.
+        Forgetting rate in (0.5, 1]: how fast the step sizes decay.
     delay
-        0 or more: larger values hold the first minibatches down.
+        0 or more: larger values give the first minibatches less weight.
 
     References
     ----------
@@ -125,10 +128,10 @@ class CAVI(CoordinateAscent):
             super().advance(chain, rows, seed)
             return
         past = chain.objective
-        settled = len(past) > 1 and abs(past[-1] - past[-2]) <= self.tol * len(rows)
-        if settled or len(past) >= self.max_steps:
+        converged = len(past) > 1 and abs(past[-1] - past[-2]) <= self.tol * len(rows)
+        if converged or len(past) >= self.max_steps:
             past.append(self.objective(chain, self.expect(chain.model, rows)))
-            chain.stopped = "converged" if settled else "max_steps"
+            chain.stopped = "converged" if converged else "max_steps"
         else:
             past.append(self._pass(chain, rows, seed))
 
@@ -137,7 +140,8 @@ class CAVI(CoordinateAscent):
         generator = torch.Generator().manual_seed(
             chain_seed(seed, chain.index, len(chain.objective))
         )
-        batches = torch.randperm(len(rows), generator=generator).split(self.batch_size or 256)
+        size = self.batch_size or DEFAULT_BATCH_SIZE
+        batches = torch.randperm(len(rows), generator=generator).split(size)
         time, total = len(chain.objective) * len(batches), 0.0
         for index in batches:
             statistics = chain.model.expected_statistics(*rows[index])

@@ -33,6 +33,9 @@ __all__ = ["ConjugateUpdate", "CoordinateAscent", "MaximizationStep", "Statistic
 
 Statistics = dict[str, Tensor]
 
+#: rows in memory at once where ``batch_size`` is None
+DEFAULT_CHUNK_ROWS = 4096
+
 
 @runtime_checkable
 class ExpectationStep(Protocol):
@@ -202,7 +205,7 @@ class CoordinateAscent(Solver):
     def expect(self, model: Model, rows: Rows) -> Statistics:
         """Sum the expected statistics of all rows."""
         total: Statistics = {}
-        for batch in rows.chunks(self.batch_size or 4096):
+        for batch in rows.chunks(self.batch_size or DEFAULT_CHUNK_ROWS):
             for name, value in model.expected_statistics(*batch).items():
                 total[name] = total[name] + value if name in total else value
         return total

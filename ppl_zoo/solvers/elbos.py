@@ -1,4 +1,4 @@
-"""Evidence lower bounds by name, and one gradient step of any of Pyro's."""
+"""Evidence lower bounds: those of Pyro and three more, by name, and their gradients."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ from torch.nn.utils.stateless import _reparametrize_module
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.tracing.kl import kl_by_dimension
-from ppl_zoo.core.tracing.sites import is_sample
+from ppl_zoo.core.tracing.sites import Program, is_sample
 from ppl_zoo.solvers.guides import Pair
 
 __all__ = [
     "ELBOS",
     "ImportanceELBO",
     "LocalELBO",
-    "detached",
+    "StickingELBO",
+    "differentiable_loss",
     "estimate_and_differentiate",
+    "ignore_nan_warnings",
     "make_elbo",
 ]
 
-
-# ---- Bounds for models whose latents all belong to single rows: IWAE, beta, free bits.
+Distribution = torch.distributions.Distribution
 
 
 class LocalELBO(infer.ELBO):
-    """A lower bound row by row, its draws side by side.
+    """Lower bound for models whose latents are all local: IWAE, beta-VAE, free bits.
 
-    For each row, with K = ``num_particles`` draws of a reparametrised guide, either the ELBO::
+    For each row, with K = ``num_particles`` draws of a reparametrised guide (all rows and draws
+    in one run), either the ELBO::
 
         mean_k log p(x | z_k) - beta KL(q(z | x) || p(z))
 
@@ -66,8 +68,8 @@ class LocalELBO(infer.ELBO):
     free_bits
         KL that each latent dimension has free, nats a row, averaged over the batch.
     augment
-        Called with the first array of each batch, returns what the step sees in its place:
-        ``torch.bernoulli`` makes grey pixels black and white anew in every step (dynamic
+        Data augmentation: called with the first array of each batch, returns what the step fits
+        in its place. ``torch.bernoulli`` binarizes grey pixels anew in every step (dynamic
         binarization).
 
     References
@@ -110,7 +112,7 @@ class LocalELBO(infer.ELBO):
             )
         self.bound, self.gradient, self.beta, self.free_bits = bound, gradient, beta, free_bits
         self.augment = augment
-        self.step = 0  # told by the chain before each interpreted step
+        self.step = 0  # an SVI chain sets it before each interpreted step
 
     @property
     def options(self) -> dict[str, Any]:
@@ -118,29 +120,33 @@ class LocalELBO(infer.ELBO):
         names = ("num_particles", "bound", "gradient", "beta", "free_bits", "augment")
         return {n: getattr(self, n) for n in (*names, "max_plate_nesting")}
 
-    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
+    def _get_trace(
+        self, model: Program, guide: Program, args: tuple, kwargs: dict
+    ) -> tuple[Trace, Trace]:
         """Run guide and model once, all draws side by side."""
         draws = pyro.plate("_particle", self.num_particles, dim=-1 - self.max_plate_nesting)
         guide_trace = poutine.trace(draws(guide)).get_trace(*args, **kwargs)
         replayed = poutine.replay(draws(model), trace=guide_trace)
         return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
 
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return the negative bound, whose gradient is the estimator's."""
         if callable(self.beta) and get_proxy_mode() is not None:
             raise CaptureError("beta changes from step to step, and a graph would keep one value")
         if self.augment is not None:
             args = (self.augment(args[0]), *args[1:])
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        terms = _Terms(model_trace, guide_trace)
+        terms = _RowTerms(model_trace, guide_trace)
         if self.bound == "elbo" and self.gradient == "standard":
             value = terms.reconstruction().mean(0).sum()
             beta = self.beta(self.step) if callable(self.beta) else self.beta
             for kl in terms.kls():
                 each = kl.mean(0)  # (rows, latents)
                 if self.free_bits:
-                    held = each.mean(0).clamp_min(self.free_bits)
-                    value = value - beta * len(each) * held.sum()
+                    clamped = each.mean(0).clamp_min(self.free_bits)
+                    value = value - beta * len(each) * clamped.sum()
                 else:
                     value = value - beta * each.sum()
             return -terms.scale * value
@@ -150,30 +156,36 @@ class LocalELBO(infer.ELBO):
         value = (log_weight.logsumexp(0) - math.log(self.num_particles)).sum()
         if self.gradient == "standard":
             return -terms.scale * value
-        share = log_weight.detach().softmax(0)
-        for node in _latents(guide_trace):
+        weight = log_weight.detach().softmax(0)
+        for node in _latent_nodes(guide_trace):
             if node["value"].requires_grad:
-                node["value"].register_hook(_weigh(share))
-        surrogate = (share * log_weight).sum()
+                node["value"].register_hook(_multiply_gradient(weight))
+        surrogate = (weight * log_weight).sum()
         return -terms.scale * (surrogate - surrogate.detach() + value.detach())
 
 
-def _weigh(share: Tensor) -> Callable[[Tensor], Tensor]:
-    """Multiply the gradients that reach the draws by their share of the weight, once more."""
+def _multiply_gradient(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Make the hook of the doubly reparametrised gradient: weights enter squared."""
 
     def hook(gradient: Tensor) -> Tensor:
-        extra = gradient.ndim - share.ndim
-        return gradient * share.reshape(*share.shape, *(1,) * extra)
+        extra = gradient.ndim - weight.ndim
+        return gradient * weight.reshape(*weight.shape, *(1,) * extra)
 
     return hook
 
 
-class _Terms:
-    """Log densities of one run of many draws, ``(particles, rows)``."""
+class _RowTerms:
+    """Log densities by row of one run with many draws, ``(particles, rows)``.
+
+    Raises
+    ------
+    DataError
+        If a site lies outside the plate over the data, or in two plates of all sites.
+    """
 
     def __init__(self, model: Trace, guide: Trace) -> None:
         self.model, self.guide = model, guide
-        self.latents = [node["name"] for node in _latents(guide)]
+        self.latents = [node["name"] for node in _latent_nodes(guide)]
         sites = [node for node in model.nodes.values() if is_sample(node)]
         frames = [{f for f in n["cond_indep_stack"] if f.vectorized} for n in sites]
         shared = {f for f in set.intersection(*frames) if f.name != "_particle"}
@@ -182,26 +194,29 @@ class _Terms:
                 "LocalELBO: expected every latent and observed site inside the one plate over "
                 f"the data, got common plates {sorted(f.name for f in shared)}"
             )
-        (self.rows,) = shared
+        (self.data_plate,) = shared
         self.scale = float(sites[0]["scale"])
 
-    def by_row(self, node: dict, fn: Any) -> Tensor:
-        """Log density of a site, ``(particles, rows)``."""
+    def by_row(self, node: dict, fn: Distribution) -> Tensor:
+        """Log density of a site under ``fn``, ``(particles, rows)``."""
         log_prob = fn.log_prob(node["value"])
         if node["mask"] is not None:
             log_prob = torch.where(torch.as_tensor(node["mask"]), log_prob, 0.0)
         nesting = max(-f.dim for f in node["cond_indep_stack"] if f.vectorized)
         log_prob = log_prob.reshape((1,) * (nesting - log_prob.ndim) + log_prob.shape)
-        inner = [d for d in range(-nesting + 1, 0) if d != self.rows.dim]
+        inner = [d for d in range(-nesting + 1, 0) if d != self.data_plate.dim]
         return log_prob.sum(inner) if inner else log_prob
 
     def reconstruction(self) -> Tensor:
-        """Sum the observed sites."""
+        """Log density of the observed sites, ``(particles, rows)``."""
         nodes = [n for n in self.model.nodes.values() if is_sample(n) and n["is_observed"]]
         return sum(self.by_row(n, n["fn"]) for n in nodes)
 
     def kls(self) -> list[Tensor]:
-        """KL of each latent site, ``(particles, rows, dimensions)``; estimated if not closed."""
+        """KL of each latent site, ``(particles, rows, dimensions)``.
+
+        In closed form where there is one, else its estimate log q(z) - log p(z).
+        """
         out = []
         for name in self.latents:
             p, q = self.model.nodes[name], self.guide.nodes[name]
@@ -219,12 +234,12 @@ class _Terms:
             raise ValueError("the estimators that leave the score out take one latent site")
         for name in self.latents:
             node = self.guide.nodes[name]
-            fn = detached(node["fn"]) if detach else node["fn"]
+            fn = _detached(node["fn"]) if detach else node["fn"]
             total = total - self.by_row(node, fn)
         return total
 
 
-def detached(fn: Any) -> Any:
+def _detached(fn: Distribution) -> Distribution:
     """Return the same distribution with constant parameters.
 
     Raises
@@ -233,7 +248,7 @@ def detached(fn: Any) -> Any:
         If it cannot be made again from its parameters.
     """
     if isinstance(fn, torch.distributions.Independent):
-        return dist.Independent(detached(fn.base_dist), fn.reinterpreted_batch_ndims)
+        return dist.Independent(_detached(fn.base_dist), fn.reinterpreted_batch_ndims)
     if not isinstance(fn, (dist.Normal, dist.MultivariateNormal, dist.LogNormal, dist.Laplace)):
         raise ValueError(f"{type(fn).__name__}: cannot leave the score of this guide out")
     if isinstance(fn, dist.MultivariateNormal):
@@ -241,11 +256,20 @@ def detached(fn: Any) -> Any:
     return type(fn)(fn.loc.detach(), fn.scale.detach())
 
 
-def _latents(trace: Trace) -> list[dict]:
+def _latent_nodes(trace: Trace) -> list[dict]:
     return [n for n in trace.nodes.values() if is_sample(n) and not n["is_observed"]]
 
 
-class ImportanceELBO(infer.ELBO):
+class _ReparametrisedELBO(infer.ELBO):
+    """Bound of plain traces, a run for each particle, for reparametrised guides."""
+
+    def _get_trace(
+        self, model: Program, guide: Program, args: tuple, kwargs: dict
+    ) -> tuple[Trace, Trace]:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+
+class ImportanceELBO(_ReparametrisedELBO):
     """Renyi bound on log p(x); with ``alpha=0`` the importance-weighted bound.
 
     Burda et al. 2016 (https://arxiv.org/abs/1509.00519), Li & Turner 2016
@@ -258,10 +282,9 @@ class ImportanceELBO(infer.ELBO):
         super().__init__(num_particles=num_particles, **options)
         self.alpha = alpha
 
-    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
-        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return the negative bound, differentiable."""
         weights = torch.stack(
             [
@@ -273,31 +296,30 @@ class ImportanceELBO(infer.ELBO):
         return -((order * weights).logsumexp(0) - math.log(self.num_particles)) / order
 
 
-class StickingELBO(infer.ELBO):
-    """The bound with a gradient whose variance vanishes where the guide is the posterior.
+class StickingELBO(_ReparametrisedELBO):
+    """ELBO with the "sticking the landing" gradient, without noise at the exact posterior.
 
-    "Sticking the landing", Roeder, Wu & Duvenaud 2017 (https://arxiv.org/abs/1703.09194): the
-    draws carry the gradient, the parameters of the guide's density are held. Needs a
-    reparametrised guide.
+    Roeder, Wu & Duvenaud 2017 (https://arxiv.org/abs/1703.09194): the gradient is taken along the
+    draws only, the parameters of the guide's density are constants. Needs a reparametrised guide.
     """
 
-    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict) -> Any:
-        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return the negative bound, differentiable."""
         module = guide if isinstance(guide, nn.Module) else guide.__self__
-        held = {name: p.detach() for name, p in module.named_parameters()}
-        total: Any = 0.0
+        constants = {name: p.detach() for name, p in module.named_parameters()}
+        total: Tensor | float = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            with _reparametrize_module(module, held):
-                again = poutine.trace(poutine.replay(guide, trace=guide_trace))
-                log_q = again.get_trace(*args, **kwargs).log_prob_sum()
+            with _reparametrize_module(module, constants):
+                replayed = poutine.trace(poutine.replay(guide, trace=guide_trace))
+                log_q = replayed.get_trace(*args, **kwargs).log_prob_sum()
             total = total + model_trace.log_prob_sum() - log_q
         return -total / self.num_particles
 
 
-ELBOS: dict[str, Any] = {
+#: bounds by the names of ``zoo.SVI(elbo=...)``
+ELBOS: dict[str, Callable[..., infer.ELBO]] = {
     "stl": StickingELBO,
     "trace": infer.Trace_ELBO,
     "mean-field": infer.TraceMeanField_ELBO,
@@ -308,7 +330,7 @@ ELBOS: dict[str, Any] = {
 }
 
 
-def make_elbo(spec: Any, pair: Pair, num_particles: int) -> Any:
+def make_elbo(spec: str | infer.ELBO, pair: Pair, num_particles: int) -> infer.ELBO:
     """Return the bound that a name stands for; an ELBO object is taken as it is."""
     if not isinstance(spec, str):
         return spec
@@ -319,13 +341,17 @@ def make_elbo(spec: Any, pair: Pair, num_particles: int) -> Any:
 
 @contextlib.contextmanager
 def ignore_nan_warnings() -> Iterator[None]:
-    """Keep Pyro's warning back where the caller deals with NaN, and says more about it."""
+    """Suppress Pyro's warning of NaN where the caller tests for it and says more."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered (NaN|\\+inf|-inf)")
         yield
 
 
-def differentiable_loss(elbo: Any, pair: Pair, data: tuple[Tensor, ...]) -> Tensor:
+# Some of Pyro's ELBOs have a method ``differentiable_loss`` and some do not; no common base class
+# says which, so the two functions below ask the object.
+
+
+def differentiable_loss(elbo: infer.ELBO, pair: Pair, data: tuple[Tensor, ...]) -> Tensor:
     """Return the negative bound, whose gradient is the estimator's.
 
     Raises
@@ -342,21 +368,21 @@ def differentiable_loss(elbo: Any, pair: Pair, data: tuple[Tensor, ...]) -> Tens
 
 
 def estimate_and_differentiate(
-    elbo: Any,
+    elbo: infer.ELBO,
     pair: Pair,
     data: tuple[Tensor, ...],
     parameters: list[Tensor],
-    precision: Any = None,
+    precision: torch.autocast | None = None,
 ) -> float:
     """Estimate the negative bound and leave its gradients in the parameters.
 
     Gradients are not computed where the estimate is not finite. ``precision`` is the context in
-    which the programs run: an autocast, or None.
+    which the programs run; None for that of their parameters.
     """
-    precision = precision or contextlib.nullcontext()
+    context = precision or contextlib.nullcontext()
     with ignore_nan_warnings():
         if not hasattr(elbo, "differentiable_loss"):
-            with precision:
+            with context:
                 value = elbo.loss_and_grads(pair.model, pair.guide, *data)
             if all(p.grad is None for p in parameters):
                 raise ConvergenceError(
@@ -364,7 +390,7 @@ def estimate_and_differentiate(
                     "for a Renyi bound use elbo='importance'"
                 )
             return float(value)
-        with precision:
+        with context:
             loss = elbo.differentiable_loss(pair.model, pair.guide, *data)
         value = loss.item()
         if math.isfinite(value):

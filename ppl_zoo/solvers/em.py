@@ -1,4 +1,4 @@
-"""Expectation maximisation, for models that offer statistics and their maximiser."""
+"""Expectation maximisation, for models with an E-step and an M-step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EM(CoordinateAscent):
     restarts
         Number of starts; each is a chain, the best one becomes the model's parameters.
     batch_size
-        Rows in memory at once. It changes the use of memory, never the result.
+        Rows in memory at once. It changes memory use only, not the result.
     initialize
         False to start from the parameters that the model has.
     """

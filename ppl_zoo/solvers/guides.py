@@ -1,11 +1,11 @@
-"""Guides: the family that q is taken from."""
+"""Guides: Pyro's autoguides by name, a normalising flow, and model and guide as a pair."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,17 @@ from ppl_zoo.core.functions import FunctionModel, FunctionProgram
 from ppl_zoo.core.model import Model, no_latents
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import Site, describe, trace_program, with_summed_out
+from ppl_zoo.core.tracing.sites import Program
 
-__all__ = ["GUIDES", "AutoFlow", "Pair", "make_pair"]
-
-
-# ---- A guide that bends: a normalising flow over all continuous latents at once.
+__all__ = ["GUIDES", "AutoFlow", "Pair", "copy_guide", "make_pair"]
 
 
 class AutoFlow(autoguide.AutoContinuous):
-    """A flow of coupling layers, scaled and shifted, over the unconstrained latents.
+    """Normalising-flow autoguide: coupling layers over all continuous latents at once.
 
-    It has no shape of its own: curved and skewed posteriors are within its reach, for more steps
-    than a normal takes. Needs two latents or more, and zuko (the extra ``flows``).
+    The flow is scaled and shifted, over the unconstrained latents. It approximates curved and
+    skewed posteriors, which takes more steps than a normal does. Needs two latents or more, and
+    zuko (the extra ``flows``).
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ class AutoFlow(autoguide.AutoContinuous):
     init_loc_fn
         As for every autoguide of Pyro.
     num_transforms, hidden
-        Coupling layers, and the widths of their nets.
+        Number of coupling layers, and hidden widths of their nets.
 
     References
     ----------
@@ -51,10 +50,10 @@ class AutoFlow(autoguide.AutoContinuous):
 
     def __init__(
         self,
-        model: Any,
-        init_loc_fn: Any = autoguide.init_to_feasible,
+        model: Program,
+        init_loc_fn: Callable[..., Any] = autoguide.init_to_feasible,
         num_transforms: int = 4,
-        hidden: tuple = (32, 32),
+        hidden: Sequence[int] = (32, 32),
     ) -> None:
         super().__init__(model, init_loc_fn=init_loc_fn)
         self._options = {"num_transforms": num_transforms, "hidden": hidden}
@@ -63,7 +62,7 @@ class AutoFlow(autoguide.AutoContinuous):
         super()._setup_prototype(*args, **kwargs)
         self.loc = nn.Parameter(self._init_loc())
         self.log_scale = nn.Parameter(torch.full_like(self.loc, -2.0))
-        # two passes: as fast to draw from as to score
+        # coupling layers: as fast to sample from as to evaluate
         self.flow = make_flow(self.latent_dim, passes=2, **self._options).to(self.loc)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
@@ -74,7 +73,7 @@ class AutoFlow(autoguide.AutoContinuous):
         raise NotImplementedError("a flow has no median in closed form; take draws")
 
 
-#: guides by name; any other autoguide class of Pyro can be given itself
+#: autoguides by name; any other autoguide class of Pyro can be given itself
 GUIDES: dict[str, type[autoguide.AutoGuide]] = {
     "normal": autoguide.AutoNormal,
     "multivariate-normal": autoguide.AutoMultivariateNormal,
@@ -86,19 +85,29 @@ GUIDES: dict[str, type[autoguide.AutoGuide]] = {
 
 @dataclass
 class Pair:
-    """A model and its guide as Pyro programs, ready for an ELBO."""
+    """A model and its guide as Pyro programs, ready for an ELBO.
 
-    model: Callable[..., Any]
-    guide: Any
+    Attributes
+    ----------
+    model, guide
+        The programs, discrete latents marked for enumeration.
+    sites
+        Sites of the model by name.
+    summed_out
+        Names of the discrete latents that are summed out.
+    nesting
+        Batch dimensions that plates take (Pyro's ``max_plate_nesting``).
+    score_function
+        Whether a latent of the guide is not reparametrised, so that its gradient needs the
+        score-function estimator.
+    """
+
+    model: Program
+    guide: Program
     sites: dict[str, Site]
     summed_out: tuple[str, ...]
     nesting: int
     score_function: bool
-
-
-def _is_autoguide_maker(spec: Any) -> bool:
-    target = spec.func if isinstance(spec, functools.partial) else spec
-    return inspect.isclass(target) and issubclass(target, autoguide.AutoGuide)
 
 
 def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain: int = 0) -> Pair:
@@ -117,62 +126,40 @@ def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain
     batch_size
         Rows in a minibatch, None for all.
     chain
-        The first chain's autoguide starts in the middle (0 on the unconstrained scale), others
-        at random within 2 of it.
+        Autoguides of the first chain start at 0 on the unconstrained scale
+        (``init_to_feasible``), of others uniformly within 2 of it (``init_to_uniform``).
 
     Raises
     ------
     DataError
         If an autoguide would need parameters for rows that a minibatch does not show.
     """
-    small = batch_size is not None and batch_size < len(rows)
-    setup = rows.head(batch_size) if small else rows.all()
-    trace = trace_program(model, setup)
-    sites = describe(trace)
-    latent = [s for s in sites.values() if s.kind == "latent"]
-    discrete = tuple(s.name for s in latent if s.discrete)
-    continuous = [s for s in latent if not s.discrete]
-    own = spec is None and model.guide is not None
-
-    if own:
-        guide = model.guide
-    elif not continuous and (spec is None or isinstance(spec, str) or _is_autoguide_maker(spec)):
-        guide = no_latents
-    else:
-        spec = _by_name("normal" if spec is None else spec, chain)
-        if _is_autoguide_maker(spec):
-            local = [s.name for s in continuous if s.is_local(model.data_plate)]
-            if small and local:
-                raise DataError(
-                    f"{type(model).__name__}: got batch_size={batch_size} with the latents "
-                    f"{local} of single rows, expected an amortised guide for them "
-                    "(write a method guide), or batch_size=None"
-                )
-            guide = spec(poutine.block(model, hide=list(discrete)))
-        else:
-            guide = spec if isinstance(spec, nn.Module) else FunctionProgram(spec)
-    if small and isinstance(model, FunctionModel):
+    minibatch = batch_size is not None and batch_size < len(rows)
+    data = rows.head(batch_size) if minibatch else rows.all()
+    sites = describe(trace_program(model, data))
+    discrete = tuple(s.name for s in sites.values() if s.kind == "latent" and s.discrete)
+    guide = _make_guide(model, spec, sites, batch_size if minibatch else None, chain)
+    if minibatch and isinstance(model, FunctionModel):
         raise DataError(
             f"got batch_size={batch_size} for a plain function, expected a zoo.Model whose plate "
             "over the data is self.observations(name, x), which scales a minibatch"
         )
     if isinstance(guide, nn.Module):
         with torch.no_grad(), poutine.block():
-            guide(*setup)  # autoguides make their parameters at their first run
+            guide(*data)  # autoguides make their parameters at their first run
         guide.to(rows.device)
-    drawn = {s.name: s for s in describe(trace_program(guide, setup)).values()}
+    drawn = describe(trace_program(guide, data))
     summed_out = discrete
-    if not own and spec is not None and not _is_autoguide_maker(spec):
+    if spec is not None and not isinstance(spec, str) and not _is_autoguide_maker(spec):
+        # a guide program may draw discrete latents itself
         summed_out = tuple(name for name in discrete if name not in drawn)
-    program = with_summed_out(model, summed_out)
     hidden = [name for name in summed_out if name in drawn]
-    shown = poutine.block(guide, hide=hidden) if hidden else guide
     if hidden and isinstance(guide, nn.Module):
         raise DataError(f"the guide draws {hidden}, which the solver sums out; leave them out")
     plates = [-dim for s in sites.values() for _, dim, _ in s.plates]
     return Pair(
-        model=program,
-        guide=shown if hidden else guide,
+        model=with_summed_out(model, summed_out),
+        guide=poutine.block(guide, hide=hidden) if hidden else guide,
         sites=sites,
         summed_out=summed_out,
         nesting=max(plates, default=0),
@@ -183,17 +170,51 @@ def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain
     )
 
 
-def _by_name(spec: Any, chain: int) -> Any:
-    if not isinstance(spec, str):
-        return spec
-    if spec not in GUIDES:
-        raise ValueError(f"guide: got {spec!r}, expected one of {sorted(GUIDES)} or a program")
+def _make_guide(
+    model: Model, spec: Any, sites: dict[str, Site], batch_size: int | None, chain: int
+) -> Program:
+    """Make the guide program that a spec stands for; ``batch_size`` is None for all rows."""
+    if spec is None and model.guide is not None:
+        return model.guide
+    latent = [s for s in sites.values() if s.kind == "latent"]
+    continuous = [s for s in latent if not s.discrete]
+    if not continuous and (spec is None or isinstance(spec, str) or _is_autoguide_maker(spec)):
+        return no_latents
+    if spec is None or isinstance(spec, str):
+        spec = _autoguide_by_name("normal" if spec is None else spec, chain)
+    if not _is_autoguide_maker(spec):
+        return spec if isinstance(spec, nn.Module) else FunctionProgram(spec)
+    local = [s.name for s in continuous if s.is_local(model.data_plate)]
+    if batch_size is not None and local:
+        raise DataError(
+            f"{type(model).__name__}: got batch_size={batch_size} with the latents "
+            f"{local} of single rows, expected an amortised guide for them "
+            "(write a method guide), or batch_size=None"
+        )
+    return spec(poutine.block(model, hide=[s.name for s in latent if s.discrete]))
+
+
+def _autoguide_by_name(name: str, chain: int) -> Callable[..., autoguide.AutoGuide]:
+    if name not in GUIDES:
+        raise ValueError(f"guide: got {name!r}, expected one of {sorted(GUIDES)} or a program")
     start = autoguide.init_to_feasible if chain == 0 else autoguide.init_to_uniform
-    return functools.partial(GUIDES[spec], init_loc_fn=start)
+    return functools.partial(GUIDES[name], init_loc_fn=start)
+
+
+def _is_autoguide_maker(spec: Any) -> bool:
+    """Whether this is an autoguide class, perhaps with options."""
+    target = spec.func if isinstance(spec, functools.partial) else spec
+    return inspect.isclass(target) and issubclass(target, autoguide.AutoGuide)
 
 
 def copy_guide(guide: Any) -> Any:
-    """Copy a guide program for another chain."""
+    """Copy a guide program for another chain.
+
+    Raises
+    ------
+    ValueError
+        If it is an autoguide, which belongs to one model.
+    """
     if isinstance(guide, autoguide.AutoGuide):
         raise ValueError(
             "restarts: got one autoguide object for several chains, expected its class "

@@ -15,16 +15,16 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, read_parameters
+from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import trace_program
-from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
+from ppl_zoo.solvers.loop import Chain, pad_history, repeat_parameters, run_chains
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["SGLD"]
 
-#: keeps the preconditioner finite where a gradient is 0
-FLOOR = 1e-5
+#: added to the root mean square gradient that steps are divided by
+PRECONDITIONER_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class SGLD(Solver):
     """Stochastic gradient Langevin dynamics, for models of very many latents.
 
     Each step moves by half a step size along the gradient of the log joint density and adds
-    normal noise of the step size's variance. Without a Metropolis test the draws are of the
-    posterior up to an error that grows with the step size; ``zoo.NUTS`` is exact where it can be
-    afforded. Finite discrete latents are summed out.
+    normal noise of the step size's variance. Without a Metropolis correction the draws have a
+    bias that grows with the step size; ``zoo.NUTS`` has none, where it can be afforded. Finite
+    discrete latents are summed out.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ class SGLD(Solver):
     burn_in
         Steps before draws are kept.
     step_size
-        Variance of a step's noise, in units of the preconditioner.
+        Step size: the variance of a step's noise, in units of the preconditioner.
     decay
-        Step t has ``step_size * (1 + t / burn_in) ** -decay``; 0 for steps of one size.
+        Step t has ``step_size * (1 + t / burn_in) ** -decay``; 0 for a constant step size.
     memory
-        Decay of the mean square gradient whose root the steps are divided by (pSGLD); None for
-        steps of one size in all directions.
+        Decay of the moving mean square gradient whose root preconditions the steps (pSGLD); None
+        for no preconditioner.
     num_draws
         Draws of each chain that are kept, evenly spaced.
     batch_size
@@ -100,10 +100,12 @@ class SGLD(Solver):
         chains = []
         for index in range(self.num_chains):
             set_seed(chain_seed(seed, index), rows.device)
+            start = self._start(problem, rows, index)
             chains.append(
-                SGLDChain(index, model, problem=problem, options=self, rows=rows, seed=seed)
+                SGLDChain(
+                    index, model, problem=problem, options=self, rows=rows, seed=seed, z=start
+                )
             )
-            chains[-1].z = self._start(problem, rows, index)
 
         def advance(active: Sequence[SGLDChain]) -> int:
             for chain in active:
@@ -125,12 +127,13 @@ class SGLD(Solver):
 
     @torch.no_grad()
     def _start(self, problem: Unconstrained, rows: Rows, chain: int) -> Tensor:
+        """Choose the first point of a chain, ``(size,)``."""
         model = problem.model
         if self.init is not None:
             drawn = self.init.posterior(self.num_chains)
             values = {k: v.flatten(0, 1)[chain].to(model.device) for k, v in drawn.items()}
         elif model.guide is not None:
-            if chain == 0:  # what belongs to the model and not to a chain may change with it
+            if chain == 0:  # all chains share one model: it is initialised once
                 model.initialize(rows)
             nodes = trace_program(model.guide, problem.data).nodes
             values = {k: nodes[k]["value"] for k in problem.places}
@@ -139,20 +142,40 @@ class SGLD(Solver):
         return problem.unconstrain(values).to(model.dtype).clone()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SGLDChain(Chain):
-    """One chain: its position, preconditioner and kept draws."""
+    """Chain of SGLD.
 
-    problem: Unconstrained | None = None
-    options: SGLD | None = None
-    rows: Rows | None = None
-    seed: int = 0
-    z: Tensor | None = None
-    square: Tensor | None = None
+    Attributes
+    ----------
+    problem, rows
+        The density, and the data that minibatches are drawn from.
+    options, seed
+        Of the fit.
+    z
+        Position on the unconstrained scale, ``(size,)``.
+    mean_square
+        Moving mean of the squared gradient, ``(size,)``; None before the first step.
+    draws
+        Draws that are kept, by site.
+    """
+
+    problem: Unconstrained
+    options: SGLD
+    rows: Rows
+    seed: int
+    z: Tensor
+    mean_square: Tensor | None = None
     draws: list[dict[str, Tensor]] = field(default_factory=list)
 
     def step(self) -> None:
-        """Take a step; keep it if it is the turn of one."""
+        """Take a step, and keep it as a draw if one is due.
+
+        Raises
+        ------
+        ConvergenceError
+            If the log density is not finite.
+        """
         options, problem, step = self.options, self.problem, len(self.objective)
         data = problem.data
         set_seed(chain_seed(self.seed, self.index, step), data[0].device)
@@ -177,29 +200,30 @@ class SGLDChain(Chain):
             if options.memory is None:
                 self.z.sub_(gradient, alpha=0.5 * size).add_(noise, alpha=size**0.5)
             else:
-                self._precondition(gradient, step)
-                scale = size / (self.square.sqrt() + FLOOR)
+                self._update_preconditioner(gradient)
+                scale = size / (self.mean_square.sqrt() + PRECONDITIONER_FLOOR)
                 self.z.addcmul_(scale, gradient, value=-0.5).addcmul_(scale.sqrt_(), noise)
-        self._keep(step + 1 - options.burn_in)
+        self._keep_if_due(step + 1 - options.burn_in)
         if step + 1 == options.burn_in + options.steps:
             self.stopped = "max_steps"
 
-    def _precondition(self, gradient: Tensor, step: int) -> None:
-        if self.square is None:
-            self.square = gradient.square()
-        self.square.lerp_(gradient.square(), 1.0 - self.options.memory)
+    def _update_preconditioner(self, gradient: Tensor) -> None:
+        if self.mean_square is None:
+            self.mean_square = gradient.square()
+        self.mean_square.lerp_(gradient.square(), 1.0 - self.options.memory)
 
     @torch.no_grad()
-    def _keep(self, done: int) -> None:
-        """Keep a draw whenever one more is due."""
+    def _keep_if_due(self, steps_done: int) -> None:
+        """Keep a draw where one is due, by the steps since the burn-in."""
         options = self.options
-        if done > 0 and done * options.num_draws // options.steps > len(self.draws):
+        due = steps_done * options.num_draws // options.steps
+        if steps_done > 0 and due > len(self.draws):
             found = self.problem.values(self.z, *self.problem.data)
             self.draws.append({k: v.clone() for k, v in found.items()})
 
 
 def _solution(problem: Unconstrained, chains: Sequence[SGLDChain]) -> Solution:
-    """Make the plain record."""
+    """Solution of the chains as they stand."""
     count = min(len(c.draws) for c in chains)
     draws = {
         name: torch.stack([torch.stack([d[name] for d in c.draws[:count]]) for c in chains])
@@ -208,10 +232,9 @@ def _solution(problem: Unconstrained, chains: Sequence[SGLDChain]) -> Solution:
         for name, shape in problem.shapes.items()
     }
     objective = pad_history(chains)
-    parameters = read_parameters(problem.model, None)
     tail = objective[:, -max(1, objective.shape[1] // 4) :]
     return Solution(
-        parameters={k: v.expand(len(chains), *v.shape) for k, v in parameters.items()},
+        parameters=repeat_parameters(problem.model, len(chains)),
         history={"objective": objective},
         objective=np.nanmean(tail, 1) if objective.size else np.full(len(chains), np.nan),
         stopped=tuple(c.stopped or "interrupted" for c in chains),

@@ -1,22 +1,105 @@
-"""When to stop a fit that first finds the signal and then the noise, without the truth."""
+"""Stopping rules: when a fit has fitted the signal and begins to fit the noise."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-__all__ = ["RULES", "Discrepancy", "HeldOut", "Rule", "WindowedVariance"]
+from ppl_zoo.core.tracing.sites import Program
 
-#: numbers of an output that the windowed variance looks at; more add nothing
-WATCHED = 2**16
+__all__ = [
+    "RULES",
+    "Discrepancy",
+    "HeldOut",
+    "NetPrior",
+    "Rule",
+    "View",
+    "WindowedVariance",
+]
+
+#: names of the rules
+RULES = ("variance", "held-out", "discrepancy", "none")
+#: values of an output that the windowed variance is of; more do not change it
+MAX_WINDOW_VALUES = 2**16
+
+
+@runtime_checkable
+class NetPrior(Protocol):
+    """What early stopping needs of a model: a net's image, and a likelihood given an image.
+
+    Besides, its guide is a point, its program has a deterministic site "image", and its submodule
+    ``net`` is what ``training_on`` takes a compiled copy of. ``zoo.DeepImagePrior`` is one.
+    """
+
+    @property
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the weights that make up the one vector of parameters."""
+
+    @property
+    def suited_optimizer(self) -> str:
+        """Optimizer that fits the image well before the noise: "muon" or "adam"."""
+
+    def training_on(
+        self, observed: Tensor | None = None, net: Callable[..., Tensor] | None = None
+    ) -> Program:
+        """Make the program of a training step, perhaps with some data held out."""
+
+    def likelihood(
+        self, image: Tensor, noise: Tensor, observed: Tensor | None = None
+    ) -> torch.distributions.Distribution:
+        """Distribution of the data given images, of those values that are observed."""
+
+    def num_seen(self, y: Tensor, observed: Tensor | None = None) -> int:
+        """Count the values of y in the likelihood."""
+
+
+@dataclass
+class View:
+    """What a stopping rule may see of data and model.
+
+    Attributes
+    ----------
+    model
+        The model.
+    data
+        Images ``y`` and sd of the noise, as for its likelihood.
+    observed
+        True where a value of y is fitted, False where it is held out; None where all are fitted.
+    """
+
+    model: NetPrior
+    data: tuple[Tensor, ...]
+    observed: Tensor | None
+
+    @torch.no_grad()
+    def excess(self, output: Tensor) -> float:
+        """Excess deviance per fitted value of the data over data drawn given this output.
+
+        For normal noise: mean square of the residuals over the noise's variance, less 1.
+        """
+        y, noise = self.data
+        likelihood = self.model.likelihood(output, noise, self.observed)
+        loss = likelihood.log_prob(likelihood.sample()) - likelihood.log_prob(y)
+        return 2.0 * float(loss.sum()) / self.model.num_seen(y, self.observed)
+
+    @torch.no_grad()
+    def held_out_loss(self, output: Tensor) -> float:
+        """Minus the mean log density of the data held out, in nats."""
+        y, noise = self.data
+        held_out = ~self.observed
+        likelihood = self.model.likelihood(output, noise, held_out)
+        return -float(likelihood.log_prob(y).sum()) / max(1, self.model.num_seen(y, held_out))
 
 
 class Rule:
-    """Goes on until its score has not been lower for ``patience`` steps: keep the lowest.
+    """Stopping rule: keep the lowest score, and stop ``patience`` steps after it.
 
-    This one has no score: the last output is kept and the fit ends with its steps.
+    This base class has no score: the last output is kept and the fit ends with its steps.
 
     Parameters
     ----------
@@ -26,24 +109,22 @@ class Rule:
         Steps between two scores.
     """
 
-    #: share of the data that the fit must not see
+    #: share of the data that is held out
     held_out = 0.0
 
     def __init__(self, patience: int, every: int = 1) -> None:
         self.patience, self.every = patience, every
         self.best, self.best_step = math.inf, -1
 
-    def score(self, output: Tensor, average: Tensor, view: Any) -> float:
+    def score(self, output: Tensor, average: Tensor, view: View) -> float:
         """Score the outputs so far, NaN if there are too few.
 
         Parameters
         ----------
         output, average
-            What the model says now, and the moving average of that.
+            The model's output at this step, and its moving average.
         view
-            ``view.excess(average)``: how much less probable the data are than data drawn with
-            this output would be, in units of a standard normal's square; and
-            ``view.held_out_loss(average)``: minus the mean log density of the data held out.
+            Data and model: ``view.excess(average)`` and ``view.held_out_loss(average)``.
         """
         return math.nan
 
@@ -64,10 +145,10 @@ class Rule:
 class WindowedVariance(Rule):
     """Variance of the last outputs around their mean; it is lowest when the signal is fitted.
 
-    While the signal is being fitted outputs change fast, while noise is being fitted they change
-    again. The rule is that of the paper: the lowest variance so far is kept, until none has been
-    lower for ``patience`` steps. With the small net it is no safe choice: on photographs the
-    outputs are stillest long before the best point as often as near it.
+    Outputs change fast while the signal is being fitted, and again while noise is being fitted.
+    The rule is that of the paper: the output of lowest variance is kept, until none has been
+    lower for ``patience`` steps. With the small net it is unreliable: on photographs the variance
+    is lowest long before the best point as often as near it.
 
     References
     ----------
@@ -78,65 +159,64 @@ class WindowedVariance(Rule):
     def __init__(self, patience: int, window: int = 100) -> None:
         super().__init__(patience)
         self.window = window
-        self.kept: Tensor | None = None
         self.count = 0
+        #: the last outputs, as a ring buffer; their sum and sum of squares, in float64
+        self.outputs: Tensor | None = None
+        self.total: Tensor | None = None
+        self.squares: Tensor | None = None
 
-    def score(self, output: Tensor, average: Tensor, view: Any) -> float:
-        """Return the mean variance of a number over the window."""
+    def score(self, output: Tensor, average: Tensor, view: View) -> float:
+        """Return the variance over the window, averaged over the values of an output."""
         flat = output.flatten()
-        flat = flat[:: max(1, len(flat) // WATCHED)]
-        if self.kept is None:
-            self.kept = flat.new_zeros(self.window, len(flat))
+        flat = flat[:: max(1, len(flat) // MAX_WINDOW_VALUES)]
+        if self.outputs is None:
+            self.outputs = flat.new_zeros(self.window, len(flat))
             self.total, self.squares = (flat.new_zeros(len(flat)).double() for _ in range(2))
         place = self.count % self.window
-        gone = self.kept[place].double()
-        new = flat.double()
-        self.total += new - gone
-        self.squares += new.square() - gone.square()
-        self.kept[place] = flat
+        old, new = self.outputs[place].double(), flat.double()
+        self.total += new - old
+        self.squares += new.square() - old.square()
+        self.outputs[place] = flat
         self.count += 1
         if self.count < self.window:
             return math.nan
-        spread = self.squares / self.window - (self.total / self.window).square()
-        return float(spread.mean())
+        variance = self.squares / self.window - (self.total / self.window).square()
+        return float(variance.mean())
 
 
 class HeldOut(Rule):
-    """Minus the log density of some of the data, which the fit does not see.
+    """Held-out validation: minus the log density of data that are not fitted.
 
-    An unbiased measure of the error of what the model says of them: the noise that is fitted is
-    that of the other data.
+    An unbiased estimate of the error: the noise that is fitted is that of the other data.
     """
 
     def __init__(self, patience: int, held_out: float, every: int = 10) -> None:
         super().__init__(patience, every)
         self.held_out = held_out
 
-    def score(self, output: Tensor, average: Tensor, view: Any) -> float:
+    def score(self, output: Tensor, average: Tensor, view: View) -> float:
         """Return the mean loss of the average on the data held out."""
         return view.held_out_loss(average)
 
 
 class Discrepancy(Rule):
-    """Stops when the data are as probable as data that the model draws with its own output.
+    """Discrepancy principle: stop when the data are as probable as draws given the output.
 
-    For normal noise: when the mean square of the residuals has come down to the variance of the
+    For normal noise: when the mean square of the residuals has fallen to the variance of the
     noise (Morozov 1966, On the solution of functional equations by the method of
     regularization), less a ``margin`` since a good output has fitted a little of the noise. Where
-    the steps end before that, the output nearest to it is kept: a fit may have just jumped away.
+    the steps end before that, the output nearest to it is kept, and not the last: a fit may have
+    just jumped away.
     """
 
     def __init__(self, patience: int, margin: float, every: int = 10) -> None:
         super().__init__(patience, every)
         self.margin = margin
 
-    def score(self, output: Tensor, average: Tensor, view: Any) -> float:
+    def score(self, output: Tensor, average: Tensor, view: View) -> float:
         """Return the excess over the margin."""
         return view.excess(average) + self.margin
 
     def stops(self, step: int) -> bool:
         """Whether the noise level was reached."""
         return self.best <= 0.0
-
-
-RULES = ("variance", "held-out", "discrepancy", "none")

@@ -1,10 +1,14 @@
-"""Climb the likelihood of a net, average what it says, and stop before it says the noise too."""
+"""Early-stopped optimisation of a deep image prior.
+
+The likelihood of a net's image is maximised, the image averaged over steps and chains, and the
+optimisation stopped before it fits the noise as well.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,28 +30,35 @@ from ppl_zoo.solvers.early_stopping.rules import (
     RULES,
     Discrepancy,
     HeldOut,
+    NetPrior,
     Rule,
+    View,
     WindowedVariance,
 )
 from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
 
-__all__ = ["EarlyStopping", "EarlyStoppingChain", "View"]
+__all__ = ["EarlyStopping", "EarlyStoppingChain"]
 
 #: learning rate and decay of the average that go with an optimizer
 OPTIMIZERS = {"muon": (0.05, 0.98), "adam": (0.01, 0.99)}
-#: share of the noise that the best average of three runs has fitted, times the root of the number
-#: of values: .11 of 64 x 64 grey pixels, .06 of as many in colour, .03 of 128 x 128 in colour.
-#: From crops of photographs of BSDS300's training set
-FITTED = 7.0
+#: share of the noise's variance that the best average of three chains has fitted, times the root
+#: of the number of values: .11 of 64 x 64 grey pixels, .06 of as many in colour, .03 of 128 x 128
+#: in colour. From crops of photographs of BSDS300's training set
+MARGIN_SCALE = 7.0
+#: steps between two tests whether the fit has jumped away
+STEPS_BETWEEN_CHECKPOINTS = 50
+#: a block just below glibc's largest threshold of what it keeps for itself
+MALLOC_BLOCK_BYTES = 31 * 2**20
 
 
 @dataclass(frozen=True)
 class EarlyStopping(Solver):
-    """Gradient ascent on a net's image, averaged over steps and runs and stopped early.
+    """Early-stopped gradient ascent on a net, its image averaged over steps and runs.
 
-    For :class:`ppl_zoo.DeepImagePrior`, and models with its ``image``, ``likelihood`` and
-    ``training_on``. The answer is the moving average of the image at the step that the rule
-    keeps: ``fit.solution.state_tensors["image"]``; the net's parameters are those of that step.
+    For :class:`ppl_zoo.DeepImagePrior`, and models with the methods of
+    :class:`ppl_zoo.solvers.early_stopping.rules.NetPrior`. The estimate is the moving average of
+    the image at the step that the rule keeps: ``fit.solution.state_tensors["image"]``; the net's
+    parameters are those of that step.
 
     Parameters
     ----------
@@ -55,13 +66,13 @@ class EarlyStopping(Solver):
         Most steps of a run.
     rule
         Which step to keep, by data and outputs alone. "variance": the lowest variance of the
-        last outputs around their mean (ES-WMV). "held-out": the lowest loss on data that the fit
-        does not see. "discrepancy": where the residuals have come down to the noise,
-        or nearest to it. "none": the last.
+        last outputs around their mean (ES-WMV). "held-out": the lowest loss on data that are held
+        out. "discrepancy": where the residuals' variance has fallen to the noise's, or nearest to
+        it. "none": the last.
     optimizer
-        "muon" (:class:`ppl_zoo.solvers.early_stopping.muon.MuonVector`), which takes a narrow
-        net there in a third of the steps; "adam", the paper's; or "auto": Muon for narrow nets
-        such as "fast", Adam for wide ones such as "paper", which Muon takes to the noise as fast.
+        "muon" (:class:`ppl_zoo.solvers.early_stopping.muon.MuonVector`), which needs a third of
+        the steps with a narrow net; "adam", the paper's; or "auto": Muon for narrow nets such as
+        "fast", Adam for wide ones such as "paper", which Muon lets fit the noise as fast.
     learning_rate
         None for .05 with Muon, .01 with Adam.
     average
@@ -71,10 +82,10 @@ class EarlyStopping(Solver):
         the data held out, and how much of the noise's variance is fitted where "discrepancy"
         stops; None for 7 over the root of the number of values (.06 of 64 x 64 pixels in colour).
     runs
-        Runs from different noise; their images are averaged. Each is a chain.
+        Number of chains, from different noise; their images are averaged.
     fall
-        A fit jumps away now and then; one that has lost so many dB goes back to where it was
-        some steps before.
+        A fit diverges now and then; where the residuals have grown by so many dB it goes back to
+        its last checkpoint, some steps before.
     compile
         Whether to compile the net's forward and backward passes by Inductor. That takes minutes
         on a CPU, and pays where steps are many and long.
@@ -115,8 +126,8 @@ class EarlyStopping(Solver):
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise DataError(f"learning_rate: got {self.learning_rate}, expected more than 0")
 
-    def settle(self, model: Model) -> EarlyStopping:
-        """Return these options with what they leave open decided for a model."""
+    def resolve(self, model: NetPrior) -> EarlyStopping:
+        """Return these options with the defaults that depend on the model filled in."""
         optimizer = model.suited_optimizer if self.optimizer == "auto" else self.optimizer
         rate, average = OPTIMIZERS[optimizer]
         return replace(
@@ -130,27 +141,27 @@ class EarlyStopping(Solver):
         """Return the options that a saved fit keeps."""
         return replace(self, truth=None)
 
-    def make_optimizer(self, model: Model, parameters: list[Tensor]) -> torch.optim.Optimizer:
-        """Make the optimizer of one run, of options that are settled."""
+    def make_optimizer(self, model: NetPrior, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """Make the optimizer of one chain; of options that are resolved."""
         if self.optimizer == "muon":
             return MuonVector(parameters, model.weight_shapes, self.learning_rate)
         fused = {p.device.type for p in parameters} <= {"cpu", "cuda"}
         return torch.optim.Adam(parameters, lr=self.learning_rate, fused=fused)
 
     def make_rule(self, num_seen: int) -> Rule:
-        """Make a stopping rule, which has looked at nothing yet, for so many values of data."""
+        """Make the stopping rule of one chain, for so many values of data."""
         if self.rule == "variance":
             return WindowedVariance(self.patience, self.window)
         if self.rule == "held-out":
             return HeldOut(self.patience, self.held_out)
         if self.rule == "discrepancy":
-            margin = FITTED / num_seen**0.5 if self.margin is None else self.margin
+            margin = MARGIN_SCALE / num_seen**0.5 if self.margin is None else self.margin
             return Discrepancy(self.patience, margin)
         return Rule(self.patience)
 
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
-        if not hasattr(model, "training_on"):
+        if not isinstance(model, NetPrior):
             raise DataError(
                 f"EarlyStopping: got a {type(model).__name__}, expected a zoo.DeepImagePrior"
             )
@@ -159,81 +170,131 @@ class EarlyStopping(Solver):
             raise DataError("resume: EarlyStopping cannot go on; run it again with more steps")
         data = rows.all()
         truth = None if self.truth is None else torch.as_tensor(self.truth).to(data[0])
-        runs = [
+        chains = [
             EarlyStoppingChain(i, model if i == 0 else model.fresh(), options=self, truth=truth)
             for i in range(self.runs)
         ]
-        for run in runs:
-            run.begin(rows, seed)
+        for chain in chains:
+            chain.begin(rows, seed)
 
         def advance(active: Sequence[EarlyStoppingChain]) -> int:
-            for run in active:
-                run.step(data, chain_seed(seed, run.index, run.count))
+            for chain in active:
+                chain.step(data, chain_seed(seed, chain.index, chain.count))
             return 1
 
         def shown() -> str:
-            return f", {np.mean([r.psnr[-1] for r in runs]):.2f} dB" if truth is not None else ""
+            return f", {np.mean([c.psnr[-1] for c in chains]):.2f} dB" if truth is not None else ""
 
         run_chains(
-            runs,
+            chains,
             advance,
-            lambda: _solution(runs),
+            lambda: _solution(chains),
             max_steps=self.steps,
             label=f"EarlyStopping {type(model).__name__}",
             context=context,
             shown=shown,
         )
-        return _solution(runs)
+        return _solution(chains)
 
 
-def _solution(runs: Sequence[EarlyStoppingChain]) -> Solution:
-    """Make the plain record; the runs are chains."""
+def _solution(chains: Sequence[EarlyStoppingChain]) -> Solution:
+    """Solution of the chains as they stand."""
     final = []
-    for run in runs:
-        last = run.rule.best_step < 0 or run.options.rule == "none"
-        if last and run.average is not None:
-            run.keep(run.count - 1)
-        record = read_parameters(run.model, None)
-        names = [k for k, p in run.model.named_parameters() if p.requires_grad]
-        kept = zip(names, run.kept_parameters, strict=True)
+    for chain in chains:
+        no_score = chain.rule.best_step < 0 or chain.options.rule == "none"
+        if no_score and chain.average is not None:
+            chain.keep(chain.count - 1)
+        record = read_parameters(chain.model, None)
+        names = [k for k, p in chain.model.named_parameters() if p.requires_grad]
+        kept = zip(names, chain.kept_parameters, strict=True)
         final.append(record | {f"model.{name}": value for name, value in kept})
-    history = {"objective": pad_history(runs)}
-    for name in ("scores", "psnr"):
-        kept = np.full(history["objective"].shape, np.nan)
-        for row, run in zip(kept, runs, strict=True):
-            row[: len(getattr(run, name))] = getattr(run, name)
-        history[name] = kept
-    images = torch.stack([run.kept for run in runs])
+    objective = pad_history(chains)
+    images = torch.stack([chain.kept for chain in chains])
     return Solution(
         parameters=stack_chains(final),
-        history=history,
-        objective=np.array([run.objective[max(0, run.kept_step)] for run in runs]),
-        stopped=tuple(run.stopped or "interrupted" for run in runs),
-        guide=runs[0].model.guide,
+        history={
+            "objective": objective,
+            "scores": _pad([chain.scores for chain in chains], objective.shape),
+            "psnr": _pad([chain.psnr for chain in chains], objective.shape),
+        },
+        objective=np.array([chain.objective[max(0, chain.kept_step)] for chain in chains]),
+        stopped=tuple(chain.stopped or "interrupted" for chain in chains),
+        guide=chains[0].model.guide,
         state_tensors={"image": images.mean(0), "images": images},
         state_values={
-            "kept_step": [run.kept_step for run in runs],
-            "falls": [run.falls for run in runs],
+            "kept_step": [chain.kept_step for chain in chains],
+            "falls": [chain.falls for chain in chains],
         },
     )
 
 
-# ---- One run of a net that is stopped early: a step, what is kept of it, and the way back.
-
-#: steps between two looks whether the fit has jumped away
-LOOK = 50
-KEPT_BYTES = 31 * 2**20
+def _pad(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> np.ndarray:
+    """Stack rows of different lengths, padded with NaN."""
+    out = np.full(shape, np.nan)
+    for row, values in zip(out, rows, strict=True):
+        row[: len(values)] = values
+    return out
 
 
 @dataclass
-class EarlyStoppingChain(Chain):
-    """One run: its optimizer, averages, and the best so far."""
+class _Checkpoint:
+    """State of a chain to go back to."""
 
-    options: Any = None
+    parameters: list[Tensor]
+    optimizer: dict[str, Any]
+    average: Tensor | None
+
+
+@dataclass(kw_only=True)
+class EarlyStoppingChain(Chain):
+    """Chain of an early-stopped fit: optimizer, moving average, and the best so far.
+
+    Attributes
+    ----------
+    options
+        Of the fit; resolved for the model by :meth:`begin`.
+    truth
+        True images, None where they are not known.
+    scores, psnr
+        Score of the rule (NaN where it was not evaluated) and PSNR of the average in dB (empty
+        without a truth), by step.
+    falls
+        How often the chain went back to a checkpoint.
+    rule
+        The stopping rule.
+    observed
+        True where a value of y is fitted; None for all of them.
+    parameters, optimizer
+        What is optimised, and how.
+    compiled_net
+        The net compiled by Inductor; None for the net itself.
+    output, average
+        Image of the last step, and the moving average; None before the first step.
+    loss
+        Mean squared residual in units of the noise's variance, at the checkpoint.
+    kept_step, kept, kept_parameters
+        The step that the rule keeps, its average and its parameters.
+    checkpoint
+        State to go back to.
+    """
+
+    options: EarlyStopping
     truth: Tensor | None = None
     scores: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     falls: int = 0
+    rule: Rule = field(init=False)
+    observed: Tensor | None = None
+    parameters: list[Tensor] = field(default_factory=list)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    compiled_net: Callable[..., Tensor] | None = None
+    output: Tensor | None = None
+    average: Tensor | None = None
+    loss: float = math.inf
+    kept_step: int = -1
+    kept: Tensor | None = None
+    kept_parameters: list[Tensor] = field(default_factory=list)
+    checkpoint: _Checkpoint = field(init=False)
 
     @property
     def count(self) -> int:
@@ -241,35 +302,38 @@ class EarlyStoppingChain(Chain):
         return len(self.objective)
 
     def begin(self, rows: Rows, seed: int) -> None:
-        """Start anew."""
-        self.options = options = self.options.settle(self.model)
+        """Initialise the model, and make rule and optimizer."""
+        self.options = options = self.options.resolve(self.model)
         data = rows.all()
         set_seed(chain_seed(seed, self.index), rows.device)
         self.model.initialize(rows)
         self.rule = options.make_rule(self.model.num_seen(data[0]))
-        self.shown = None
         if self.rule.held_out:
-            self.shown = torch.rand(data[0].shape, device="cpu") >= self.rule.held_out
-            self.shown = self.shown.to(rows.device)
+            observed = torch.rand(data[0].shape, device="cpu") >= self.rule.held_out
+            self.observed = observed.to(rows.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = options.make_optimizer(self.model, self.parameters)
-        # glibc takes the largest block freed so far as what to keep: after this one it no longer
-        # hands back and asks anew for the memory of every step, a tenth of its time
-        torch.empty(KEPT_BYTES, dtype=torch.uint8, device="cpu")
-        self.net = None
+        # glibc's mmap threshold is the largest block freed so far: after this one it no longer
+        # returns the memory of every step to the system, which takes a tenth of the time
+        torch.empty(MALLOC_BLOCK_BYTES, dtype=torch.uint8, device="cpu")
         if options.compile:
             with warnings.catch_warnings():  # torch warns of its own code while it compiles
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self.net = torch.compile(self.model.net.__call__, dynamic=False)
+                net = self.model.get_submodule("net")
+                self.compiled_net = torch.compile(net.__call__, dynamic=False)
                 self.differentiate(data)
             self.optimizer.zero_grad(set_to_none=True)
-        self.average: Tensor | None = None
-        self.loss = math.inf
         self.keep(-1)
-        self.mark()
+        self.set_checkpoint()
 
     def step(self, data: tuple[Tensor, ...], seed: int) -> None:
-        """Take a step, and look at what came of it."""
+        """Take a step, and evaluate the rule on its output.
+
+        Raises
+        ------
+        ConvergenceError
+            If the log likelihood is not finite.
+        """
         set_seed(seed, data[0].device)
         options, step = self.options, self.count
         log_joint, output = self.differentiate(data)
@@ -283,7 +347,7 @@ class EarlyStoppingChain(Chain):
             )
         self.objective.append(value)
         self.output = output
-        # the first output is of a net that knows nothing; it fades as fast as the others
+        # the average starts at the first output, whose weight decays as that of the others
         self.average = (
             output.clone() if step == 0 else self.average.lerp_(output, 1.0 - options.average)
         )
@@ -292,13 +356,13 @@ class EarlyStoppingChain(Chain):
             self.psnr.append(float(-10.0 * error.log10()))
         score = math.nan
         if step % self.rule.every == 0 or self.count == options.steps:
-            view = View(self.model, data, self.shown)
+            view = View(self.model, data, self.observed)
             score = self.rule.score(output, self.average, view)
             if self.rule.keeps(step, score):
                 self.keep(step)
         self.scores.append(score)
-        if (step + 1) % LOOK == 0:
-            self.look_back(data, output)
+        if (step + 1) % STEPS_BETWEEN_CHECKPOINTS == 0:
+            self.review(data, output)
         if self.rule.stops(step):
             self.stopped = "converged"
         elif self.count >= options.steps:
@@ -306,70 +370,44 @@ class EarlyStoppingChain(Chain):
 
     def differentiate(self, data: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return log joint and image; the gradient of the former is left in the parameters."""
-        # every step runs the same program: once was checked, and checks take a third of a step
-        with self.model.training_on(self.shown, self.net), pyro.validation_enabled(False):
+        program = self.model.training_on(self.observed, self.compiled_net)
+        # the fit has validated the program once; Pyro's checks would take a third of a step
+        with pyro.validation_enabled(False):
             guide = poutine.trace(self.model.guide).get_trace(*data)
-            trace = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(*data)
+            trace = poutine.trace(poutine.replay(program, trace=guide)).get_trace(*data)
             log_joint = trace.log_prob_sum()
         (-log_joint).backward()
         return log_joint.detach(), trace.nodes["image"]["value"].detach()
 
     def keep(self, step: int) -> None:
-        """Note average and parameters as the best so far."""
+        """Keep average and parameters as the best so far."""
         self.kept_step = step
         self.kept = None if self.average is None else self.average.clone()
         self.kept_parameters = [p.detach().clone() for p in self.parameters]
 
-    def look_back(self, data: tuple[Tensor, ...], output: Tensor) -> None:
-        """Go back to the last mark if the fit has jumped away, else set a new one."""
-        loss = max(0.1, 1.0 + View(self.model, data, self.shown).excess(output))
+    def review(self, data: tuple[Tensor, ...], output: Tensor) -> None:
+        """Go back to the checkpoint if the fit has diverged, else set a new one."""
+        loss = max(0.1, 1.0 + View(self.model, data, self.observed).excess(output))
         if loss > self.loss * 10.0 ** (self.options.fall / 10.0):
             self.falls += 1
-            self.rewind()
+            self.go_back()
         else:
             self.loss = loss
-            self.mark()
+            self.set_checkpoint()
 
-    def mark(self) -> None:
-        """Note where the fit is, to come back to."""
-        self.marked = (
+    def set_checkpoint(self) -> None:
+        """Copy the state, to come back to."""
+        self.checkpoint = _Checkpoint(
             [p.detach().clone() for p in self.parameters],
             deepcopy(self.optimizer.state_dict()),
             None if self.average is None else self.average.clone(),
         )
 
     @torch.no_grad()
-    def rewind(self) -> None:
-        """Go back to the mark."""
-        parameters, state, average = self.marked
-        for parameter, value in zip(self.parameters, parameters, strict=True):
+    def go_back(self) -> None:
+        """Restore the state of the checkpoint."""
+        for parameter, value in zip(self.parameters, self.checkpoint.parameters, strict=True):
             parameter.copy_(value)
-        self.optimizer.load_state_dict(deepcopy(state))
+        self.optimizer.load_state_dict(deepcopy(self.checkpoint.optimizer))
+        average = self.checkpoint.average
         self.average = None if average is None else average.clone()
-
-
-@dataclass
-class View:
-    """What a stopping rule may know: the data, and the model's word on them."""
-
-    model: Any
-    data: tuple[Tensor, ...]
-    shown: Tensor | None
-
-    @torch.no_grad()
-    def excess(self, output: Tensor) -> float:
-        """How much less probable the data are than ones drawn with this output.
-
-        For normal noise: mean square of the residuals over the noise's variance, less 1.
-        """
-        y, noise = self.data
-        seen = self.model.likelihood(output, noise, self.shown)
-        lost = seen.log_prob(seen.sample()) - seen.log_prob(y)
-        return 2.0 * float(lost.sum()) / self.model.num_seen(y, self.shown)
-
-    @torch.no_grad()
-    def held_out_loss(self, output: Tensor) -> float:
-        """Minus the mean log density of the data held out, in nats."""
-        y, noise = self.data
-        hidden = self.model.likelihood(output, noise, ~self.shown)
-        return -float(hidden.log_prob(y).sum()) / max(1, self.model.num_seen(y, ~self.shown))

@@ -106,9 +106,8 @@ class MeanField(Family):
     def draw(self, theta: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         """Return draws ``(n, size)`` and the entropy, in nats."""
         scales = self.scales(theta)
-        return self.centre(
-            theta
-        ) + scales * normals, scales.log().sum() + self.size * ENTROPY_PER_DIMENSION
+        entropy = scales.log().sum() + self.size * ENTROPY_PER_DIMENSION
+        return self.centre(theta) + scales * normals, entropy
 
 
 class FullRank(Family):

@@ -13,6 +13,7 @@ from torch.distributions import Normal
 import ppl_zoo as zoo
 from ppl_zoo.cli import main
 from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.imaging import Blur, Downsample, Identity, Lanczos, Mask, psnr
 from ppl_zoo.models.images.clipped_normal import ClippedNormal
 from ppl_zoo.restoration.dip import _choose_rule, _looks_clipped
@@ -92,7 +93,7 @@ def test_the_log_joint_is_that_of_the_story():
     )
     flat = tiny_model(prior_scale=None)
     flat.load_state_dict(model.state_dict())
-    trace = zoo.tracing.trace_program(flat, (y, noise))
+    trace = trace_program(flat, (y, noise))
     assert float(trace.log_prob_sum(lambda name, _: name == "theta")) == 0.0
 
 
@@ -211,10 +212,10 @@ def test_data_held_out_are_not_seen():
     rule = HeldOut(5, 0.2)
     shown = torch.rand(y.shape) >= rule.held_out
     program = model.training_on(shown)
-    trace = zoo.tracing.trace_program(program, (y, noise))
+    trace = trace_program(program, (y, noise))
     changed = torch.where(shown, y, 9.0)
-    other = zoo.tracing.trace_program(program, (changed, noise))
-    whole = zoo.tracing.trace_program(model, (y, noise))  # the model itself is as before
+    other = trace_program(program, (changed, noise))
+    whole = trace_program(model, (y, noise))  # the model itself is as before
     every = Normal(whole.nodes["image"]["value"], 0.1).log_prob(y).sum()
     assert float(whole.log_prob_sum(lambda name, _: name == "y")) == pytest.approx(
         float(every), rel=1e-4

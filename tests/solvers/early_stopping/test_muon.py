@@ -92,7 +92,7 @@ def test_the_optimizer_is_chosen_by_the_net():
         zoo.EarlyStopping(optimizer="sgd")
     narrow, wide = (zoo.DeepImagePrior((1, 8, 8), net=net) for net in ("fast", "paper"))
     options = zoo.EarlyStopping(average=0.9)
-    assert [options.settle(m).optimizer for m in (narrow, wide)] == ["muon", "adam"]
-    assert [options.settle(m).learning_rate for m in (narrow, wide)] == [0.05, 0.01]
-    assert options.settle(wide).average == 0.9
-    assert zoo.EarlyStopping(optimizer="adam", learning_rate=0.1).settle(narrow).average == 0.99
+    assert [options.resolve(m).optimizer for m in (narrow, wide)] == ["muon", "adam"]
+    assert [options.resolve(m).learning_rate for m in (narrow, wide)] == [0.05, 0.01]
+    assert options.resolve(wide).average == 0.9
+    assert zoo.EarlyStopping(optimizer="adam", learning_rate=0.1).resolve(narrow).average == 0.99
