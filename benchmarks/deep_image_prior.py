@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import ppl_zoo as zoo
-from ppl_zoo.core.precision import has_fast_bfloat16
+from ppl_zoo.core.device import has_fast_bfloat16
 from ppl_zoo.core.random import chain_seed
 from ppl_zoo.imaging import Blur, Downsample, Lanczos, Mask, psnr, read_image
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet

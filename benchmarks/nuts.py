@@ -156,9 +156,9 @@ def time_ours(model, data, num, seed):
     rows = model.as_rows(data)
     with model.defaults():
         problem = Unconstrained(model, rows)
-        engine = solver._engine(problem, seed, "numpyro")
+        engine = solver._make_engine(problem, seed, "numpyro")
         assert engine.name == "xla"
-        engine.start(solver._start(problem, engine, seed))
+        engine.start(solver._find_start(problem, engine, seed))
         while engine.iteration < WARMUP:
             engine.advance(WARMUP - engine.iteration)
         engine.constrain(np.zeros((CHAINS, num, problem.size), np.float32))

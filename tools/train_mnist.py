@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import ppl_zoo as zoo
-from ppl_zoo.core.precision import has_fast_bfloat16
+from ppl_zoo.core.device import has_fast_bfloat16
 from ppl_zoo.models.pretrained import PRETRAINED
 from ppl_zoo.models.pretrained.weights import pack
 

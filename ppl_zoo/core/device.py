@@ -1,4 +1,4 @@
-"""Device: where a fit runs."""
+"""Device: where a fit runs, and whether bfloat16 is fast there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["pick_device"]
+__all__ = ["has_fast_bfloat16", "pick_device"]
+
+#: functions of torch.cpu that report instructions for bfloat16
+BFLOAT16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -24,3 +27,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DataError(f"device: got {device!r}, which is not available here: {error}") from error
     return torch.device(device)
+
+
+def has_fast_bfloat16(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> bool:
+    """Whether products are faster in bfloat16: float32 on a CPU that has instructions for it."""
+    if torch.device(device).type != "cpu" or dtype != torch.float32:
+        return False
+    return any(getattr(torch.cpu, name, bool)() for name in BFLOAT16_PROBES)

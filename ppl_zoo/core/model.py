@@ -12,7 +12,7 @@ import functools
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pyro
@@ -33,6 +33,17 @@ ANSWERS = ("exact", "bound", "estimate", "none")
 
 
 Array = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
+
+
+@runtime_checkable
+class StoredGuide(Protocol):
+    """A guide of stored draws, which knows the local latents of its own rows only."""
+
+    def knows(self, *data: Tensor) -> bool:
+        """Whether these are its own rows."""
+
+    def for_new_rows(self) -> Any:
+        """Return the guide that takes all rows as new ones."""
 
 
 class Model(PyroModule):
@@ -341,7 +352,7 @@ class Model(PyroModule):
         """
         rows = self.checked_rows(*data)
         guide = self.proposal()
-        if hasattr(guide, "for_new_rows"):
+        if isinstance(guide, StoredGuide):
             guide = guide.for_new_rows()  # draws of a sampler say nothing of their own density
         with self.defaults():
             draws = draw(self, guide, rows.all(), num_samples, self.find_data_plate(rows))
@@ -422,7 +433,7 @@ class Model(PyroModule):
             if not local:
                 raise QueryError(f"{type(self).__name__} has no latent variables of single rows")
             guide = self.proposal()
-            if not getattr(guide, "knows", lambda *data: True)(*rows.all()):
+            if isinstance(guide, StoredGuide) and not guide.knows(*rows.all()):
                 raise QueryError(
                     f"{type(self).__name__} was sampled at other rows: their latents are known "
                     "at the rows of the fit only; fit with SVI for new ones"

@@ -14,9 +14,9 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ppl_zoo.core.device import has_fast_bfloat16
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.precision import has_fast_bfloat16
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments

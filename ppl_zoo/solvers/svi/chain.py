@@ -232,7 +232,7 @@ class Alternation:
     """Variational EM: turns of the E-step (phi, of the guide) and the M-step (theta).
 
     Neal & Hinton 1998, A view of the EM algorithm that justifies incremental, sparse, and other
-    variants: both climb the one bound, each in its own coordinates.
+    variants: both maximise the one bound, each over its own coordinates.
     """
 
     phi: tuple[Tensor, ...]

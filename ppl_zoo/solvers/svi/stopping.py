@@ -34,7 +34,7 @@ class Plateau:
 
     factor = 10**-0.5
     smallest = 1e-2
-    span = 4  # windows a gain is added up over; one alone is less than its noise on a slow climb
+    span = 4  # windows a gain is added up over; one alone is below its noise when progress is slow
 
     def __init__(self, window: int, tol: float, parameter_tol: float, decay: bool = True) -> None:
         self.window, self.tol, self.parameter_tol, self.decay = window, tol, parameter_tol, decay
