@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "imaging": {"core"},
     "diagnostics": {"core"},
     "solvers": {"core", "compiler"},
-    "models": {"core", "imaging"},
+    "models": {"core", "data", "imaging"},
     "evaluation": {"core", "solvers", "diagnostics"},
     "fitting": {"core", "models", "solvers", "diagnostics", "evaluation"},
     "restoration": {"core", "models", "solvers", "imaging", "fitting"},
