@@ -156,6 +156,6 @@ class Rejects(zoo.Model):
 
 
 def test_a_stranger_without_a_graph_says_so():
-    with pytest.warns(UserWarning, match=r"test_strangers.py:\d+: `pyro.sample\(.angle"):
+    with pytest.warns(UserWarning, match=r"test_user_programs.py:\d+: `pyro.sample\(.angle"):
         fit = zoo.fit(Rejects(), line(5), zoo.SVI(steps=3, compile="xla"), progress=False)
     assert fit.solution.engine == "interpreted"

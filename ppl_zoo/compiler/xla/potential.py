@@ -1,10 +1,10 @@
-"""XLA: a potential energy captured from torch, as a JAX function with torch's own gradient."""
+"""Potential energies captured from torch, as JAX functions with torch's own gradient."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ppl_zoo.compiler.capture import CaptureError, capture
-from ppl_zoo.compiler.xla import lowering
+from ppl_zoo.compiler.xla.cache import PROGRAMS
+from ppl_zoo.compiler.xla.lowering import LoweredGraph, lower, operation_name, to_jax
 from ppl_zoo.compiler.xla.ops.random import RANDOM
 
-__all__ = ["XLAPotential", "CapturedPotential"]
-
-
-class _Point(nn.Module):
-    """The vector, and a weight for each value that is asked for."""
-
-    def __init__(self, z: Tensor, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.z = nn.Parameter(z)
-        self.weights = nn.ParameterList([nn.Parameter(w) for w in weights.values()])
+__all__ = ["CapturedPotential", "XLAPotential"]
 
 
 class CapturedPotential:
@@ -50,7 +42,9 @@ class CapturedPotential:
     values
         ``values(z, *data)``: ``{name: array}``.
     data
-        The data as arrays.
+        The data as arrays. Neither function refers to them.
+    dtypes
+        ``{name: dtype}`` of the values in torch.
     identity
         Text that is the same for potentials that compute the same from the same shapes.
     wide
@@ -92,29 +86,33 @@ class CapturedPotential:
         second = capture(weigh, [weighted], data)
         for captured in (first, second):
             _refuse_noise(captured.graph)
-        self.identity = f"{first.fingerprint()}\n{second.fingerprint()}\n{_kinds(data)}"
+        shapes = [(tuple(t.shape), str(t.dtype)) for t in data]
+        self.identity = f"{first.fingerprint()}\n{second.fingerprint()}\n{shapes}"
         self.wide = any(t.dtype == torch.float64 for t in (z, *data))
         with self.scope():
-            self.data = tuple(lowering.to_jax(t) for t in data)
-            self.potential = _differentiable(lowering.lower(first))
-            self._weights = tuple(lowering.to_jax(w) for w in weights.values())
-            self._lowered_values = lowering.lower(second)
+            self.data = tuple(to_jax(t) for t in data)
+            self.potential = _differentiable(lower(first))
+            self.values = _values(lower(second), {k: to_jax(w) for k, w in weights.items()})
 
-    def scope(self) -> Any:
+    def scope(self) -> AbstractContextManager:
         """Open JAX's 64-bit mode where it is needed."""
         return jax.enable_x64(self.wide)
 
-    def values(self, z: Any, *data: Any) -> dict[str, Any]:
-        """Return the values at a point, as arrays."""
-        out = self._lowered_values(None, z, *self._weights, *data)
-        return dict(zip(self.dtypes, out[2:], strict=True))
+
+class _Point(nn.Module):
+    """The vector, and a weight for each value that is asked for."""
+
+    def __init__(self, z: Tensor, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.z = nn.Parameter(z)
+        self.weights = nn.ParameterList([nn.Parameter(w) for w in weights.values()])
 
 
-def _differentiable(lowered: Callable[..., tuple]) -> Callable[..., Any]:
+def _differentiable(lowered: LoweredGraph) -> Callable[..., jax.Array]:
     """Wrap ``(value, gradient)`` as one function of ``z`` with that gradient."""
 
     @jax.custom_jvp
-    def potential(z: Any, data: tuple) -> Any:
+    def potential(z: jax.Array, data: tuple) -> jax.Array:
         return lowered(None, z, *data)[0]
 
     @potential.defjvp
@@ -125,27 +123,29 @@ def _differentiable(lowered: Callable[..., tuple]) -> Callable[..., Any]:
     return lambda z, *data: potential(z, data)
 
 
+def _values(
+    lowered: LoweredGraph, weights: Mapping[str, jax.Array]
+) -> Callable[..., dict[str, jax.Array]]:
+    """Read the values off the gradients by their weights."""
+
+    def values(z: jax.Array, *data: jax.Array) -> dict[str, jax.Array]:
+        out = lowered(None, z, *weights.values(), *data)
+        return dict(zip(weights, out[2:], strict=True))  # after the sum and the gradient by z
+
+    return values
+
+
 def _refuse_noise(graph: torch.fx.GraphModule) -> None:
     # draws that nothing depends on (sites that are held) are no noise
     graph.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     graph.recompile()
     for node in graph.graph.nodes:
-        if node.op == "call_function" and lowering.name_of(node.target) in RANDOM:
+        if node.op == "call_function" and operation_name(node.target) in RANDOM:
             raise CaptureError(
-                f"{lowering.name_of(node.target)}, a draw of random numbers outside of "
+                f"{operation_name(node.target)}, a draw of random numbers outside of "
                 "pyro.sample, or a "
                 "plate that subsamples: the potential would not be a function"
             )
-
-
-def _kinds(data: tuple[Tensor, ...]) -> list[tuple]:
-    return [(tuple(t.shape), str(t.dtype)) for t in data]
-
-
-# ---- XLA: a captured potential at many points at once.
-
-#: compiled functions by graph and shapes: a second fit of the same shapes starts at once
-_COMPILED: dict[Any, Callable[..., tuple]] = {}
 
 
 class XLAPotential:
@@ -175,26 +175,28 @@ class XLAPotential:
     ) -> None:
         captured = CapturedPotential(energy, lambda z, *data: {"z": z}, z, data)
         self.block, self.scope, self.data = block, captured.scope, captured.data
-        key = (captured.identity, block)
-        if key not in _COMPILED:
+        potential = captured.potential  # alone: a program that is kept must not hold the data
 
-            def at_all(z: Any, data: tuple) -> tuple:
-                return jax.vmap(jax.value_and_grad(lambda z: captured.potential(z, *data)))(z)
+        def at_all(z: jax.Array, data: tuple) -> tuple:
+            return jax.vmap(jax.value_and_grad(lambda z: potential(z, *data)))(z)
 
+        def compile_block() -> jax.stages.Compiled:
             with self.scope():
-                like = jax.ShapeDtypeStruct((block, len(z)), jnp.asarray(z.numpy()).dtype)
-                _COMPILED[key] = jax.jit(at_all).lower(like, self.data).compile()
-        self.compiled = _COMPILED[key]
+                like = jax.ShapeDtypeStruct((block, len(z)), to_jax(z).dtype)
+                return jax.jit(at_all).lower(like, self.data).compile()
+
+        key = ("potential", captured.identity, block)
+        self.compiled = PROGRAMS.get(key, compile_block)
 
     def on(self, data: tuple[Tensor, ...]) -> XLAPotential:
         """Return the same for other data of the same shapes."""
         other = copy.copy(self)
         with self.scope():
-            other.data = tuple(lowering.to_jax(t) for t in data)
+            other.data = tuple(to_jax(t) for t in data)
         return other
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return energies ``(block,)`` and gradients ``(block, size)``."""
         with self.scope():
-            value, gradient = self.compiled(jnp.asarray(z), self.data)
+            value, gradient = self.compiled(jax.device_put(z), self.data)
             return np.asarray(value), np.asarray(gradient)

@@ -367,6 +367,6 @@ def test_program_in_single_precision(name):
 def test_what_has_no_lowering_is_named_with_its_line(name):
     program, message = FALLS_BACK[name]
     with pytest.raises(
-        (CaptureError, LoweringError), match=rf"test_xla_programs.py:\d+.*{message}|{message}"
+        (CaptureError, LoweringError), match=rf"test_lowering.py:\d+.*{message}|{message}"
     ):
         both_ways(program, torch.float32)

@@ -1,1 +1,1 @@
-"""Lowerings of aten operations to JAX, one table in files by kind of operation."""
+"""Lowerings of aten operations to JAX: one table, a file for each group of operations."""

@@ -1,4 +1,4 @@
-"""Number types of torch in JAX, and arguments in torch's form."""
+"""Dtypes and dims of torch as dtypes and axes of JAX."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import torch
 
-__all__ = ["axes_of", "factory", "jax_dtype"]
+__all__ = ["axes_of", "jax_dtype", "shape_and_dtype"]
 
-DTYPES = {
+_DTYPES = {
     torch.float32: jnp.float32,
     torch.float64: jnp.float64,
     torch.float16: jnp.float16,
@@ -23,20 +23,20 @@ DTYPES = {
 
 
 def jax_dtype(dtype: torch.dtype | None) -> Any:
-    """Return JAX's type for torch's."""
+    """Return JAX's dtype for torch's; None for None."""
     if dtype is None:
         return None
     # without x64 mode JAX has 32-bit integers only
-    return jax.dtypes.canonicalize_dtype(DTYPES[dtype])
+    return jax.dtypes.canonicalize_dtype(_DTYPES[dtype])
 
 
 def axes_of(dim: Any) -> Any:
-    """Return the axes that torch's ``dim`` means; none is all."""
+    """Return the axes of torch's ``dim``; None, for all of them, also for an empty list."""
     if dim is None or (isinstance(dim, (list, tuple)) and not dim):
         return None
     return tuple(dim) if isinstance(dim, (list, tuple)) else dim
 
 
-def factory(shape: Any, dtype: torch.dtype | None) -> tuple[tuple[int, ...], Any]:
-    """Return shape and type of a tensor that is made anew."""
+def shape_and_dtype(shape: Any, dtype: torch.dtype | None) -> tuple[tuple[int, ...], Any]:
+    """Return shape and dtype of a tensor to create, torch's default dtype where none is given."""
     return tuple(shape), jax_dtype(dtype or torch.get_default_dtype())

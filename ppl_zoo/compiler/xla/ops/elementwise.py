@@ -1,4 +1,4 @@
-"""Aten operations in JAX: place by place."""
+"""Elementwise ops of aten in JAX."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def _div(a, b, rounding_mode=None):
     if rounding_mode == "floor":
         return jnp.floor_divide(a, b)
     if rounding_mode == "trunc":
-        kind = jnp.result_type(a, b)
-        if jnp.issubdtype(kind, jnp.integer):
-            return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(a, kind), jnp.asarray(b, kind)))
+        dtype = jnp.result_type(a, b)
+        if jnp.issubdtype(dtype, jnp.integer):
+            pair = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+            return jax.lax.div(*jnp.broadcast_arrays(*pair))
         return jnp.trunc(a / b)
     return jnp.true_divide(a, b)
 
@@ -44,17 +45,18 @@ def _polygamma(n, x):
     return jax.scipy.special.polygamma(n, x)
 
 
-def _same(x, *args, **kwargs):
+def _identity(x, *args, **kwargs):
     return x
 
 
 def _pow(x, exponent):
     # x**2 by multiplication, as torch does, and not by exp(log)
     if isinstance(exponent, (int, float)) and float(exponent).is_integer() and abs(exponent) <= 8:
-        whole = int(exponent)
-        if whole < 0:
+        integer = int(exponent)
+        if integer < 0:
             x = _float_if_int(jnp.asarray(x))
-        return jax.lax.integer_pow(x, whole) if jnp.ndim(x) or hasattr(x, "dtype") else x**whole
+        array = jnp.ndim(x) or hasattr(x, "dtype")
+        return jax.lax.integer_pow(x, integer) if array else x**integer
     return jnp.power(x, exponent)
 
 
@@ -66,17 +68,17 @@ def _erfcx(x):
     return jnp.where(x < far, jnp.exp(near * near) * jax.scipy.special.erfc(near), series)
 
 
-#: results that depend, place by place, on the same place of the arguments
+#: operations whose results depend, element by element, on the same element of the arguments
 ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "abs": jnp.abs,
-    "alias": _same,
-    "clone": _same,
-    "contiguous": _same,
-    "detach": _same,  # the gradients are in the graph already
+    "alias": _identity,
+    "clone": _identity,
+    "contiguous": _identity,
+    "detach": _identity,  # the gradients are in the graph already
     "fill": _full_like,
     "full_like": _full_like,
-    "lift_fresh": _same,
-    "lift_fresh_copy": _same,
+    "lift_fresh": _identity,
+    "lift_fresh_copy": _identity,
     "_to_copy": _to_copy,
     "acos": jnp.arccos,
     "acosh": jnp.arccosh,

@@ -1,4 +1,4 @@
-"""Aten operations in JAX: reading and writing chosen places."""
+"""Indexing ops of aten in JAX: gather, scatter, index, slices that are written."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["PLACES", "scatter"]
+__all__ = ["INDEXING", "scatter"]
 
 
 def _slice_scatter(x, src, dim=0, start=None, end=None, step=1):
     first, last, _ = slice(start, end).indices(x.shape[dim])
-    if step == 1:  # joined from pieces: XLA starts a loop for a scatter
+    if step == 1:  # concatenated: XLA starts a loop for a scatter
         before = jax.lax.slice_in_dim(x, 0, first, axis=dim)
         after = jax.lax.slice_in_dim(x, max(first, last), None, axis=dim)
         return jnp.concatenate([before, src.astype(x.dtype), after], dim)
@@ -32,8 +32,8 @@ def _index_tuple(indices):
     return tuple(slice(None) if i is None else i for i in indices)
 
 
-def _one_known(indices):
-    """Return (dim, places) if one index only is given and its values are known; else None."""
+def _constant_index(indices):
+    """Return ``(dim, index)`` if one index only is given and it is a constant; else None."""
     given = [(dim, i) for dim, i in enumerate(indices) if i is not None]
     if len(given) != 1 or not isinstance(given[0][1], np.ndarray) or given[0][1].dtype == bool:
         return None
@@ -41,13 +41,13 @@ def _one_known(indices):
 
 
 def _index(x, indices):
-    known = _one_known(indices)
-    if known is not None:
-        dim, places = known
+    constant = _constant_index(indices)
+    if constant is not None:
+        dim, index = constant
         size = x.shape[dim]
-        flat = places.reshape(-1) % size
-        if np.array_equal(flat, np.arange(size)):  # all, in order: as enumeration asks for
-            return x.reshape(*x.shape[:dim], *places.shape, *x.shape[dim + 1 :])
+        flat = index.reshape(-1) % size
+        if np.array_equal(flat, np.arange(size)):  # all, in order: as enumeration indexes
+            return x.reshape(*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
     return x[_index_tuple(indices)]
 
 
@@ -59,12 +59,12 @@ def _index_put(x, indices, values, accumulate=False):
         lead = next(n for n, i in enumerate(indices) if i is not None)
         tail = x.ndim - lead - masks[0].ndim
         return jnp.where(masks[0].reshape(*masks[0].shape, *(1,) * tail), values.reshape(()), x)
-    known = _one_known(indices)
-    if known is not None:
-        dim, places = known
-        flat = places.reshape(-1) % x.shape[dim]
-        if np.array_equal(np.sort(flat), np.arange(x.shape[dim])):  # each place once
-            shape = (*x.shape[:dim], *places.shape, *x.shape[dim + 1 :])
+    constant = _constant_index(indices)
+    if constant is not None:
+        dim, index = constant
+        flat = index.reshape(-1) % x.shape[dim]
+        if np.array_equal(np.sort(flat), np.arange(x.shape[dim])):  # each element once
+            shape = (*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
             new = jnp.broadcast_to(values, shape).reshape(x.shape)
             if not np.array_equal(flat, np.arange(len(flat))):
                 new = jnp.take(new, np.argsort(flat), dim)
@@ -145,7 +145,7 @@ def _searchsorted(edges, x, out_int32=False, right=False, side=None, sorter=None
     return found.reshape(x.shape)
 
 
-PLACES: dict[str, Callable[..., Any]] = {
+INDEXING: dict[str, Callable[..., Any]] = {
     "as_strided_copy": _as_strided,
     "as_strided": _as_strided,
     "as_strided_scatter": _as_strided_scatter,

@@ -1,4 +1,4 @@
-"""Aten operations in JAX: products and factors of matrices."""
+"""Linear algebra ops of aten in JAX: products, factorisations, solves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _solve_triangular(a, b, upper, left=True, unitriangular=False):
 
 def _cholesky(x, upper=False, check_errors=False):
     factor = jnp.linalg.cholesky(x, upper=upper)
-    # NaN where it is not positive definite: the loss becomes NaN, and is reported
+    # NaN where it is not positive definite: the loss becomes NaN, which is reported
     return factor, jnp.zeros(x.shape[:-2], jnp.int32)
 
 

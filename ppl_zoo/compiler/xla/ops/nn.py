@@ -1,4 +1,4 @@
-"""Aten operations in JAX: layers of nets and their gradients."""
+"""Neural network ops of aten in JAX: convolutions, norms, pooling, and their gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ppl_zoo.compiler.xla.ops.indexing import scatter
 
-__all__ = ["LAYERS"]
+__all__ = ["NN"]
 
 
 def _convolution(x, w, bias, stride, padding, dilation, transposed, output_padding, groups):
@@ -99,17 +99,17 @@ def _group_norm(x, weight, bias, n, c, hw, groups, eps):
     mean = grouped.mean(-1)
     rstd = jax.lax.rsqrt(jnp.var(grouped, -1) + eps)
     y = ((grouped - mean[..., None]) * rstd[..., None]).reshape(x.shape)
-    spread = (1, c, *(1,) * (x.ndim - 2))
-    y = y if weight is None else y * weight.reshape(spread)
-    return y if bias is None else y + bias.reshape(spread), mean, rstd
+    channels = (1, c, *(1,) * (x.ndim - 2))
+    y = y if weight is None else y * weight.reshape(channels)
+    return y if bias is None else y + bias.reshape(channels), mean, rstd
 
 
 def _batch_norm_eval(x, weight, bias, mean, var, momentum, eps):
-    spread = (1, -1, *(1,) * (x.ndim - 2))
-    y = (x - mean.reshape(spread)) * jax.lax.rsqrt(var + eps).reshape(spread)
-    y = y if weight is None else y * weight.reshape(spread)
-    nothing = jnp.zeros((0,), x.dtype)
-    return y if bias is None else y + bias.reshape(spread), nothing, nothing
+    channels = (1, -1, *(1,) * (x.ndim - 2))
+    y = (x - mean.reshape(channels)) * jax.lax.rsqrt(var + eps).reshape(channels)
+    y = y if weight is None else y * weight.reshape(channels)
+    empty = jnp.zeros((0,), x.dtype)
+    return y if bias is None else y + bias.reshape(channels), empty, empty
 
 
 def _embedding_backward(g, index, num_weights, padding_idx, scale_grad_by_freq):
@@ -127,7 +127,7 @@ def _avg_pool2d(
 ):
     if ceil:
         raise NotImplementedError("avg_pool2d with ceil_mode")
-    kernel, stride, padding = _two(kernel), _two(stride or kernel), _two(padding)
+    kernel, stride, padding = _pair(kernel), _pair(stride or kernel), _pair(padding)
     lead = (1,) * (x.ndim - 2)
     pads = [(0, 0)] * (x.ndim - 2) + [(p, p) for p in padding]
 
@@ -163,7 +163,7 @@ def _upsample_backward(g, size, input_size, height=None, width=None):
 
 
 def _linear(x, axis, count, scale, corners):
-    """Interpolate along one axis, the border going on outside."""
+    """Interpolate linearly along one axis, clamped to the border."""
     size, places = x.shape[axis], jnp.arange(count, dtype=x.dtype)
     if corners:
         places = places * ((size - 1) / max(1, count - 1))
@@ -198,7 +198,7 @@ def _pad2d_backward(mode):
     return lambda g, x, pad: jax.vjp(lambda x: _pad2d(mode)(x, pad), x)[1](g)[0]
 
 
-def _two(value):
+def _pair(value):
     value = [value] if isinstance(value, int) else list(value)
     return tuple(value * 2 if len(value) == 1 else value)
 
@@ -206,7 +206,7 @@ def _two(value):
 def _max_pool2d(x, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil=False):
     if ceil:
         raise NotImplementedError("max_pool2d with ceil_mode")
-    kernel, stride, padding = _two(kernel), _two(stride or kernel), _two(padding)
+    kernel, stride, padding = _pair(kernel), _pair(stride or kernel), _pair(padding)
     height, width = x.shape[-2:]
     pads = [(0, 0)] * (x.ndim - 2) + [(p, p) for p in padding]
     padded = jnp.pad(x, pads, constant_values=-jnp.inf)
@@ -214,7 +214,7 @@ def _max_pool2d(x, kernel, stride=(), padding=(0, 0), dilation=(1, 1), ceil=Fals
     places = jnp.pad(places, [(p, p) for p in padding])
     windows = []
     for size, step, many, far in zip(
-        kernel, stride, padded.shape[-2:], _two(dilation), strict=True
+        kernel, stride, padded.shape[-2:], _pair(dilation), strict=True
     ):
         count = (many - far * (size - 1) - 1) // step + 1
         windows.append(step * jnp.arange(count)[:, None] + far * jnp.arange(size))
@@ -233,7 +233,7 @@ def _max_pool2d_backward(g, x, kernel, stride, padding, dilation, ceil, index):
     return scatter(flat, flat.ndim - 1, index, g, "add").reshape(x.shape)
 
 
-LAYERS: dict[str, Callable[..., Any]] = {
+NN: dict[str, Callable[..., Any]] = {
     "avg_pool2d": _avg_pool2d,
     "avg_pool2d_backward": _avg_pool2d_backward,
     "embedding": lambda weight, index, *_: weight[index],

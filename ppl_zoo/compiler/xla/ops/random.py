@@ -1,4 +1,4 @@
-"""Aten's random operations in JAX; each takes a key of its own first."""
+"""Random ops of aten in JAX; each takes a key of its own first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from ppl_zoo.compiler.xla.ops.dtypes import factory, jax_dtype
+from ppl_zoo.compiler.xla.ops.dtypes import jax_dtype, shape_and_dtype
 
 __all__ = ["RANDOM"]
 
@@ -43,11 +43,11 @@ def _exponential(key, x, rate=1.0, generator=None):
 
 
 def _shape_normal(key, size, dtype=None, **_):
-    return jax.random.normal(key, tuple(size), factory((), dtype)[1])
+    return jax.random.normal(key, tuple(size), shape_and_dtype((), dtype)[1])
 
 
 def _shape_uniform(key, size, dtype=None, **_):
-    return jax.random.uniform(key, tuple(size), factory((), dtype)[1])
+    return jax.random.uniform(key, tuple(size), shape_and_dtype((), dtype)[1])
 
 
 def _gamma(key, alpha, generator=None):

@@ -1,4 +1,4 @@
-"""Aten operations in JAX: sums, extremes, orders, softmax."""
+"""Reductions of aten in JAX: sums, extrema, sorts, cumulative ops, softmax."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from ppl_zoo.compiler.xla.ops.dtypes import axes_of, jax_dtype
 from ppl_zoo.compiler.xla.ops.shapes import select
 
-__all__ = ["LARGEST", "REDUCTIONS", "SMALLEST", "vector_norm"]
+__all__ = ["MAX_DOT_SIZE", "MIN_DOT_SIZE", "REDUCTIONS", "vector_norm"]
 
-
-#: terms that are added one by one; the sizes of arrays that a dot product adds up
-FEW_TERMS, SMALLEST, LARGEST = 8, 2**10, 2**20
+#: sizes of arrays, in elements, that are summed as a dot product on a CPU
+MIN_DOT_SIZE, MAX_DOT_SIZE = 2**10, 2**20
+#: terms of sums that are unrolled
+_MAX_UNROLLED_TERMS = 8
 
 
 def _sum(x, dim=None, keepdim=False, dtype=None):
@@ -31,13 +32,13 @@ def _sum(x, dim=None, keepdim=False, dtype=None):
     rest = x.size // count if count else 0
     wanted = x.dtype if dtype is None else dtype
     known = jax.default_backend() == "cpu" and wanted == x.dtype
-    if count < 2 or rest < 2 or x.size < SMALLEST or not known:
+    if count < 2 or rest < 2 or x.size < MIN_DOT_SIZE or not known:
         return jnp.sum(x, tuple(axes), dtype=dtype, keepdims=keepdim)
     # XLA on a CPU adds along a dimension number by number; these two ways are up to ten times
     # as fast
-    if len(axes) == 1 and count <= FEW_TERMS:
+    if len(axes) == 1 and count <= _MAX_UNROLLED_TERMS:
         out = sum(select(x, axes[0], i) for i in range(count))
-    elif x.size <= LARGEST and jnp.issubdtype(x.dtype, jnp.floating):
+    elif x.size <= MAX_DOT_SIZE and jnp.issubdtype(x.dtype, jnp.floating):
         ones = jnp.ones([x.shape[d] for d in axes], x.dtype)
         out = jnp.tensordot(x, ones, (axes, list(range(len(axes)))), precision="highest")
     else:

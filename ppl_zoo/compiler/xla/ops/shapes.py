@@ -1,4 +1,4 @@
-"""Aten operations in JAX: shapes, parts and joins."""
+"""Shape ops of aten in JAX: views, slices, concatenation, padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aten operations in JAX: the table of all of them, one entry an operation."""
+"""The lowering table: every aten operation that XLA runs, in JAX."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from ppl_zoo.compiler.xla.ops.creation import MAKING
+from ppl_zoo.compiler.xla.ops.creation import CREATION
 from ppl_zoo.compiler.xla.ops.elementwise import ELEMENTWISE
-from ppl_zoo.compiler.xla.ops.indexing import PLACES
+from ppl_zoo.compiler.xla.ops.indexing import INDEXING
 from ppl_zoo.compiler.xla.ops.linalg import LINALG
-from ppl_zoo.compiler.xla.ops.nn import LAYERS
+from ppl_zoo.compiler.xla.ops.nn import NN
 from ppl_zoo.compiler.xla.ops.reductions import REDUCTIONS
 from ppl_zoo.compiler.xla.ops.shapes import SHAPES
 
@@ -21,9 +21,9 @@ TABLE: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE,
     **REDUCTIONS,
     **SHAPES,
-    **PLACES,
-    **MAKING,
-    **LAYERS,
+    **INDEXING,
+    **CREATION,
+    **NN,
     **LINALG,
     "_standard_gamma_grad": lambda alpha, sample: jax.lax.random_gamma_grad(alpha, sample),
 }
