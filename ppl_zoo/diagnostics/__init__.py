@@ -1,13 +1,11 @@
-"""Diagnostics: the way to ArviZ, k-hat, figures; imports happen when something is used."""
+"""Diagnostics: conversion to ArviZ, Pareto k-hat, R-hat, checks, plots; imported on first use."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-__all__ = []
-
-_HOMES = {
+_MODULES = {
     "to_arviz": "arviz",
     "from_netcdf": "arviz_compat",
     "get_group": "arviz_compat",
@@ -22,13 +20,13 @@ _HOMES = {
     "plot_samples": "plots.fit",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public function's file when it is first asked for."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    """Import a public function on first use."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

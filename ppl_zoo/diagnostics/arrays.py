@@ -1,4 +1,4 @@
-"""Tensors as arrays, in the forms that ArviZ and matplotlib take."""
+"""NumPy arrays of tensors, in the forms that ArviZ and matplotlib take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_array", "as_doubles", "plain", "rankable", "stack"]
+__all__ = ["as_array", "as_doubles", "even_indices", "plain", "rankable", "stack_chains"]
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -17,12 +17,12 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def as_doubles(value: Tensor) -> np.ndarray:
-    """Return a tensor as an array of float64, for pictures."""
+    """Return a tensor as an array of float64, for figures."""
     return value.detach().cpu().double().numpy()
 
 
-def stack(values: list[Tensor]) -> np.ndarray:
-    """Stack one tensor a chain."""
+def stack_chains(values: list[Tensor]) -> np.ndarray:
+    """Stack the values of all chains, ``(chain, ...)``."""
     return np.stack([as_array(v) for v in values])
 
 
@@ -32,10 +32,15 @@ def plain(values: np.ndarray) -> np.ndarray:
 
 
 def rankable(values: np.ndarray) -> np.ndarray:
-    """Return whole numbers that do not vary as floats: ArviZ 1.x cannot rank them as integers."""
+    """Return integers that do not vary as floats: ArviZ 1.x cannot rank them as integers."""
     values = plain(values)
     if values.dtype.kind in "iu":
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         if (flat == flat[:1]).all(0).any():
             return values.astype(np.float64)
     return values
+
+
+def even_indices(size: int, count: int) -> np.ndarray:
+    """At most ``count`` evenly spaced indices of 0 .. size - 1, the first and last among them."""
+    return np.unique(np.linspace(0, size - 1, min(size, count)).round().astype(int))

@@ -1,4 +1,4 @@
-"""A fit as ArviZ reads it: one function a group, each a plain ``xarray.Dataset``."""
+"""ArviZ groups of a fit, one function a group, each a plain ``xarray.Dataset``."""
 
 from __future__ import annotations
 
@@ -8,25 +8,41 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.tracing import trace_program
-from ppl_zoo.diagnostics.arrays import as_array, plain, rankable, stack
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.diagnostics.arrays import as_array, even_indices, plain, rankable, stack_chains
 from ppl_zoo.diagnostics.arviz_compat import bundle
 from ppl_zoo.diagnostics.dims import Names, Variable
 from ppl_zoo.diagnostics.reader import ChainRecord, Reader
 
-__all__ = ["about", "fit_group", "inputs", "observed_value", "parameters", "to_arviz"]
+__all__ = ["to_arviz"]
 
-#: ArviZ 1.x refuses a log likelihood that is the same in every draw
-JITTER = 1e-6
+#: sd of noise on log likelihoods that are the same in every draw, nats; ArviZ 1.x refuses those
+JITTER_NATS = 1e-6
+#: numbers of a parameter in the group ``fit``; larger ones stay in the run's weights
+MAX_PARAMETER_NUMBERS = 100_000
+#: descriptions of the log densities in ``sample_stats``, in nats
+LOG_DENSITIES = {
+    "lp": "log p(x, z)",
+    "log_q": "log density of the guide",
+    "log_weight": "lp - log_q, log importance weight",
+    "energy": "potential and kinetic energy",
+}
+#: descriptions of a sampler's other statistics
+SAMPLER_STATISTICS = {
+    "acceptance_rate": "mean acceptance probability along the trajectory",
+    "diverging": "the energy error of the trajectory passed 1000",
+    "n_steps": "leapfrog steps",
+    "step_size": "leapfrog step size",
+    "tree_depth": "depth of the trajectory's tree",
+}
 
 
 def to_arviz(
-    fit: Any,
+    fit: FittedModel,
     *,
     num_samples: int = 1000,
     max_observations: int = 1000,
@@ -43,15 +59,15 @@ def to_arviz(
     Parameters
     ----------
     fit
-        A :class:`ppl_zoo.Fit` that holds its data.
+        A fit that holds its data.
     num_samples
         Draws a chain.
     max_observations
-        Rows in ``log_likelihood``, ``observed_data`` and the predictive groups, at even
-        distances; their coordinate says which. For wide rows the predictive groups have fewer
-        draws, so that they stay small.
+        Rows in ``log_likelihood``, ``observed_data`` and the predictive groups, evenly spaced;
+        their coordinate says which. For wide rows the predictive groups have fewer draws, so
+        that they stay small.
     max_local
-        Rows whose own latents are kept: by default 100, or 6 in a model without global latents.
+        Rows whose local latents are kept: by default 100, or 6 in a model without global latents.
     coords
         Labels of dimensions: ``{"feature": dataset.card.feature_names}``.
 
@@ -67,8 +83,8 @@ def to_arviz(
 
     Notes
     -----
-    Without global latents the parameters are points. ``posterior`` then holds the latents of
-    chosen rows, or their representation where nothing is drawn, and ``log_likelihood`` is the
+    Without global latents the parameters are points. ``posterior`` then holds the local latents
+    of chosen rows, or their representation where nothing is drawn, and ``log_likelihood`` is the
     log density of a row, the same in every draw but for a jitter of 1e-6 nats (ArviZ 1.x raises
     for constants): ``az.loo`` gives the log density in sample, with p_loo = 0.
     """
@@ -82,78 +98,63 @@ def to_arviz(
     )
     records = list(reader.chains())
     groups = {
-        "posterior": posterior(reader, names, records),
-        "sample_stats": sample_stats(names, records),
-        "log_likelihood": log_likelihood(reader, names, records),
-        "posterior_predictive": predictive(reader, names, records),
+        "posterior": _posterior(reader, names, records),
+        "sample_stats": _sample_stats(names, records),
+        "log_likelihood": _log_likelihood(reader, names, records),
+        "posterior_predictive": _predictive(reader, names, records),
     }
-    if reader.has_prior:
-        before = [reader.prior()]
-        groups["prior"] = posterior(reader, names, before)
-        groups["prior_predictive"] = predictive(reader, names, before)
-    groups["observed_data"], groups["constant_data"] = data_groups(reader, names)
-    groups["fit"] = fit_group(fit, names, records)
-    return bundle({k: g for k, g in groups.items() if g.data_vars}, about(fit))
+    if reader.has_latents:
+        prior = [reader.prior()]
+        groups["prior"] = _posterior(reader, names, prior)
+        groups["prior_predictive"] = _predictive(reader, names, prior)
+    groups["observed_data"], groups["constant_data"] = _data_groups(reader, names)
+    groups["fit"] = _fit_group(fit, names, records)
+    return bundle({k: g for k, g in groups.items() if g.data_vars}, _about(fit))
 
 
-# ---- the groups -------------------------------------------------------------------------------
-
-
-def posterior(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
-    """Latents and deterministic sites; those of single rows at the chosen rows."""
+def _posterior(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Latents and deterministic sites; local ones at the chosen rows."""
     variables: dict[str, Variable] = {}
     for name in records[0].posterior:
-        values = stack([r.posterior[name] for r in records])
+        values = stack_chains([r.posterior[name] for r in records])
         dims = _dims(reader, names, name, values.ndim - 2)
         variables[name] = (("chain", "draw", *dims), rankable(values), {})
-    return names.dataset(variables, _rows(reader, names, reader.chosen))
+    return names.dataset(variables, _rows(reader, names, reader.local_rows))
 
 
-def sample_stats(names: Names, records: list[ChainRecord]) -> xr.Dataset:
-    """Log densities of the draws, in nats, and what a sampler says of them."""
-    said = {
-        "lp": "log p(x, z)",
-        "log_q": "log density of the guide",
-        "log_weight": "lp - log_q, log importance weight",
-        "energy": "potential and kinetic energy",
-    }
-    other = {
-        "acceptance_rate": "mean acceptance probability along the trajectory",
-        "diverging": "the energy error of the trajectory passed 1000",
-        "n_steps": "leapfrog steps",
-        "step_size": "leapfrog step size",
-        "tree_depth": "depth of the trajectory's tree",
-    }
+def _sample_stats(names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Log densities of the draws, in nats, and a sampler's statistics."""
+    about = dict(LOG_DENSITIES)
     if "energy" in records[0].stats:
-        said["lp"] = "log p(x, z) on the unconstrained scale, Jacobian included"
+        about["lp"] = "log p(x, z) on the unconstrained scale, Jacobian included"
     return names.dataset(
         {
             name: (
                 ("chain", "draw"),
-                stack([r.stats[name] for r in records]),
-                {"long_name": said[name], "units": "nats"}
-                if name in said
-                else {"long_name": other.get(name, name)},
+                stack_chains([r.stats[name] for r in records]),
+                {"long_name": about[name], "units": "nats"}
+                if name in about
+                else {"long_name": SAMPLER_STATISTICS.get(name, name)},
             )
             for name in records[0].stats
         }
     )
 
 
-def log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
-    """Log likelihood of each shown row, in nats."""
+def _log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Log likelihood of each observed row, in nats."""
     variables: dict[str, Variable] = {}
     for name in records[0].log_likelihood:
-        values = stack([r.log_likelihood[name] for r in records]).astype(np.float64)
+        values = stack_chains([r.log_likelihood[name] for r in records]).astype(np.float64)
         about = {"units": "nats", "given": "the draw"}
         if not reader.has_global:
             noise = np.random.default_rng(0).standard_normal(values.shape)
-            values = values + JITTER * noise
+            values = values + JITTER_NATS * noise
             about = {
                 "units": "nats",
                 "given": "the fitted parameters",
                 "answer": reader.model.queries["log_prob"],
-                "jitter": JITTER,
+                "jitter": JITTER_NATS,
             }
         lead: tuple[str, ...] = ()
         if reader.plate is not None and values.ndim == 3:
@@ -161,77 +162,40 @@ def log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) -> 
         elif name in reader.sites:
             lead = tuple(names.dim(plate) for plate, _, _ in reader.sites[name].plates)
         variables[name] = (("chain", "draw", *lead), values, about)
-    return names.dataset(variables, _rows(reader, names, reader.shown))
+    return names.dataset(variables, _rows(reader, names, reader.observed_rows))
 
 
-def predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+def _predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:
     """Observed sites drawn anew."""
     variables: dict[str, Variable] = {}
     for name in records[0].replicates:
-        values = stack([r.replicates[name] for r in records])
+        values = stack_chains([r.replicates[name] for r in records])
         dims = names.of_site(reader.sites[name])
         variables[name] = (("chain", "draw", *dims), plain(values), {})
-    labels = _rows(reader, names, reader.shown)
+    labels = _rows(reader, names, reader.observed_rows)
     if variables:
         drawn, kept = len(next(iter(records[0].posterior.values()))), reader.num_replicates
-        labels["draw"] = np.unique(np.linspace(0, drawn - 1, kept).round().astype(int))
+        labels["draw"] = even_indices(drawn, kept)
     return names.dataset(variables, labels)
 
 
-def data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
-    """Observed sites at the shown rows, and the arguments that are not observed."""
-    data = reader.at(reader.shown)
-    with reader.fit.seeded(0), reader.model.defaults():
-        trace = trace_program(reader.model, data)
-    seen = {
-        name: trace.nodes[name]["value"]
-        for name, site in reader.sites.items()
-        if site.kind == "observed"
-    }
+def _data_groups(reader: Reader, names: Names) -> tuple[xr.Dataset, xr.Dataset]:
+    """Observed sites at the observed rows, and the arguments that are not observed."""
     observed: dict[str, Variable] = {
         name: (names.of_site(reader.sites[name]), plain(as_array(value)), {})
-        for name, value in seen.items()
+        for name, value in reader.observed_values().items()
     }
+    per_row = dict(zip(reader.model.argument_names, reader.rows.per_row, strict=False))
     constant: dict[str, Variable] = {}
-    arguments = zip(reader.model.argument_names, data, reader.rows.per_row, strict=False)
-    for name, array, per_row in arguments:
-        if any(_same(array, value) for value in seen.values()):
-            continue
-        first = reader.plate if per_row else None
+    for name, array in reader.inputs().items():
+        first = reader.plate if per_row[name] else None
         constant[name] = (names.of_array(name, array.ndim, first), plain(as_array(array)), {})
-    labels = _rows(reader, names, reader.shown)
+    labels = _rows(reader, names, reader.observed_rows)
     return names.dataset(observed, labels), names.dataset(constant, labels)
 
 
-# ---- small things -----------------------------------------------------------------------------
-
-
-def _dims(reader: Reader, names: Names, name: str, ndim: int) -> tuple[str, ...]:
-    if name in reader.sites:
-        return names.of_site(reader.sites[name])
-    return names.of_array(name, ndim, reader.plate)  # a representation: rows, then features
-
-
-def _rows(reader: Reader, names: Names, index: np.ndarray) -> dict[str, np.ndarray]:
-    return {} if reader.plate is None else {names.dim(reader.plate): index}
-
-
-def _same(array: Tensor, value: Any) -> bool:
-    if not isinstance(value, Tensor) or array.shape != value.shape:
-        return False
-    return array.data_ptr() == value.data_ptr() or torch.equal(
-        torch.nan_to_num(array.double()), torch.nan_to_num(value.double())
-    )
-
-
-# ---- The group ``fit`` of a fit in ArviZ: how it went, and what was learned.
-
-#: parameters with more numbers stay in the run's weights
-MAX_PARAMETER = 100_000
-
-
-def fit_group(fit: Any, names: Names, records: list[ChainRecord]) -> xr.Dataset:
-    """How the fit went, and what was learned."""
+def _fit_group(fit: FittedModel, names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Objective, steps, k-hat and learned parameters of each chain."""
     nats = {"units": "nats"}
     solution = fit.solution
     variables: dict[str, Variable] = {
@@ -249,20 +213,20 @@ def fit_group(fit: Any, names: Names, records: list[ChainRecord]) -> xr.Dataset:
     learned: list[dict[str, Tensor]] = []
     for chain in range(len(solution.stopped)):
         with fit.chain(chain):
-            learned.append({k: v.clone() for k, v in parameters(fit.model).items()})
+            learned.append({k: v.clone() for k, v in _learned_parameters(fit.model).items()})
     for name in learned[0]:
         key = f"{name}_parameter" if names.variable(name) in variables else name
         dims = names.of_array(name, learned[0][name].ndim)
         values = np.stack([as_array(p[name]) for p in learned])
         variables[key] = (("chain", *dims), plain(values), {"learned": 1})
-    return names.dataset(variables, attrs={**about(fit), "best_chain": int(solution.best)})
+    return names.dataset(variables, attrs={**_about(fit), "best_chain": int(solution.best)})
 
 
-def parameters(model: Model) -> dict[str, Tensor]:
-    """Learned parameters on their own scale.
+def _learned_parameters(model: Model) -> dict[str, Tensor]:
+    """Learned parameters on their constrained scale.
 
-    The properties of the model's class that are tensors (``weights``, ``means``) are what its
-    author shows of them; without any, all parameters by name, under their constraints.
+    These are the properties of the model's class that are tensors (``weights``, ``means``);
+    without any, all parameters by name, under their constraints.
     """
     shown = {}
     for cls in type(model).__mro__:
@@ -279,11 +243,11 @@ def parameters(model: Model) -> dict[str, Tensor]:
             owner: Any = model.get_submodule(".".join(path))
             value = getattr(owner, last, raw)
             shown[".".join([*path, last])] = (raw if value is None else value).detach()
-    return {k: v for k, v in shown.items() if v.numel() <= MAX_PARAMETER}
+    return {k: v for k, v in shown.items() if v.numel() <= MAX_PARAMETER_NUMBERS}
 
 
-def about(fit: Any) -> dict[str, Any]:
-    """Describe the fit in strings and numbers that netCDF can hold."""
+def _about(fit: FittedModel) -> dict[str, Any]:
+    """Attributes of a fit: strings and numbers, which netCDF can hold."""
     packages = ("ppl-zoo", "torch", "pyro-ppl", "numpy", "arviz")
     versions = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
     return {
@@ -299,18 +263,13 @@ def about(fit: Any) -> dict[str, Any]:
     }
 
 
-# ---- Arguments of a row: which a model observes, and which are its inputs.
+def _dims(reader: Reader, names: Names, name: str, ndim: int) -> tuple[str, ...]:
+    """Dimensions of a site or representation, without chain and draw."""
+    if name in reader.sites:
+        return names.of_site(reader.sites[name])
+    return names.of_array(name, ndim, reader.plate)  # a representation: rows, then features
 
 
-def inputs(reader: Reader, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Arguments of rows that the model does not observe."""
-    names = Names([], {})
-    _, constant = data_groups(reader, names)
-    arguments = dict(zip(reader.model.argument_names, data, strict=False))
-    return {k: v for k, v in arguments.items() if names.variable(k) in constant.data_vars}
-
-
-def observed_value(reader: Reader, data: tuple[Tensor, ...], name: str) -> Tensor:
-    """Return what a site of the model observes."""
-    with reader.fit.seeded(0), reader.model.defaults():
-        return torch.as_tensor(trace_program(reader.model, data).nodes[name]["value"]).detach()
+def _rows(reader: Reader, names: Names, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Coordinate that says which rows were chosen."""
+    return {} if reader.plate is None else {names.dim(reader.plate): index}

@@ -1,19 +1,22 @@
-"""How good is the answer: one table, and a verdict in words with the thresholds it rests on."""
+"""Check of a fit: a table of its posterior, and a verdict with the thresholds that it used."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["LIMITS", "Check", "Line", "check_draws"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-#: where a verdict turns: k-hat (Yao et al. 2018), R-hat (Vehtari et al. 2021), error of a mean in
-#: reference sds, relative error of an sd, distance over that of two halves of the reference, tail
-#: probability of a predictive check, and share of a row's latents that carry anything
+__all__ = ["LIMITS", "Check", "ScalarCheck", "check_draws"]
+
+#: thresholds of the verdict: k-hat (Yao et al. 2018), R-hat (Vehtari et al. 2021), error of a mean
+#: in reference sds, relative error of an sd, distance over that of two halves of the reference,
+#: tail probability of a predictive check, and share of a row's latents that are active
 LIMITS: Mapping[str, float] = {
     "khat": 0.7,
     "rhat": 1.05,
@@ -26,8 +29,8 @@ LIMITS: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
-class Line:
-    """One scalar of the posterior.
+class ScalarCheck:
+    """Check of one scalar of the posterior.
 
     ``mean_error`` is in units of the reference sd, ``sd_error`` relative (-0.26: 26 % too small),
     ``distance`` the Wasserstein distance to the reference over that between its two halves; NaN
@@ -46,28 +49,33 @@ class Line:
 
 @dataclass(frozen=True)
 class Check:
-    """The result of ``Fit.check``.
+    """Result of ``Fit.check``.
 
     Attributes
     ----------
     lines
         One for each scalar of the posterior.
     khat, khat_error
-        Of each chain, and its standard error; NaN where there is nothing to diagnose.
+        Pareto k-hat of each chain, and its standard error; NaN where there are no weights.
     p_values
         ``{"SITE STATISTIC": p}``, posterior predictive: the share of replicates whose statistic
         is at least that of the data.
     verdict
         What is wrong, in words, with the threshold; empty if nothing was found.
+    draws, reference
+        ``{scalar: (chain, draw)}``; the reference's None if there is none.
+    limits
+        The thresholds.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[ScalarCheck, ...]
     khat: np.ndarray
     khat_error: np.ndarray
     p_values: Mapping[str, float]
     verdict: tuple[str, ...]
     draws: Mapping[str, np.ndarray]
     reference: Mapping[str, np.ndarray] | None
+    limits: Mapping[str, float]
 
     @property
     def passed(self) -> bool:
@@ -75,14 +83,14 @@ class Check:
         return not self.verdict
 
     def __str__(self) -> str:
-        """Lay the table out, with the verdict below."""
+        """Format the table, with the verdict below."""
         against = self.reference is not None
         width = max([len(line.name) for line in self.lines], default=4)
         head = f"{'':{width}}       mean         sd  R-hat    ESS"
         rows = [head + ("  mean error  sd error  distance" if against else "")]
         for line in self.lines:
             row = f"{line.name:{width}} {line.mean:10.4g} {line.sd:10.4g}"
-            row += f" {_shown(line.rhat, 6, 3)} {line.ess:6.0f}"
+            row += f" {_formatted(line.rhat, 6, 3)} {line.ess:6.0f}"
             if against:
                 row += f"  {line.mean_error:+10.2f} {line.sd_error:+9.0%} {line.distance:9.1f}"
             rows.append(row)
@@ -95,8 +103,8 @@ class Check:
         rows += [f"! {text}" for text in self.verdict] or ["nothing wrong was found"]
         return "\n".join(rows)
 
-    def plot(self) -> Any:
-        """Draw errors of mean and sd, or intervals where there is no reference."""
+    def plot(self) -> Figure:
+        """Plot errors of mean and sd, or intervals where there is no reference."""
         from ppl_zoo.diagnostics.plots.checks import plot_check
 
         return plot_check(self)
@@ -113,20 +121,20 @@ def check_draws(
     mean_field: bool,
     active: np.ndarray | None = None,
 ) -> Check:
-    """Judge posterior draws.
+    """Check posterior draws.
 
     Parameters
     ----------
     draws, reference
         ``{site: (chain, draw, ...)}``.
     khat, num_weights
-        Of each chain, from so many importance weights.
+        Pareto k-hat of each chain, and the number of importance weights it was estimated from.
     replicates, observed
         ``{site: (draw, ...)}`` and ``{site: (...)}``.
     mean_field
         Whether the guide leaves out correlations, which the advice depends on.
     active
-        Which latent dimensions of a row carry anything, ``(num_latents,)``.
+        Which local latent dimensions are active, ``(num_latents,)``.
     """
     from ppl_zoo.diagnostics.arviz_compat import ess_and_rhat
 
@@ -139,18 +147,19 @@ def check_draws(
         line |= {"rhat": rhat, "ess": ess}
         if other is not None and name in other:
             line |= _errors(values.ravel(), other[name])
-        lines.append(Line(**line))
+        lines.append(ScalarCheck(**line))
     khat = np.asarray(khat, float)
     tail = math.ceil(min(0.2 * num_weights, 3.0 * math.sqrt(num_weights)))
     khat_error = np.where(
         np.isfinite(khat), (1 + np.maximum(khat, -0.5)) / math.sqrt(tail), np.nan
     )
     p_values = _p_values(replicates, observed)
-    verdict = _collapse(active) + _verdict(lines, khat, p_values, mean_field, other)
-    return Check(tuple(lines), khat, khat_error, p_values, verdict, scalars, other)
+    verdict = _posterior_collapse(active) + _verdict(lines, khat, p_values, mean_field, other)
+    return Check(tuple(lines), khat, khat_error, p_values, verdict, scalars, other, LIMITS)
 
 
 def _scalars(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scalars of the sites that vary, ``(chain, draw)`` each."""
     out = {}
     for name, values in draws.items():
         values = np.asarray(values, float)
@@ -163,12 +172,13 @@ def _scalars(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _errors(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """Errors of mean and sd, and distance, against the reference ``(chain, draw)``."""
     both = reference.ravel()
     sd = both.std()
     # halves of every chain, so that both have seen all of them
     middle = reference.shape[1] // 2
     halves = _wasserstein(reference[:, :middle].ravel(), reference[:, middle:].ravel())
-    # two halves of an ideal sampler differ by about this much, so the divisor is never by luck 0
+    # halves of independent draws differ by about this much; keeps the divisor away from 0
     floor = sd / math.sqrt(both.size)
     return {
         "mean_error": float((values.mean() - both.mean()) / sd),
@@ -178,6 +188,7 @@ def _errors(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """Wasserstein-1 distance of two samples, by their quantiles."""
     grid = (np.arange(1000) + 0.5) / 1000
     return float(np.abs(np.quantile(a, grid) - np.quantile(b, grid)).mean())
 
@@ -185,6 +196,7 @@ def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
 def _p_values(
     replicates: Mapping[str, np.ndarray], observed: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
+    """Posterior predictive p-values of mean, sd, minimum and maximum of each site."""
     statistics = {"mean": np.mean, "sd": np.std, "min": np.min, "max": np.max}
     out = {}
     for site, drawn in replicates.items():
@@ -193,7 +205,7 @@ def _p_values(
         data = np.asarray(observed[site], float)
         flat = np.asarray(drawn, float).reshape(len(drawn), -1)
         for name, statistic in statistics.items():
-            # ties count half: a maximum of 1 in binary data is no sign of anything
+            # ties count half: a maximum of 1 in binary data is no evidence
             ours, theirs = statistic(data), statistic(flat, axis=1)
             p = (theirs > ours).mean() + 0.5 * (theirs == ours).mean()
             out[f"{site} {name}"] = float(p)
@@ -201,16 +213,17 @@ def _p_values(
 
 
 def _verdict(
-    lines: Sequence[Line],
+    lines: Sequence[ScalarCheck],
     khat: np.ndarray,
     p_values: Mapping[str, float],
     mean_field: bool,
     reference: Mapping[str, np.ndarray] | None,
 ) -> tuple[str, ...]:
-    found = []
+    """Describe what is beyond its threshold: k-hat, R-hat, errors, predictive p-values."""
     advice = ""
     if mean_field:
         advice = "; a full-rank guide (guide='multivariate-normal') may mend it"
+    found = []
     worst = np.nanmax(khat) if np.isfinite(khat).any() else math.nan
     if worst > LIMITS["khat"]:
         found.append(
@@ -224,12 +237,27 @@ def _verdict(
             f"R-hat of {line.name} is {line.rhat:.2f} (above {LIMITS['rhat']}): the chains found "
             "different answers; compare their objectives, and take more steps or restarts"
         )
+    found += _reference_errors(lines, advice, reference)
+    for name, p in p_values.items():
+        if min(p, 1 - p) < LIMITS["p"]:
+            found.append(
+                f"replicates do not look like the data: {name} has a predictive p-value of "
+                f"{p:.3f} (within {LIMITS['p']} of 0 or 1); the model, not the fit, is at fault"
+            )
+    return tuple(found)
+
+
+def _reference_errors(
+    lines: Sequence[ScalarCheck], advice: str, reference: Mapping[str, np.ndarray] | None
+) -> list[str]:
+    """Describe errors of mean, sd and distribution against the reference."""
+    found = []
     shifted = [line for line in lines if abs(line.mean_error) > LIMITS["mean"]]
     if shifted:
         line = max(shifted, key=lambda line: abs(line.mean_error))
         found.append(
             f"the mean of {line.name} is off by {abs(line.mean_error):.2f} posterior sds (above "
-            f"{LIMITS['mean']}){_several(shifted)}"
+            f"{LIMITS['mean']}){_and_others(shifted)}"
         )
     narrow = [line for line in lines if abs(line.sd_error) > LIMITS["sd"]]
     if narrow:
@@ -239,7 +267,7 @@ def _verdict(
         mend = advice if line.sd_error < 0 and strongest > 0.5 else ""
         found.append(
             f"the sd of {line.name} is {abs(line.sd_error):.0%} too {size} (above "
-            f"{LIMITS['sd']:.0%}){_several(narrow)}{mend}"
+            f"{LIMITS['sd']:.0%}){_and_others(narrow)}{mend}"
         )
     far = [
         line
@@ -252,16 +280,10 @@ def _verdict(
             f"the distribution of {line.name} is {line.distance:.0f} times as far from the "
             f"reference as its halves are from each other (above {LIMITS['distance']:.0f})"
         )
-    for name, p in p_values.items():
-        if min(p, 1 - p) < LIMITS["p"]:
-            found.append(
-                f"replicates do not look like the data: {name} has a predictive p-value of "
-                f"{p:.3f} (within {LIMITS['p']} of 0 or 1); the model, not the fit, is at fault"
-            )
-    return tuple(found)
+    return found
 
 
-def _collapse(active: np.ndarray | None) -> tuple[str, ...]:
+def _posterior_collapse(active: np.ndarray | None) -> tuple[str, ...]:
     if active is None or active.mean() >= LIMITS["active"]:
         return ()
     return (
@@ -272,7 +294,7 @@ def _collapse(active: np.ndarray | None) -> tuple[str, ...]:
     )
 
 
-def _several(lines: Sequence[Line]) -> str:
+def _and_others(lines: Sequence[ScalarCheck]) -> str:
     return f", and {len(lines) - 1} more beside it" if len(lines) > 1 else ""
 
 
@@ -284,5 +306,5 @@ def _strongest_correlation(scalars: Mapping[str, np.ndarray]) -> float:
     return float(np.nanmax(np.abs(table)))
 
 
-def _shown(value: float, width: int, digits: int) -> str:
+def _formatted(value: float, width: int, digits: int) -> str:
     return f"{value:{width}.{digits}f}" if math.isfinite(value) else f"{'-':>{width}}"

@@ -1,4 +1,4 @@
-"""Names in ArviZ: plates become dimensions, and no dimension is named like a variable."""
+"""Names of variables and dimensions in ArviZ: plates become dimensions."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import xarray as xr
 
 from ppl_zoo.core.tracing import Site
 
-__all__ = ["Names", "even", "has_plate"]
+__all__ = ["Names", "Variable", "has_plate", "plate_axis"]
 
+#: dimensions of ArviZ itself
 RESERVED = ("chain", "draw", "step")
 
+#: dimensions, values and attributes of a variable
 Variable = tuple[tuple[str, ...], np.ndarray, dict[str, Any]]
-
-
-def even(size: int, count: int) -> np.ndarray:
-    """At most ``count`` of the indices 0 .. size - 1, at even distances."""
-    return np.unique(np.linspace(0, size - 1, min(size, count)).round().astype(int))
 
 
 def has_plate(site: Site, plate: str | None) -> bool:
     """Whether the value of a site has the plate as a full dimension."""
-    return plate is not None and plate in _batch(site)
+    return plate is not None and plate in _dimension_plates(site)
 
 
 def plate_axis(site: Site, plate: str) -> int:
     """Position of a plate's dimension in the value of a site."""
-    return _batch(site).index(plate)
+    return _dimension_plates(site).index(plate)
 
 
-def _batch(site: Site) -> list[str | None]:
-    """Name of each dimension of a value: its plate, "" for a batch dimension without, None."""
+def _dimension_plates(site: Site) -> list[str | None]:
+    """Plate of each dimension of a site's value.
+
+    "" for a batch dimension outside of all plates, None for an event dimension.
+    """
     for event_dim in dict.fromkeys((site.event_dim, *range(len(site.shape) + 1))):
         found: list[str | None] = [None] * len(site.shape)
         batch = len(site.shape) - event_dim
@@ -53,7 +53,9 @@ def _batch(site: Site) -> list[str | None]:
 
 
 class Names:
-    """Decides what variables and dimensions are called, for all groups alike.
+    """Names of variables and dimensions, the same in all groups.
+
+    No dimension is named like a variable.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ class Names:
 
     def of_site(self, site: Site) -> tuple[str, ...]:
         """Dimensions of the value of a site, without chain and draw."""
-        batch = _batch(site)
+        batch = _dimension_plates(site)
         names = list(self.event_dims.get(site.name, ()))
         events = [i for i, name in enumerate(batch) if name is None]
         if len(names) != len(events):

@@ -1,4 +1,4 @@
-"""What the latents of single rows carry: KL by dimension, and which of them are in use."""
+"""Active units of local latents, and KL by latent dimension."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ppl_zoo.core.tracing.kl import kl_by_dimension, without_events
 
 __all__ = ["LatentUse", "latent_use"]
 
-#: a latent carries something if its posterior mean moves with the data by this variance (Burda
-#: et al. 2016)
-ACTIVE = 0.01
+#: variance over the data of an active unit's posterior mean, at least (Burda et al. 2016)
+MIN_ACTIVE_VARIANCE = 0.01
+#: share of active units below which the posterior has collapsed
+MIN_ACTIVE_SHARE = 0.1
 
 
 class LatentUse(NamedTuple):
-    """What the latents carry, each field ``(num_latents,)``.
+    """KL and activity of local latents, each field ``(num_latents,)``.
 
     Attributes
     ----------
     kl
-        Mean KL of the guide from the prior, nats a row; None where the latents' dimensions do
-        not come apart.
+        Mean KL of the guide from the prior, nats a row; None where it is not a sum over the
+        latents' dimensions.
     variance
         Variance of the posterior mean over the rows.
     active
@@ -39,42 +40,40 @@ class LatentUse(NamedTuple):
 
     @property
     def collapsed(self) -> bool:
-        """Whether fewer than a tenth of the latents carry anything."""
-        return bool(self.active.double().mean() < 0.1)
+        """Whether fewer than a tenth of the latents are active: posterior collapse."""
+        return bool(self.active.double().mean() < MIN_ACTIVE_SHARE)
 
 
 @torch.no_grad()
 def latent_use(model: Model, *data: Any) -> LatentUse:
-    """Measure what each latent dimension carries, by the guide.
+    """Measure KL and activity of each latent dimension under the guide.
 
     Raises
     ------
     QueryError
-        If the guide draws no latents of single rows.
+        If the guide draws no local latents.
     """
-    rows = model.as_rows(data)
-    model.check_data(rows)
+    # two draws: in a hierarchical guide a layer's mean moves with the draw of the layer above,
+    # too; only the covariance of two independent draws is due to the data
     means: tuple[list[Tensor], list[Tensor]] = ([], [])
     kls: list[Tensor | None] = []
     with model.defaults():
-        for batch in rows.chunks(4096):
-            # twice: a layer that is guessed from draws of another moves with them, too, and what
-            # two looks have in common is what moves with the data
-            for look in means:
-                mean, kl = _look(model, batch)
-                look.append(mean)
+        for batch in model.batches(*data):
+            for draws in means:
+                mean, kl = _guide_moments(model, batch)
+                draws.append(mean)
                 kls.append(kl)
-    one, two = (torch.cat(look) for look in means)
+    one, two = (torch.cat(draws) for draws in means)
     variance = ((one - one.mean(0)) * (two - two.mean(0))).sum(0) / (len(one) - 1)
     kl = None if any(part is None for part in kls) else torch.cat(kls).mean(0)
-    return LatentUse(kl, variance, variance > ACTIVE)
+    return LatentUse(kl, variance, variance > MIN_ACTIVE_VARIANCE)
 
 
-def _look(model: Model, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-    """Means of the guide's latents and their KL, ``(n, num_latents)`` both."""
+def _guide_moments(model: Model, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+    """Means of the guide's local latents, and their KL from the prior, ``(n, num_latents)``."""
     plate = model.find_data_plate(batch)
     guide = poutine.trace(model.proposal()).get_trace(*batch)
-    told = poutine.trace(poutine.replay(model, trace=guide)).get_trace(*batch)
+    replayed = poutine.trace(poutine.replay(model, trace=guide)).get_trace(*batch)
     names = [
         name
         for name in guide.stochastic_nodes
@@ -88,7 +87,7 @@ def _look(model: Model, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | Non
         raise QueryError(f"{type(model).__name__}: its latents are states, which have no mean")
     num = len(batch[0])
     mean = torch.cat([_flat(without_events(guide.nodes[n]["fn"]).mean, num) for n in names], 1)
-    kls = [kl_by_dimension(told, guide, name) for name in names]
+    kls = [kl_by_dimension(replayed, guide, name) for name in names]
     if any(kl is None for kl in kls):
         return mean, None
     return mean, torch.cat([_flat(kl, num) for kl in kls], 1)

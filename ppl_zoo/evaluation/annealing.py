@@ -1,4 +1,4 @@
-"""Integrals of unnormalised densities: importance weights, annealing and bridge sampling.
+"""Annealed importance sampling and bridge sampling: integrals of unnormalised densities.
 
 Plain tensors, no model: a density is a function of a batch of points. Particles are the first
 dimension, whatever else is integrated apart from each other (rows of data) comes next, and the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,15 +19,26 @@ __all__ = ["Annealed", "Estimate", "anneal", "bridge", "log_mean"]
 LogDensity = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
+class StartDistribution(Protocol):
+    """Distribution of points, ``(*batch, size)``, as of torch: what annealing starts from."""
+
+    def sample(self, sample_shape: tuple[int, ...]) -> Tensor:
+        """Independent points, ``(*sample_shape, *batch, size)``."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of each point, without the last dimension."""
+
+
 class Estimate(NamedTuple):
-    """A logarithm and its standard error, in nats, ``(*batch)``."""
+    """Log of an integral and its standard error, in nats, ``(*batch)``."""
 
     value: Tensor
     error: Tensor
 
 
 class Annealed(NamedTuple):
-    """Result of annealing: weights ``(particles, *batch)``, and where the particles ended."""
+    """Result of annealing: log weights ``(particles, *batch)`` and the final particles."""
 
     log_weights: Tensor
     particles: Tensor
@@ -53,7 +64,7 @@ def log_mean(log_weights: Tensor) -> Estimate:
 @torch.no_grad()
 def anneal(
     log_target: LogDensity,
-    start: Any,
+    start: StartDistribution,
     *,
     num_particles: int = 256,
     num_steps: int = 200,
@@ -74,7 +85,7 @@ def anneal(
         ``(particles, *batch, size) -> (particles, *batch)``, differentiable, unnormalised.
     start
         A torch distribution of points, batch shape ``batch``, event shape ``(size,)``: the
-        prior, or something near to the target.
+        prior, or a distribution close to the target.
     num_particles, num_steps, num_leapfrog
         Particles, temperatures, and steps of each move.
     step_size, target_accept
@@ -94,40 +105,42 @@ def anneal(
     Salakhutdinov & Grosse 2017, On the quantitative analysis of decoder-based generative
     models, https://arxiv.org/abs/1611.04273.
     """
-    run = _Run(log_target, start, num_leapfrog)
+    path = _AnnealingPath(log_target, start, num_leapfrog)
     ends = torch.sigmoid(torch.tensor([-4.0, 4.0], dtype=torch.float64))
     betas = torch.linspace(-4.0, 4.0, num_steps + 1, dtype=torch.float64).sigmoid()
     betas = ((betas - ends[0]) / (ends[1] - ends[0])).tolist()
     betas[0], betas[-1] = 0.0, 1.0
     pilot = start.sample((max(16, num_particles // 4),))
-    steps = run.tune(pilot, betas, step_size, target_accept)
+    steps = path.tune(pilot, betas, step_size, target_accept)
     forward = backward_from is None
     z = start.sample((num_particles,)) if forward else backward_from
     log_weights, rates = torch.zeros_like(start.log_prob(z)), []
-    way = list(zip(betas[:-1], betas[1:], steps, strict=True))
-    for before, beta, step in way if forward else reversed(way):
+    schedule = list(zip(betas[:-1], betas[1:], steps, strict=True))
+    for before, beta, step in schedule if forward else reversed(schedule):
         if forward:
-            log_weights = log_weights + (beta - before) * run.log_ratio(z)
-        z, rate = run.move(z, beta, step)
+            log_weights = log_weights + (beta - before) * path.log_ratio(z)
+        z, rate = path.move(z, beta, step)
         if not forward:  # the same chain run the other way: it moves first
-            log_weights = log_weights + (beta - before) * run.log_ratio(z)
+            log_weights = log_weights + (beta - before) * path.log_ratio(z)
         rates.append(rate)
     return Annealed(log_weights, z, torch.stack(rates).mean(0))
 
 
-class _Run:
-    """Moves that leave a density between start and target as it is."""
+class _AnnealingPath:
+    """Geometric path from start to target, and HMC moves that leave each density invariant."""
 
-    def __init__(self, log_target: LogDensity, start: Any, num_leapfrog: int) -> None:
+    def __init__(
+        self, log_target: LogDensity, start: StartDistribution, num_leapfrog: int
+    ) -> None:
         self.log_target, self.start, self.num_leapfrog = log_target, start, num_leapfrog
 
     def log_ratio(self, z: Tensor) -> Tensor:
-        """Log of target / start; a particle where the target has no value never counts."""
+        """Log of target / start; -inf where the target is NaN: no weight."""
         value = self.log_target(z) - self.start.log_prob(z)
         return torch.where(value.isnan(), -torch.inf, value)
 
-    def slope(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        """Log density between the two, and its gradient."""
+    def log_density_and_gradient(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """Log density ``start^(1-beta) target^beta``, and its gradient."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             value = (1.0 - beta) * self.start.log_prob(z) + beta * self.log_target(z)
@@ -136,29 +149,29 @@ class _Run:
         return torch.where(value.isnan(), -torch.inf, value), gradient
 
     def move(self, z: Tensor, beta: float, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Move each particle; ``step (*batch)``. Returns the rate of accepted moves too."""
-        log_density, gradient = self.slope(z, beta)
+        """HMC move of each particle, and the acceptance rate; ``step (*batch)``."""
+        log_density, gradient = self.log_density_and_gradient(z, beta)
         momentum = torch.randn_like(z)
         jitter = 0.9 + 0.2 * torch.rand_like(log_density)
         step = (step * jitter)[..., None]
         energy = log_density - 0.5 * (momentum**2).sum(-1)
-        new, value, lost = z, log_density, torch.zeros_like(log_density, dtype=torch.bool)
+        new, value, diverged = z, log_density, torch.zeros_like(log_density, dtype=torch.bool)
         momentum = momentum + 0.5 * step * gradient
         for index in range(self.num_leapfrog):
             new = new + step * momentum
-            # a path that ran away stays at its beginning and is refused below
-            lost = lost | ~new.isfinite().all(-1)
-            new = torch.where(lost[..., None], z, new)
-            value, gradient = self.slope(new, beta)
+            # a diverging trajectory stays at its start and is rejected below
+            diverged = diverged | ~new.isfinite().all(-1)
+            new = torch.where(diverged[..., None], z, new)
+            value, gradient = self.log_density_and_gradient(new, beta)
             last = index == self.num_leapfrog - 1
             momentum = momentum + (0.5 if last else 1.0) * step * gradient
         gain = value - 0.5 * (momentum**2).sum(-1) - energy
-        chance = torch.where(lost | gain.isnan(), -torch.inf, gain).clamp_max(0.0).exp()
-        taken = torch.rand_like(chance) < chance
-        return torch.where(taken[..., None], new, z), chance.mean(0)
+        accept = torch.where(diverged | gain.isnan(), -torch.inf, gain).clamp_max(0.0).exp()
+        accepted = torch.rand_like(accept) < accept
+        return torch.where(accepted[..., None], new, z), accept.mean(0)
 
     def tune(self, z: Tensor, betas: list[float], first: float, target: float) -> list[Tensor]:
-        """Find the step of each temperature, ``(*batch)`` each."""
+        """Adapt the step size of each temperature, ``(*batch)`` each."""
         step = torch.full_like(self.start.log_prob(z)[0], first)
         for _ in range(10):  # at the start, where the scale is not known yet
             z, rate = self.move(z, betas[1], step)
@@ -188,7 +201,7 @@ def bridge(
     target_at_proposals, proposal_at_proposals
         The same at draws of the proposal.
     effective_size
-        What the draws of the target count for, if they are correlated.
+        Effective sample size of the draws of the target, if they are correlated.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,14 @@ from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.model import Model
 
 __all__ = ["Divergence", "kl"]
+
+
+@runtime_checkable
+class HasDistribution(Protocol):
+    """A model that is a distribution of torch or Pyro in closed form."""
+
+    def distribution(self) -> Distribution:
+        """Distribution of a row."""
 
 
 class Divergence(NamedTuple):
@@ -54,7 +62,7 @@ def kl(p: Any, q: Any, *, num_samples: int = 10_000) -> Divergence:
     >>> zoo.kl(dist.Normal(0.0, 1.0), dist.Normal(1.0, 1.0)).value
     tensor(0.5000)
     """
-    p, q = (_read(name, thing) for name, thing in (("p", p), ("q", q)))
+    p, q = (_as_density(name, value) for name, value in (("p", p), ("q", q)))
     if isinstance(p, Distribution) and isinstance(q, Distribution):
         try:
             value = kl_divergence(p, q)
@@ -78,17 +86,18 @@ def kl(p: Any, q: Any, *, num_samples: int = 10_000) -> Divergence:
     return Divergence(difference.mean(0), error.nan_to_num(torch.inf), False)
 
 
-def _read(name: str, thing: Any) -> Any:
-    if hasattr(thing, "distribution"):
-        return thing.distribution()
-    if not isinstance(thing, (Distribution, Model)):
-        raise DataError(f"{name}: got {thing!r}, expected a distribution or a zoo.Model")
-    if isinstance(thing, Model):
+def _as_density(name: str, value: Any) -> Distribution | Model:
+    """Read an argument of :func:`kl`: a distribution, or a model with density and samples."""
+    if isinstance(value, HasDistribution):
+        return value.distribution()
+    if not isinstance(value, (Distribution, Model)):
+        raise DataError(f"{name}: got {value!r}, expected a distribution or a zoo.Model")
+    if isinstance(value, Model):
         for query in ("log_prob", "sample"):
-            if thing.queries[query] == "none":
-                raise QueryError(f"{_name(thing)} has no {query}: kl needs it")
-    return thing
+            if value.queries[query] == "none":
+                raise QueryError(f"{_name(value)} has no {query}: kl needs it")
+    return value
 
 
-def _name(thing: Any) -> str:
-    return type(thing).__name__
+def _name(value: Distribution | Model) -> str:
+    return type(value).__name__

@@ -1,4 +1,4 @@
-"""Evidence: how probable the data are under a model, with its parameters integrated out.
+"""Evidence: marginal likelihood of the data, all latents integrated out.
 
 The difference of two models' log evidences is the log of their Bayes factor.
 """
@@ -38,10 +38,10 @@ class Evidence:
     method
         "elbo", "importance", "bridge" or "annealed".
     num_samples
-        Draws or particles that were used.
+        Number of draws or particles.
     khat
-        Of the importance weights: above 0.7 neither value nor error can be trusted. NaN where
-        weights play no part, or are all equal.
+        Pareto k-hat of the importance weights: above 0.7 neither value nor error can be trusted.
+        NaN where there are no weights, or they are all equal.
     """
 
     value: float
@@ -121,10 +121,11 @@ def evidence(
 def _integrate(
     fit: FittedModel, method: str, num_samples: int, options: dict[str, Any]
 ) -> Evidence:
-    problem = _problem(fit)
+    """Estimate the evidence by bridge sampling or annealing, in unconstrained space."""
+    problem = _unconstrained(fit)
     draws = _unconstrained_draws(fit, problem, num_samples)
     sampled = fit.solution.draws is not None
-    # of a sampler's draws one half places the proposal, the other is bridged to
+    # half of a sampler's draws fit the proposal, the other half are bridged to
     loc, scale = _moments(draws[::2] if sampled else draws)
     log_scale = scale.diagonal().log().sum()
     density = log_density(problem)
@@ -159,7 +160,8 @@ def _integrate(
     return Evidence(float(found.value), float(found.error), method, num_samples, float("nan"))
 
 
-def _problem(fit: FittedModel) -> Unconstrained:
+def _unconstrained(fit: FittedModel) -> Unconstrained:
+    """Posterior of a fit on the unconstrained scale."""
     rows = fit.model.as_rows(fit.data())
     try:
         return Unconstrained(fit.model, rows)
@@ -177,7 +179,7 @@ def _unconstrained_draws(fit: FittedModel, problem: Unconstrained, count: int) -
     wanted = min(total, max(2 * count, 4 * problem.size))
     picked = evenly_spaced(total, wanted)
     chosen = {k: drawn[k].to(problem.model.device)[picked] for k in problem.places}
-    with pyro.validation_enabled(False), _Detached():
+    with pyro.validation_enabled(False), _DetachedData():
         return torch.func.vmap(problem.unconstrain, randomness="different")(chosen)
 
 
@@ -196,7 +198,7 @@ def _effective_size(fit: FittedModel) -> float:
 
 
 def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and Cholesky factor of the covariance, made a little wider than it is."""
+    """Mean, and Cholesky factor of the covariance with a small ridge."""
     loc = draws.mean(0)
     covariance = (draws - loc).mT @ (draws - loc) / (len(draws) - 1)
     ridge = 1e-6 * covariance.diagonal().clamp_min(1e-12).diag()
@@ -204,7 +206,7 @@ def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_density(problem: Unconstrained) -> Callable[[Tensor], Tensor]:
-    """Log joint density of many vectors at once, ``(n, size) -> (n,)``, differentiable.
+    """Log joint density of vectors, ``(n, size) -> (n,)``, differentiable.
 
     By ``vmap`` of the program; one by one where Pyro reads values while it runs.
     """
@@ -216,21 +218,21 @@ def log_density(problem: Unconstrained) -> Callable[[Tensor], Tensor]:
     def by_one(z: Tensor) -> Tensor:
         return torch.stack([one(row) for row in z])
 
-    def together(z: Tensor) -> Tensor:
-        with pyro.validation_enabled(False), _Detached():
+    def vectorised(z: Tensor) -> Tensor:
+        with pyro.validation_enabled(False), _DetachedData():
             return torch.func.vmap(one)(z)
 
     trial = 0.1 * torch.randn(3, problem.size, dtype=problem.model.dtype, device=data[0].device)
     try:
-        same = torch.allclose(together(trial), by_one(trial), rtol=1e-4, atol=1e-4)
+        same = torch.allclose(vectorised(trial), by_one(trial), rtol=1e-4, atol=1e-4)
     # what vmap and Pyro raise where a program cannot run for many vectors at once
     except (RuntimeError, NotImplementedError, ValueError):
         same = False
-    return together if same else by_one
+    return vectorised if same else by_one
 
 
-class _Detached(TorchFunctionMode):
-    """Answer ``tensor.data``, which vmap refuses; Pyro asks it for shapes only."""
+class _DetachedData(TorchFunctionMode):
+    """Replace ``tensor.data``, which vmap refuses, by a detached tensor; Pyro reads its shape."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Any = None

@@ -1,8 +1,8 @@
-"""A model's density in the latents of single rows, for many points at once."""
+"""Log density of a model in its local latents, for many points at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
@@ -22,27 +22,27 @@ __all__ = ["LocalDensity", "prior_program", "simulate_rows", "uniform_program"]
 
 
 class LocalDensity:
-    """Log p(x, z) of given rows as a function of z, each row by itself.
+    """Log joint density log p(x, z) of given rows as a function of z, by row.
 
     Points are flat: ``(particles, n, size)``, the latent sites one after the other.
 
     Parameters
     ----------
     model
-        Its latents are real, and all of single rows.
+        A model whose latents are all local and real.
     data
         The rows, as the model takes them.
 
     Raises
     ------
     QueryError
-        If the latents are of another kind.
+        If the latents are not real, or not local.
     """
 
     def __init__(self, model: Model, data: tuple[Tensor, ...]) -> None:
         self.model, self.data = model, data
         self.num_rows = len(data[0])
-        latents = row_latents(model, data)
+        latents = _local_latents(model, data)
         for name, fn in latents.items():
             if not _is_real(fn):
                 raise QueryError(
@@ -62,7 +62,7 @@ class LocalDensity:
         return torch.cat(parts, -1)
 
     def values(self, z: Tensor) -> dict[str, Tensor]:
-        """Take flat points apart, ``{site: (particles, n, *event)}``."""
+        """Split flat points into sites, ``{site: (particles, n, *event)}``."""
         sizes = [shape.numel() for shape in self.shapes.values()]
         parts = z.split(sizes, -1)
         return {
@@ -75,13 +75,13 @@ class LocalDensity:
         return self._score(z, observed=True)
 
     def log_prior(self, z: Tensor) -> Tensor:
-        """Log p(z), ``(particles, n)``; the program is left before it observes anything."""
+        """Log p(z), ``(particles, n)``; the program is stopped before the observations."""
         return self._score(z, observed=False)
 
     def _score(self, z: Tensor, observed: bool) -> Tensor:
         tracer = poutine.trace(poutine.condition(self.model, self.values(z)))
         plate = pyro.plate("_draw", len(z), dim=-2)
-        with self.model.defaults(), _Leave(() if observed else self.shapes), plate:
+        with self.model.defaults(), _StopAfter(() if observed else self.shapes), plate:
             tracer(*self.data)
         total = z.new_zeros(len(z), self.num_rows)
         for node in tracer.trace.nodes.values():
@@ -96,7 +96,7 @@ class LocalDensity:
 
 
 class _Prior:
-    """The latents' prior in the form that annealing asks for."""
+    """Prior of the latents, as a start for annealing."""
 
     def __init__(self, density: LocalDensity) -> None:
         self.density = density
@@ -106,7 +106,7 @@ class _Prior:
         (count,) = shape
         model, data = self.density.model, self.density.data
         tracer = poutine.trace(model)
-        with torch.no_grad(), model.defaults(), _Leave(self.density.shapes):
+        with torch.no_grad(), model.defaults(), _StopAfter(self.density.shapes):
             with pyro.plate("_draw", count, dim=-2):
                 tracer(*data)
         values = {k: tracer.trace.nodes[k]["value"] for k in self.density.shapes}
@@ -119,31 +119,32 @@ class _Prior:
         return self.density.log_prior(z)
 
 
-class _Enough(Exception):
-    """All sites that were asked for have been seen."""
+class _Stop(Exception):
+    """Raised to stop a program once the wanted sites have been sampled."""
 
 
-class _Leave(Messenger):
-    """Leave the program once these sites have been seen; empty to let it run."""
+class _StopAfter(Messenger):
+    """Stop the program once these sites have been sampled; empty to let it run to its end."""
 
-    def __init__(self, sites: Any) -> None:
+    def __init__(self, sites: Iterable[str]) -> None:
         super().__init__()
-        self.wanted, self.seen = set(sites), set()
+        self.wanted: set[str] = set(sites)
+        self.seen: set[str] = set()
 
     def _pyro_post_sample(self, msg: dict) -> None:
         self.seen.add(msg["name"])
 
     def _pyro_sample(self, msg: dict) -> None:
         if self.wanted and self.wanted <= self.seen:
-            raise _Enough
+            raise _Stop
 
     def __exit__(self, kind: Any, *rest: Any) -> bool | None:
         super().__exit__(kind, *rest)
-        return True if kind is _Enough else None
+        return True if kind is _Stop else None
 
 
 def prior_program(model: Model) -> Callable[..., None]:
-    """Draw the latents from the prior, as a guide."""
+    """Guide that draws the latents from the prior."""
 
     def prior(*data: Tensor) -> None:
         observed = [s.name for s in model.sites(*data).values() if s.kind == "observed"]
@@ -154,19 +155,19 @@ def prior_program(model: Model) -> Callable[..., None]:
 
 
 def uniform_program(model: Model, limit: float) -> Callable[..., None]:
-    """Draw the latents of each row from a box, or evenly from their states, as a guide."""
+    """Guide that draws real latents uniformly from a box, discrete ones from their states."""
 
     def box(*data: Tensor) -> None:
-        latents = row_latents(model, data)
+        latents = _local_latents(model, data)
         with model.observations(model.find_data_plate(data), data[0]):
             for name, fn in latents.items():
-                pyro.sample(name, _even(fn, limit, f"{type(model).__name__}: site {name!r}"))
+                pyro.sample(name, _uniform(fn, limit, f"{type(model).__name__}: site {name!r}"))
 
     return box
 
 
-def row_latents(model: Model, data: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Latents of single rows and their distributions, in the order of the program.
+def _local_latents(model: Model, data: tuple[Tensor, ...]) -> dict[str, Distribution]:
+    """Local latents and their distributions, in the order of the program.
 
     Raises
     ------
@@ -188,15 +189,16 @@ def row_latents(model: Model, data: tuple[Tensor, ...]) -> dict[str, Any]:
     return {n["name"]: n["fn"] for n in latents}
 
 
-def _is_real(fn: Any) -> bool:
+def _is_real(fn: Distribution) -> bool:
+    """Whether the support of a distribution is all of R^n."""
     support = fn.support
     if isinstance(support, constraints.independent):
         support = support.base_constraint
     return support in (constraints.real, constraints.real_vector)
 
 
-def _even(fn: Any, limit: float, what: str) -> Any:
-    """Distribution that is the same at all states, or in all places of a box."""
+def _uniform(fn: Distribution, limit: float, what: str) -> Distribution:
+    """Uniform distribution over the states, or over a box."""
     if _is_real(fn):
         side = dist.Uniform(-limit, limit).expand(fn.event_shape)
         return side.to_event(len(fn.event_shape))
@@ -209,7 +211,7 @@ def _even(fn: Any, limit: float, what: str) -> Any:
 
 @torch.no_grad()
 def simulate_rows(model: Model, num_rows: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Draw rows from the model with the latents behind them."""
+    """Simulate rows from the model, with their latents."""
     if model.example is None:
         raise QueryError(
             f"{type(model).__name__} does not know its data's shape yet: fit it first"

@@ -1,9 +1,9 @@
-"""How probable rows are under a model with latent variables of each row, honestly measured.
+"""Marginal likelihood log p(x) of single rows under a model with local latents.
 
-Four estimates of log p(x), each row by itself, with parameters held at their fitted values: by
-draws of the prior (which shows why that fails), by importance sampling with the guide, the bound
-that IWAE reports, and annealed importance sampling between two sides. Each comes with its standard
-error and the effective size of its sample. Beside them, what the latents carry.
+Four estimates, with parameters held at their fitted values: importance sampling with the prior
+(which shows why that fails) and with the guide, the bound of IWAE, and annealed importance
+sampling, which bidirectional Monte Carlo bounds from both sides. Each comes with its standard
+error and the effective size of its sample.
 
 References: Burda, Grosse & Salakhutdinov 2016 (https://arxiv.org/abs/1509.00519), Wu et al. 2017
 (https://arxiv.org/abs/1611.04273), Grosse, Ancha & Roy 2016 (https://arxiv.org/abs/1606.02275).
@@ -21,6 +21,7 @@ from torch import Tensor
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.tracing import draw
+from ppl_zoo.core.tracing.sites import Program
 from ppl_zoo.evaluation.annealing import anneal
 from ppl_zoo.evaluation.local_density import (
     LocalDensity,
@@ -40,8 +41,10 @@ __all__ = [
     "uniform_sampling",
 ]
 
-#: draws times rows that are weighed at once
-BLOCK = 2**16
+#: draws times rows whose weights are computed at once
+MAX_WEIGHTS_PER_BLOCK = 2**16
+#: rows that are evaluated at once
+MAX_ROWS_PER_BATCH = 256
 
 
 class RowEstimate(NamedTuple):
@@ -70,7 +73,7 @@ class RowEstimate(NamedTuple):
 
 
 class Sandwich(NamedTuple):
-    """Log p(x) of simulated rows from below and above, ``(n,)`` both, in nats."""
+    """Lower and upper bound of log p(x) of simulated rows, ``(n,)`` both, in nats."""
 
     lower: Tensor
     upper: Tensor
@@ -82,14 +85,14 @@ class Sandwich(NamedTuple):
 
 
 def importance_sampling(
-    model: Model, *data: Any, num_samples: int = 5000, proposal: Any = None
+    model: Model, *data: Any, num_samples: int = 5000, proposal: Program | None = None
 ) -> RowEstimate:
     """Estimate log p(x) with the guide as proposal.
 
     Parameters
     ----------
     model
-        A model whose latents all belong to single rows.
+        A model whose latents are all local.
     *data
         As for ``model.model``, ``(n, ...)``.
     num_samples
@@ -102,15 +105,15 @@ def importance_sampling(
     RowEstimate
     """
     guide = model.proposal() if proposal is None else proposal
-    parts = _parts(model, data)
-    return _join([_estimate(_weights(model, guide, part, num_samples)) for part in parts])
+    batches = _batches(model, data)
+    return _join([_estimate(_weights(model, guide, batch, num_samples)) for batch in batches])
 
 
 def prior_sampling(model: Model, *data: Any, num_samples: int = 5000) -> RowEstimate:
     """Estimate log p(x) as the mean of p(x | z) over draws of the prior.
 
-    Unbiased on the scale of p(x), and useless in practice: hardly a draw explains a given row,
-    which the effective size shows.
+    Unbiased on the scale of p(x), but its variance is huge: hardly a draw explains a given row,
+    which the effective sample size shows.
     """
     return importance_sampling(
         model, *data, num_samples=num_samples, proposal=prior_program(model)
@@ -120,9 +123,10 @@ def prior_sampling(model: Model, *data: Any, num_samples: int = 5000) -> RowEsti
 def uniform_sampling(
     model: Model, *data: Any, num_samples: int = 5000, limit: float = 4.0
 ) -> RowEstimate:
-    """Estimate log p(x) by integrating over a box, ``-limit`` to ``limit`` in each latent.
+    """Estimate log p(x) by uniform draws from a box, ``-limit`` to ``limit`` in each latent.
 
-    The textbook's first idea; worse than the prior by far in more than a few dimensions.
+    Monte-Carlo integration as in a textbook; far worse than the prior in more than a few
+    dimensions.
     """
     box = uniform_program(model, limit)
     return importance_sampling(model, *data, num_samples=num_samples, proposal=box)
@@ -131,13 +135,13 @@ def uniform_sampling(
 def iwae_bound(
     model: Model, *data: Any, num_particles: int = 50, num_repeats: int = 20
 ) -> RowEstimate:
-    """Mean of the importance-weighted bound with ``num_particles`` draws.
+    """Estimate the importance-weighted bound (IWAE) with ``num_particles`` draws.
 
     With one particle it is the ELBO; it rises with their number towards log p(x).
     """
     guide, out = model.proposal(), []
-    for part in _parts(model, data):
-        weights = _weights(model, guide, part, num_particles * num_repeats)
+    for batch in _batches(model, data):
+        weights = _weights(model, guide, batch, num_particles * num_repeats)
         log_weights = torch.cat(list(weights)).unflatten(0, (num_repeats, num_particles))
         bounds = log_weights.logsumexp(1) - math.log(num_particles)
         error = bounds.std(0) / math.sqrt(num_repeats)
@@ -155,11 +159,11 @@ def annealed(
 ) -> RowEstimate:
     """Estimate log p(x) by annealed importance sampling from the prior (Neal 2001).
 
-    Needs no guide, so that it is fair to models whose guide is poor.
+    Needs no guide, and so does not depend on how good it is.
     """
     out = []
-    for part in _parts(model, data):
-        density = LocalDensity(model, part)
+    for batch in _batches(model, data):
+        density = LocalDensity(model, batch)
         run = anneal(
             density.log_joint,
             density.prior,
@@ -179,11 +183,11 @@ def sandwich(
     num_steps: int = 500,
     num_leapfrog: int = 5,
 ) -> Sandwich:
-    """Log p(x) of rows that the model itself drew, between two bounds.
+    """Bound log p(x) of simulated rows from both sides (bidirectional Monte Carlo).
 
-    Annealing forwards from the prior bounds it from below. Backwards from the latents that made
-    the row, an exact draw of its posterior, it bounds it from above (Grosse et al. 2016). What
-    lies between tells how far to trust :func:`annealed` on data.
+    Annealing forwards from the prior bounds it from below. Backwards from the latents that
+    generated the row, an exact draw of its posterior, it bounds it from above (Grosse et al.
+    2016). The gap between them says how accurate :func:`annealed` is on data.
     """
     data, latents = simulate_rows(model, num_rows)
     density = LocalDensity(model, data)
@@ -201,34 +205,33 @@ def sandwich(
     return Sandwich(lower, upper)
 
 
-def _parts(model: Model, data: tuple) -> Iterator[tuple[Tensor, ...]]:
-    """Cut the data into parts of some rows."""
-    rows = model.as_rows(data)
-    model.check_data(rows)
+def _batches(model: Model, data: tuple) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of rows, evaluated in the model's dtype and on its device."""
+    rows = model.checked_rows(*data)
     with model.defaults():
         model.find_data_plate(rows)
-        yield from rows.chunks(256)
+        yield from rows.chunks(MAX_ROWS_PER_BATCH)
 
 
 @torch.no_grad()
 def _weights(
-    model: Model, proposal: Any, data: tuple[Tensor, ...], num_samples: int
+    model: Model, proposal: Program, data: tuple[Tensor, ...], num_samples: int
 ) -> Iterator[Tensor]:
-    """Yield log p(x, z) - log q(z), ``(draws, n)``, ``num_samples`` draws in all."""
-    block = max(2, BLOCK // len(data[0]))
+    """Log importance weights log p(x, z) - log q(z) in blocks of draws, ``(draws, n)``."""
+    block = max(2, MAX_WEIGHTS_PER_BLOCK // len(data[0]))
     for start in range(0, num_samples, block):
         count = min(block, num_samples - start)
         draws = draw(model, proposal, data, count, model.data_plate)
-        if draws.log_joint_rows is None or draws.log_guide_rows is None:
+        if draws.log_weight_rows is None:
             raise QueryError(
                 f"{type(model).__name__}: its rows share latents; there is no density of each by "
                 "itself"
             )
-        yield draws.log_joint_rows - draws.log_guide_rows
+        yield draws.log_weight_rows
 
 
 def _estimate(weights: Iterable[Tensor]) -> RowEstimate:
-    """Add up streamed log weights, ``(draws, n)`` each."""
+    """Estimate of streamed log weights, ``(draws, n)`` each."""
     first = second = None
     count = 0
     for part in weights:
@@ -244,4 +247,5 @@ def _estimate(weights: Iterable[Tensor]) -> RowEstimate:
 
 
 def _join(parts: Iterable[RowEstimate]) -> RowEstimate:
+    """Concatenate the estimates of batches."""
     return RowEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""The contract of a model as a test: run it on your own models.
+"""Contract tests of models, for the user's own models as well.
 
 >>> import ppl_zoo as zoo
 >>> schools = zoo.data.load("eight-schools")
@@ -14,7 +14,9 @@ from typing import Any
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.model import Model
-from ppl_zoo.testing.clauses import CLAUSES, Case, ContractError
+from ppl_zoo.core.solver import Solver
+from ppl_zoo.testing.case import Case, ContractError
+from ppl_zoo.testing.clauses import CLAUSES
 
 __all__ = ["CLAUSES", "ContractError", "check_model"]
 
@@ -23,10 +25,10 @@ def check_model(
     make_model: Callable[[], Model],
     make_data: Callable[[], Any],
     *,
-    solver: Any = None,
+    solver: Solver | None = None,
     clauses: Iterable[str] | None = None,
 ) -> tuple[str, ...]:
-    """Hold a model against the contract of the zoo.
+    """Check a model against the contract of the zoo.
 
     Parameters
     ----------

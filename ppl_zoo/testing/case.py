@@ -1,4 +1,4 @@
-"""A model under test, with data: what the clauses of the contract ask of it."""
+"""Model under test with its data, and the assertions that contract clauses use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solver import Solver
+from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import default_solver, fit
 
-__all__ = ["Case", "ContractError", "close", "demand", "shortened"]
+__all__ = ["Case", "ContractError", "close", "demand"]
 
 
 class ContractError(AssertionError):
-    """A clause of the contract that a model breaks."""
+    """Violation of a clause of the contract by a model."""
 
 
 def demand(holds: bool, message: str) -> None:
@@ -27,11 +30,11 @@ def demand(holds: bool, message: str) -> None:
 
 @dataclasses.dataclass
 class Case:
-    """A model to be checked, with data."""
+    """Model under test: how to make it and its data, and the solver to fit it by."""
 
     make_model: Callable[[], Model]
     make_data: Callable[[], Any]
-    solver: Any
+    solver: Solver | None
 
     def model(self) -> Model:
         """Make the model, the same each time."""
@@ -45,19 +48,23 @@ class Case:
             torch.manual_seed(0)
             return self.make_data()
 
-    def rows(self, model: Model) -> Any:
+    def rows(self, model: Model) -> Rows:
         """Read the data as the model's rows."""
         return model.as_rows(self.data())
 
-    def fitted(self, seed: int = 0) -> Any:
+    def fitted(self, seed: int = 0) -> Fit:
         """Fit the model for a few steps."""
         model = self.model()
-        solver = self.solver or shortened(default_solver(model))
+        solver = self.solver_of(model)
         return fit(model, self.data(), solver, device="cpu", seed=seed, progress=False)
 
+    def solver_of(self, model: Model) -> Solver:
+        """Return the solver to fit the model by, cut short where none was given."""
+        return self.solver or _shortened(default_solver(model))
 
-def shortened(solver: Any) -> Any:
-    """Cut a solver short: a few steps show the contract, convergence is another matter."""
+
+def _shortened(solver: Solver) -> Solver:
+    """Cut a solver short: the contract does not need convergence."""
     short = {"steps": 30, "max_steps": 5, "restarts": 1}
     names = {f.name for f in dataclasses.fields(solver)}
     return dataclasses.replace(solver, **{k: v for k, v in short.items() if k in names})

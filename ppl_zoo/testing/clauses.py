@@ -1,11 +1,11 @@
-"""The clauses of a model's contract, each a function that raises where it does not hold."""
+"""Clauses of the contract of a model, each a function that raises where it does not hold."""
 
 from __future__ import annotations
 
 import math
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
@@ -14,33 +14,28 @@ from torch import Tensor, nn
 from ppl_zoo.core import tracing
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import ANSWERS, Model, no_latents
-from ppl_zoo.fitting.run import default_solver, fit, load
-from ppl_zoo.testing.case import Case, ContractError, close, demand, shortened
+from ppl_zoo.fitting.run import fit, load
+from ppl_zoo.testing.case import Case, ContractError, close, demand
 
-__all__ = [
-    "CLAUSES",
-    "Case",
-    "ContractError",
-    "additive",
-    "draws_broadcast",
-    "dtypes",
-    "encode",
-    "log_prob",
-    "minibatch_scale",
-    "names",
-    "parameters_in_init",
-    "refuses",
-    "repeatable",
-    "round_trip",
-    "sample",
-]
+__all__ = ["CLAUSES"]
+
+#: rows drawn to compare ``sample`` with the program
+NUM_SAMPLES = 400
 
 
-# ---- Clauses about fits of a model: repeatable, saved whole, additive, and none of bad data.
+@runtime_checkable
+class HasStatistics(Protocol):
+    """A model that is fitted from expected sufficient statistics."""
+
+    def expected_statistics(self, *batch: Tensor) -> dict[str, Any]:
+        """Return expected sufficient statistics of a batch, additive over batches."""
 
 
-def repeatable(case: Case) -> None:
-    """Two fits with one seed are the same, and leave nothing behind."""
+# ---- fits -------------------------------------------------------------------------------------
+
+
+def _repeatable(case: Case) -> None:
+    """Fits with one seed are the same, and leave random state and parameter store as they were."""
     state, store = torch.random.get_rng_state(), set(pyro.get_param_store().keys())
     one, two = case.fitted(), case.fitted()
     demand(
@@ -58,7 +53,7 @@ def repeatable(case: Case) -> None:
         )
 
 
-def round_trip(case: Case) -> None:
+def _round_trip(case: Case) -> None:
     """Save a fit and load it: it is the same."""
     done = case.fitted()
     with tempfile.TemporaryDirectory() as folder:
@@ -80,10 +75,10 @@ def round_trip(case: Case) -> None:
         demand(same, "the guide changed on the way to disk and back")
 
 
-def additive(case: Case) -> None:
-    """Add up the statistics of chunks: they are those of all rows."""
+def _additive(case: Case) -> None:
+    """Sufficient statistics of chunks add up to those of all rows."""
     model = case.model()
-    if not (model.offers_em and hasattr(model, "expected_statistics")):
+    if not (model.offers_em and isinstance(model, HasStatistics)):
         return
     rows = case.rows(model)
     with torch.random.fork_rng(), torch.no_grad(), model.defaults():
@@ -101,7 +96,7 @@ def additive(case: Case) -> None:
         )
 
 
-def refuses(case: Case) -> None:
+def _refuses(case: Case) -> None:
     """Infinite values and empty data are refused with a ``DataError``."""
     model = case.model()
     data = case.rows(model).all()
@@ -111,19 +106,18 @@ def refuses(case: Case) -> None:
     broken.view(-1)[0] = math.inf
     empty = tuple(t[:0] for t in data)
     for what, given in (("an infinite value", (broken, *data[1:])), ("no rows", empty)):
-        solver = case.solver or shortened(default_solver(model))
         try:
-            fit(case.model(), given, solver, device="cpu", progress=False)
+            fit(case.model(), given, case.solver_of(model), device="cpu", progress=False)
         except DataError:
             continue
         raise ContractError(f"data with {what} were fitted, expected a DataError")
 
 
-# ---- Clauses about a model's program: its parameters, names, plates, types and draws.
+# ---- the program ------------------------------------------------------------------------------
 
 
-def parameters_in_init(case: Case) -> None:
-    """All parameters are there after ``__init__``, and ``fresh()`` has the same."""
+def _parameters_in_init(case: Case) -> None:
+    """All parameters exist after ``__init__``, and ``fresh()`` has the same."""
     model = case.model()
     demand(isinstance(model, Model), f"got a {type(model).__name__}, expected a zoo.Model")
     before = {k: v.shape for k, v in model.state_dict().items()}
@@ -138,7 +132,7 @@ def parameters_in_init(case: Case) -> None:
     other.load_state_dict(model.state_dict())
 
 
-def names(case: Case) -> None:
+def _names(case: Case) -> None:
     """Sites and plates have lower-case names, no name twice, and one plate is over the data."""
     model = case.model()
     rows = case.rows(model)
@@ -162,8 +156,8 @@ def names(case: Case) -> None:
     demand(not plates & set(sites), f"{plates & set(sites)} name both a site and a plate")
 
 
-def minibatch_scale(case: Case) -> None:
-    """Half the rows count twice where they stand for all."""
+def _minibatch_scale(case: Case) -> None:
+    """Minibatches of half the rows are scaled by two."""
     model = case.model()
     rows = case.rows(model)
     half = rows.head(max(1, len(rows) // 2))
@@ -173,15 +167,14 @@ def minibatch_scale(case: Case) -> None:
     for name, site in tracing.describe(trace).items():
         if site.kind == "observed" and site.is_local(plate):
             scale = torch.as_tensor(trace.nodes[name]["scale"])
-            unscaled = torch.as_tensor(1.0)
             demand(
-                bool((scale / unscaled).max() > 1.0),
+                bool(scale.max() > 1.0),
                 f"site {name!r} of a minibatch of half the rows has scale 1, expected 2: "
                 "open the plate with self.observations",
             )
 
 
-def dtypes(case: Case) -> None:
+def _dtypes(case: Case) -> None:
     """Run a model in float64: every value is float64."""
     model = case.model().double()
     data = case.rows(model).all()
@@ -197,25 +190,25 @@ def dtypes(case: Case) -> None:
             )
 
 
-def draws_broadcast(case: Case) -> None:
+def _draws_broadcast(case: Case) -> None:
     """Several draws of the latents run through the program at once."""
     done = case.fitted()
     model, data = done.model, done.data()
     guide = no_latents if done.guide is None else done.guide
     with model.defaults():
-        together = tracing.broadcasts(model, guide, data, model.data_plate)
+        vectorised = tracing.broadcasts(model, guide, data, model.data_plate)
     demand(
-        together,
+        vectorised,
         "draws do not broadcast: write sums as (x * b).sum(-1), never x @ b or b[0], so that "
         "latents may have dimensions on the left",
     )
 
 
-# ---- Clauses about a model's queries: each answers as the model says it does.
+# ---- queries ----------------------------------------------------------------------------------
 
 
-def log_prob(case: Case) -> None:
-    """``log_prob`` is finite, row by row, and the bound itself where it is said to be exact."""
+def _log_prob(case: Case) -> None:
+    """``log_prob`` is finite, by row, and equal to the ELBO where it is said to be exact."""
     done = case.fitted()
     how = done.model.queries["log_prob"]
     demand(how in ANSWERS, f"queries['log_prob'] is {how!r}, expected one of {ANSWERS}")
@@ -247,15 +240,15 @@ def log_prob(case: Case) -> None:
     )
 
 
-def sample(case: Case) -> None:
-    """``sample`` draws what the story draws."""
+def _sample(case: Case) -> None:
+    """``sample`` draws from the same distribution as the program."""
     done = case.fitted()
     model, data = done.model, done.data()
     if model.queries["sample"] == "none":
         return
     inputs = model.input_names(*data)
     given = {k: v for k, v in zip(model.argument_names, data, strict=False) if k in inputs}
-    count = 400
+    count = NUM_SAMPLES
     with torch.random.fork_rng():
         torch.manual_seed(1)
         drawn = model.sample(count, given=given) if given else model.sample(count)
@@ -270,18 +263,18 @@ def sample(case: Case) -> None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        story = Model.sample(model, count)
-    ours, told = (model.log_prob(v).detach().double() for v in (drawn, story))
-    error = math.sqrt(float(ours.var() + told.var()) / count) + 1e-6
+        simulated = Model.sample(model, count)
+    ours, theirs = (model.log_prob(v).detach().double() for v in (drawn, simulated))
+    error = math.sqrt(float(ours.var() + theirs.var()) / count) + 1e-6
     demand(
-        abs(float(ours.mean() - told.mean())) < 5 * error,
+        abs(float(ours.mean() - theirs.mean())) < 5 * error,
         f"sample() and model() draw from different distributions: mean log density "
-        f"{ours.mean():.4g} against {told.mean():.4g} (standard error {error:.2g})",
+        f"{ours.mean():.4g} against {theirs.mean():.4g} (standard error {error:.2g})",
     )
 
 
-def encode(case: Case) -> None:
-    """``encode`` gives one finite row for each row of the data."""
+def _encode(case: Case) -> None:
+    """``encode`` returns one finite row for each row of the data."""
     done = case.fitted()
     if done.model.queries["encode"] == "none":
         return
@@ -292,17 +285,18 @@ def encode(case: Case) -> None:
         demand(bool(value.isfinite().all()), "encode is not finite")
 
 
+#: the contract, clause by clause
 CLAUSES: dict[str, Callable[[Case], None]] = {
-    "parameters are made in __init__": parameters_in_init,
-    "sites and plates have names of their own": names,
-    "a minibatch is scaled": minibatch_scale,
-    "float64 stays float64": dtypes,
-    "draws broadcast": draws_broadcast,
-    "log_prob": log_prob,
-    "sample": sample,
-    "encode": encode,
-    "one seed, one result": repeatable,
-    "a fit survives the disk": round_trip,
-    "statistics add up": additive,
-    "bad data are refused": refuses,
+    "parameters are made in __init__": _parameters_in_init,
+    "sites and plates have names of their own": _names,
+    "a minibatch is scaled": _minibatch_scale,
+    "float64 stays float64": _dtypes,
+    "draws broadcast": _draws_broadcast,
+    "log_prob": _log_prob,
+    "sample": _sample,
+    "encode": _encode,
+    "one seed, one result": _repeatable,
+    "a fit survives the disk": _round_trip,
+    "statistics add up": _additive,
+    "bad data are refused": _refuses,
 }

@@ -128,7 +128,7 @@ def test_many_points_at_once_score_as_each_alone():
         z = torch.randn(5, problem.size)
         alone = torch.stack([-problem.energy(row, *problem.data) for row in z])
         density = log_density(problem)
-        assert "together" in density.__qualname__
+        assert "vectorised" in density.__qualname__
         torch.testing.assert_close(density(z), alone)
 
 

@@ -1,43 +1,60 @@
-"""Pictures of a model that codes rows and reads the codes back."""
+"""Plots for autoencoders: reconstructions, and a map of the codes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppl_zoo.diagnostics.dims import even
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.diagnostics.arrays import even_indices
 from ppl_zoo.diagnostics.plots.style import (
     COLOURS,
     MODEL,
     SMALL,
+    Card,
     figure,
     image_grid,
     tidy,
     title_of,
 )
 
-__all__ = ["autoencoder"]
+__all__ = ["Autoencoder", "plot_autoencoder"]
 
-#: pairs of a row and what came back
-PAIRS = 32
-#: classes that a colour each can tell apart
-MANY_CLASSES = 20
+#: rows shown with their reconstructions
+NUM_PAIRS = 32
+#: classes that get a colour each
+MAX_CLASSES = 20
 
 
-def autoencoder(
-    fit: Any, x: Tensor, image_shape: Sequence[int], card: Any, labels: np.ndarray | None = None
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A model with codes of rows and reconstructions."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Code of each row."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Mean of each row given its code."""
+
+
+def plot_autoencoder(
+    fit: FittedModel,
+    x: Tensor,
+    image_shape: Sequence[int],
+    card: Card | None,
+    labels: np.ndarray | None = None,
 ) -> Figure:
-    """Images beside their reconstructions, and a map of their codes coloured by class.
+    """Plot images beside their reconstructions, and a map of their codes coloured by class.
 
     Parameters
     ----------
     fit
-        A fit whose model has ``encode`` and ``reconstruct``.
+        A fit of an :class:`Autoencoder`.
     x
         Rows of pixels, ``(n, pixels)``.
     image_shape
@@ -45,9 +62,9 @@ def autoencoder(
     card
         The card of the data set, for the title.
     labels
-        Class of each row, ``(n,)``; no model is fitted to it.
+        Class of each row, ``(n,)``; only to colour by.
     """
-    model, some = fit.model, torch.from_numpy(even(len(x), PAIRS))
+    model, some = fit.model, torch.from_numpy(even_indices(len(x), NUM_PAIRS))
     with fit.chain(fit.solution.best), torch.no_grad():
         code = model.encode(x).double().cpu().numpy()
         back = model.reconstruct(x[some])
@@ -62,7 +79,7 @@ def autoencoder(
     across = code[:, first]
     up = code[:, second] if second is not None else np.zeros(len(code))
     classes = np.unique(labels) if labels is not None else np.array([])
-    if 1 < len(classes) <= MANY_CLASSES:
+    if 1 < len(classes) <= MAX_CLASSES:
         colours = _colours(len(classes))
         for value, colour in zip(classes, colours, strict=True):
             own = labels == value
@@ -87,7 +104,7 @@ def autoencoder(
 
 
 def _colours(count: int) -> list[Any]:
-    """Colours of classes: those of the house while they suffice."""
+    """Colours of classes, those of the style while they suffice."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     from matplotlib import colormaps

@@ -9,20 +9,28 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.diagnostics.arrays import as_doubles
-from ppl_zoo.diagnostics.plots.style import SMALL, figure, title_of
+from ppl_zoo.diagnostics.plots.style import SMALL, Card, figure, title_of
 
-__all__ = ["components", "gaussians"]
+__all__ = ["gaussians", "plot_components"]
+
+#: components whose means are shown
+MAX_MEANS = 24
+#: leading eigenvectors that are shown of a component
+NUM_EIGENVECTORS = 7
 
 
-def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) -> Figure:
-    """Heaviest components of images: mean, and leading eigenvectors of the covariance."""
+def plot_components(
+    fit: FittedModel, image_shape: Sequence[int], card: Card | None, num: int = 8
+) -> Figure:
+    """Plot the heaviest components: mean, and leading eigenvectors of the covariance."""
     parts = list(gaussians(fit.model))
     parts.sort(key=lambda part: -part[0])
     means = np.stack([mean for _, mean, _ in parts])
     limits = float(means.min()), float(means.max())
     if not _has_matrices(fit.model):
-        shown = parts[:24]
+        shown = parts[:MAX_MEANS]
         columns = min(8, len(shown))
         lines = -(-len(shown) // columns)
         fig, axes = figure(1.15 * columns + 0.3, 1.35 * lines + 0.6, lines, columns)
@@ -35,7 +43,7 @@ def components(fit: Any, image_shape: Sequence[int], card: Any, num: int = 8) ->
         what = f"means of {len(shown)} of {len(parts)} components, with weights"
         fig.suptitle(title_of(fit, card, what), fontsize=11)
         return fig
-    shown, width = parts[:num], 7
+    shown, width = parts[:num], NUM_EIGENVECTORS
     fig, axes = figure(0.95 * (width + 1) + 0.7, 0.98 * len(shown) + 0.9, len(shown), width + 1)
     for line, (weight, mean, covariance) in enumerate(shown):
         values, vectors = np.linalg.eigh(covariance)

@@ -1,4 +1,4 @@
-"""Pictures of a model's density over its data: in two columns, in one, and of whole rows."""
+"""Plots of a model's density over its data: in two columns, in one, and of whole rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from torch import Tensor
 
+from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.diagnostics.arrays import as_doubles
 from ppl_zoo.diagnostics.plots.components import gaussians
 from ppl_zoo.diagnostics.plots.style import (
@@ -18,20 +19,21 @@ from ppl_zoo.diagnostics.plots.style import (
     DATA,
     MODEL,
     SMALL,
+    Card,
     axis_label,
     figure,
     tidy,
     title_of,
 )
 
-__all__ = ["density_1d", "density_2d", "log_densities", "mass_levels"]
+__all__ = ["mass_levels", "plot_density_1d", "plot_density_2d", "plot_log_densities"]
 
 #: shares of the model's mass inside the contours
-MASSES = (0.5, 0.8, 0.95)
+CONTOUR_MASSES = (0.5, 0.8, 0.95)
 
 
-def density_2d(fit: Any, x: Tensor, card: Any) -> Figure:
-    """Scatter of two columns, regions of highest density, 2-sd ellipses of components."""
+def plot_density_2d(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
+    """Plot a scatter of two columns, regions of highest density, 2-sd ellipses of components."""
     points = as_doubles(x)
     points = points[np.isfinite(points).all(1)]
     fig, axes = figure(6.0, 5.0)
@@ -71,8 +73,8 @@ def density_2d(fit: Any, x: Tensor, card: Any) -> Figure:
     return fig
 
 
-def density_1d(fit: Any, x: Tensor, card: Any) -> Figure:
-    """Histogram of one column and the model's density, or probabilities of whole numbers."""
+def plot_density_1d(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
+    """Plot a histogram of one column and the model's density, or probabilities of integers."""
     values = as_doubles(x).ravel()
     fig, axes = figure(6.0, 3.6)
     ax = tidy(axes[0, 0])
@@ -98,8 +100,8 @@ def density_1d(fit: Any, x: Tensor, card: Any) -> Figure:
     return fig
 
 
-def log_densities(fit: Any, x: Tensor, card: Any) -> Figure:
-    """Log density of the data and of the model's own samples: equal where the model is true."""
+def plot_log_densities(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
+    """Plot log densities of data and of the model's samples: equal where the model is true."""
     fig, axes = figure(6.0, 3.6)
     ax = tidy(axes[0, 0])
     data = as_doubles(fit.model.log_prob(x))
@@ -127,7 +129,10 @@ def log_densities(fit: Any, x: Tensor, card: Any) -> Figure:
 
 
 def mass_levels(density: np.ndarray) -> list[float]:
-    """Densities above which the given shares of the mass lie, rising."""
+    """Densities above which 95, 80 and 50 % of the mass lie."""
     falling = np.sort(density.ravel())[::-1]
     share = np.cumsum(falling) / falling.sum()
-    return [float(falling[np.searchsorted(share, mass)]) for mass in sorted(MASSES, reverse=True)]
+    return [
+        float(falling[np.searchsorted(share, mass)])
+        for mass in sorted(CONTOUR_MASSES, reverse=True)
+    ]

@@ -1,30 +1,46 @@
-"""The figures of a fit, chosen by its data. Each function returns one; none shows or saves it."""
+"""Plots of a fit, chosen by its data. Each function returns a figure; none shows or saves it."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppl_zoo.diagnostics.arviz import inputs, observed_value
-from ppl_zoo.diagnostics.dims import even, has_plate
-from ppl_zoo.diagnostics.plots.autoencoder import autoencoder
-from ppl_zoo.diagnostics.plots.components import components
-from ppl_zoo.diagnostics.plots.densities import density_1d, density_2d, log_densities
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.core.tracing import Site
+from ppl_zoo.diagnostics.arrays import even_indices
+from ppl_zoo.diagnostics.dims import has_plate
+from ppl_zoo.diagnostics.plots.autoencoder import Autoencoder, plot_autoencoder
+from ppl_zoo.diagnostics.plots.components import plot_components
+from ppl_zoo.diagnostics.plots.densities import (
+    plot_density_1d,
+    plot_density_2d,
+    plot_log_densities,
+)
 from ppl_zoo.diagnostics.plots.history import plot_history
-from ppl_zoo.diagnostics.plots.posterior import codes, densities, responsibilities
-from ppl_zoo.diagnostics.plots.predictions import group_effects, predicted, regression
+from ppl_zoo.diagnostics.plots.posterior import (
+    plot_codes,
+    plot_densities,
+    plot_responsibilities,
+)
+from ppl_zoo.diagnostics.plots.predictions import (
+    plot_group_effects,
+    plot_predicted,
+    plot_regression,
+)
 from ppl_zoo.diagnostics.plots.samples import plot_samples
+from ppl_zoo.diagnostics.plots.style import Card
 from ppl_zoo.diagnostics.reader import Reader
 
 __all__ = ["plot_fit", "plot_history", "plot_posterior", "plot_samples"]
 
 
-def plot_fit(fit: Any, card: Any = None, labels: Any = None) -> Figure:
-    """Show the model over the data, in the way that suits them.
+def plot_fit(
+    fit: FittedModel, card: Card | None = None, labels: np.ndarray | None = None
+) -> Figure:
+    """Plot the model over the data, in the way that suits them.
 
     Two columns: scatter, density and components. One input: data and predictive bands. Estimates
     with standard errors: posterior beside raw. Images: components, or reconstructions and a map
@@ -33,71 +49,74 @@ def plot_fit(fit: Any, card: Any = None, labels: Any = None) -> Figure:
     Parameters
     ----------
     fit
-        A :class:`ppl_zoo.Fit` that holds its data.
+        A fit that holds its data.
     card
         The card of the data set: names, units, the shape of images.
     labels
         Class of each row of the data, ``(n,)``, to colour a map of codes by.
     """
     reader = Reader(fit, 1000, 1000, 100)
-    data = reader.at(reader.shown)
+    data = reader.data_at(reader.observed_rows)
     observed = [s for s in reader.sites.values() if s.kind == "observed"]
-    image_shape = getattr(card, "image_shape", None)
-    given = inputs(reader, data)
+    image_shape = card.image_shape if card is not None else None
+    given = reader.inputs()
     if not given and not reader.takes_new_rows:
         return plot_samples(fit, card)
     if not given:
         x = data[0]
-        if image_shape and _has_moments(fit.model, x):
-            return components(fit, image_shape, card)
-        if image_shape and hasattr(fit.model, "reconstruct"):
-            classes = None if labels is None else np.asarray(labels)[reader.shown]
-            return autoencoder(fit, x, image_shape, card, classes)
+        if image_shape and _has_component_means(fit.model, x):
+            return plot_components(fit, image_shape, card)
+        if image_shape and isinstance(fit.model, Autoencoder):
+            classes = None if labels is None else np.asarray(labels)[reader.observed_rows]
+            return plot_autoencoder(fit, x, image_shape, card, classes)
         if x.ndim == 2 and x.shape[1] == 2 and not image_shape:
-            return density_2d(fit, x, card)
+            return plot_density_2d(fit, x, card)
         if x.ndim == 1 or x.shape[1:] == (1,):
-            return density_1d(fit, x, card)
-        return log_densities(fit, x, card)
+            return plot_density_1d(fit, x, card)
+        return plot_log_densities(fit, x, card)
     if len(observed) == 1 and len(observed[0].shape) == 1:
-        name, y = observed[0].name, observed_value(reader, data, observed[0].name)
+        name = observed[0].name
+        y = reader.observed_values()[name]
         effect = _effect(reader, observed[0])
         (_, first), *others = given.items()
         record = reader.chain(fit.solution.best)
         if effect and first.ndim == 1 and not others:
-            return group_effects(fit, y, first, record.posterior[effect], effect, card)
+            return plot_group_effects(fit, y, first, record.posterior[effect], effect, card)
         if not others and (first.ndim == 1 or first.shape[1:] == (1,)):
             x = first.reshape(len(first))
-            return regression(fit, x, y, record.replicates[name], list(given)[0], name, card)
-        return predicted(fit, y, record.replicates[name], name, card)
-    return log_densities(fit, data[0], card)
+            return plot_regression(fit, x, y, record.replicates[name], list(given)[0], name, card)
+        return plot_predicted(fit, y, record.replicates[name], name, card)
+    return plot_log_densities(fit, data[0], card)
 
 
-def plot_posterior(fit: Any, card: Any = None, max_panels: int = 12) -> Figure:
-    """Posterior of what is latent.
+def plot_posterior(fit: FittedModel, card: Card | None = None, max_panels: int = 12) -> Figure:
+    """Plot the posterior of the latents.
 
-    Scalars as densities, a line a chain; vectors as intervals; discrete latents of single rows
-    as the probabilities of their states. A model without latents shows its representation.
+    Scalars as densities, a line a chain; vectors as intervals; discrete local latents as the
+    probabilities of their states. A model without latents shows its representation.
 
     Parameters
     ----------
     fit
-        A :class:`ppl_zoo.Fit` that holds its data.
+        A fit that holds its data.
     card
         The card of the data set, for the title.
     max_panels
         Most variables shown.
     """
     reader = Reader(fit, 1000, 1000, None, scored=False)
-    discrete = [n for n in reader.local if reader.sites[n].discrete]
+    discrete = [n for n in reader.local_sites if reader.sites[n].discrete]
     if not reader.has_global and discrete and fit.model.queries["encode"] == "exact":
         with fit.chain(fit.solution.best), torch.no_grad():
-            code = fit.model.encode(reader.at(reader.shown)[0])
+            code = fit.model.encode(reader.data_at(reader.observed_rows)[0])
         if isinstance(code, Tensor) and code.ndim == 2:
-            picked = _telling(code)
-            return responsibilities(fit, code[picked], reader.shown[picked], discrete[0], card)
+            picked = _rows_by_certainty(code)
+            return plot_responsibilities(
+                fit, code[picked], reader.observed_rows[picked], discrete[0], card
+            )
     records = list(reader.chains())
     if not reader.has_latents:
-        return codes(fit, records[fit.solution.best].posterior, reader.chosen, card)
+        return plot_codes(fit, records[fit.solution.best].posterior, reader.local_rows, card)
     panels = {}
     for name in records[0].posterior:
         values = np.stack([r.posterior[name].cpu().double().numpy() for r in records])
@@ -108,30 +127,27 @@ def plot_posterior(fit: Any, card: Any = None, max_panels: int = 12) -> Figure:
                 panels[f"{name}[{index}]"] = (values[:, :, index : index + 1], False)
         else:
             panels[name] = (values, local)
-    # globals before the latents of single rows
+    # global latents before local ones
     order = sorted(panels, key=lambda name: panels[name][1])[:max_panels]
-    return densities(
+    return plot_densities(
         fit,
         {name: panels[name][0] for name in order},
-        reader.chosen,
+        reader.local_rows,
         {name for name in order if panels[name][1]},
         card,
     )
 
 
-# ---- small things -----------------------------------------------------------------------------
-
-
-def _telling(code: Tensor, count: int = 6) -> np.ndarray:
-    """Choose rows: some at even distances, then the least certain ones."""
-    some = even(len(code), count)
+def _rows_by_certainty(code: Tensor, count: int = 6) -> np.ndarray:
+    """Rows to plot: some evenly spaced, then those of the least certain states."""
+    some = even_indices(len(code), count)
     certainty = code.max(-1).values.cpu().numpy().astype(float)
     certainty[some] = np.inf
     return np.concatenate([some, np.argsort(certainty)[: min(count, len(code) - len(some))]])
 
 
-def _effect(reader: Reader, observed: Any) -> str | None:
-    """Name of the latent that stands behind each observed number, if one does."""
+def _effect(reader: Reader, observed: Site) -> str | None:
+    """Name of the site with one value for each observed one, such as a group effect."""
     plausible = [
         s
         for s in reader.sites.values()
@@ -144,6 +160,7 @@ def _effect(reader: Reader, observed: Any) -> str | None:
     return plausible[0].name if plausible else None
 
 
-def _has_moments(model: Any, x: Tensor) -> bool:
+def _has_component_means(model: Model, x: Tensor) -> bool:
+    """Whether the model has means of components with the features of the data."""
     means = getattr(model, "means", None)
     return isinstance(means, Tensor) and means.ndim == 2 and means.shape[1] == x.shape[1]

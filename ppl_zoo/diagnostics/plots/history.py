@@ -1,30 +1,29 @@
-"""The picture of a fit's history: the objective by step, a line a chain."""
+"""Plot of a fit's history: the objective by step, a line a chain."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, figure, tidy, title_of
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, Card, figure, tidy, title_of
 
 __all__ = ["plot_history"]
 
 #: chains that each get a line in the legend
-MANY_CHAINS = 4
+MAX_LEGEND_CHAINS = 4
 
 
-def plot_history(fit: Any, card: Any = None) -> Figure:
-    """Objective of every chain against the step.
+def plot_history(fit: FittedModel, card: Card | None = None) -> Figure:
+    """Plot the objective of every chain against the step.
 
-    The y-axis is that of the later steps, which the climb at the start would dwarf.
+    The y-axis is scaled to the later steps; the rise at the start would dwarf them.
 
     Parameters
     ----------
     fit
-        A :class:`ppl_zoo.Fit`.
+        A fit.
     card
         The card of the data set, for the title.
     """
@@ -39,7 +38,7 @@ def plot_history(fit: Any, card: Any = None) -> Figure:
         best = " (best)" if chain == fit.solution.best and len(fit.solution.stopped) > 1 else ""
         label = f"chain {chain}{best}: {fit.solution.objective[chain]:,.2f} nats, "
         label += f"{fit.solution.stopped[chain].replace('_', ' ')}"
-        if len(fit.solution.stopped) > MANY_CHAINS and not best:
+        if len(fit.solution.stopped) > MAX_LEGEND_CHAINS and not best:
             label = None  # the best one speaks for all; a legend of ten hides the curves
         skip = len(values) // 2 if len(values) > 50 else int(len(values) > 3)
         late.append(values[skip:])

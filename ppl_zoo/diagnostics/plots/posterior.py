@@ -1,4 +1,4 @@
-"""Pictures of what is behind the data: densities, intervals, responsibilities, codes."""
+"""Plots of posteriors: densities, intervals, responsibilities, codes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, figure, tidy, title_of
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.diagnostics.arrays import even_indices
+from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, Card, figure, tidy, title_of
 
-__all__ = ["codes", "densities", "responsibilities"]
+__all__ = ["plot_codes", "plot_densities", "plot_responsibilities"]
 
-MAX_LINES = 20
+#: intervals of a vector, evenly spaced over its entries
+MAX_INTERVALS = 20
+#: states of a discrete latent with a colour of their own
+MAX_STATES = 6
 
 
-def densities(
-    fit: Any,
+def plot_densities(
+    fit: FittedModel,
     values: Mapping[str, np.ndarray],
     rows: np.ndarray,
     local: Collection[str],
-    card: Any,
+    card: Card | None,
 ) -> Figure:
-    """Scalars as densities, a line a chain; vectors as intervals.
+    """Plot scalars as densities, a line a chain, and vectors as intervals.
 
     Parameters
     ----------
@@ -34,11 +39,11 @@ def densities(
     rows
         Which rows the local variables belong to.
     local
-        Names of the variables of single rows.
+        Names of the variables in the plate over the data.
     """
     columns = min(3, len(values))
     lines = -(-len(values) // columns)
-    longest = max(min(v.shape[2], MAX_LINES) for v in values.values())
+    longest = max(min(v.shape[2], MAX_INTERVALS) for v in values.values())
     fig, axes = figure(
         3.4 * columns + 0.4, (2.6 if longest < 6 else 3.4) * lines + 0.5, lines, columns
     )
@@ -66,10 +71,12 @@ def densities(
     return fig
 
 
-def responsibilities(fit: Any, code: Tensor, rows: np.ndarray, name: str, card: Any) -> Figure:
-    """Probabilities of the states of a discrete latent, a bar a row."""
+def plot_responsibilities(
+    fit: FittedModel, code: Tensor, rows: np.ndarray, name: str, card: Card | None
+) -> Figure:
+    """Plot the probabilities of the states of a discrete local latent, a bar a row."""
     shares = code.detach().cpu().double().numpy()
-    top = np.argsort(-shares.mean(0))[:6]
+    top = np.argsort(-shares.mean(0))[:MAX_STATES]
     fig, axes = figure(6.4, 0.42 * len(shares) + 1.6)
     ax = tidy(axes[0, 0])
     left = np.zeros(len(shares))
@@ -98,8 +105,10 @@ def responsibilities(fit: Any, code: Tensor, rows: np.ndarray, name: str, card: 
     return fig
 
 
-def codes(fit: Any, posterior: Mapping[str, Tensor], rows: np.ndarray, card: Any) -> Figure:
-    """Representation of chosen rows as a heat map."""
+def plot_codes(
+    fit: FittedModel, posterior: Mapping[str, Tensor], rows: np.ndarray, card: Card | None
+) -> Figure:
+    """Plot the representation of chosen rows as a heat map."""
     name, values = next(iter(posterior.items()))
     code = values[0].detach().cpu().double().numpy().reshape(len(rows), -1)
     fig, axes = figure(6.4, 0.4 * len(rows) + 1.6)
@@ -113,9 +122,6 @@ def codes(fit: Any, posterior: Mapping[str, Tensor], rows: np.ndarray, card: Any
     fig.colorbar(shown, ax=ax, label=name.replace("_", " "))
     fig.suptitle(title_of(fit, card, f"{name.replace('_', ' ')} of chosen rows"), fontsize=11)
     return fig
-
-
-# ---- small things -----------------------------------------------------------------------------
 
 
 def _density(ax: Any, drawn: np.ndarray) -> None:
@@ -150,7 +156,7 @@ def _density(ax: Any, drawn: np.ndarray) -> None:
 
 def _intervals(ax: Any, drawn: np.ndarray, labels: np.ndarray | None) -> None:
     size = drawn.shape[2]
-    picked = np.unique(np.linspace(0, size - 1, min(size, MAX_LINES)).round().astype(int))
+    picked = even_indices(size, MAX_INTERVALS)
     places = np.arange(len(picked))
     for chain, values in enumerate(drawn[:, :, picked]):
         shift = 0.6 * ((chain + 0.5) / len(drawn) - 0.5)

@@ -1,32 +1,41 @@
-"""Pictures of what a model predicts beside what was observed: curves, points and effects."""
+"""Plots of predictions beside observations: curves, points and group effects."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ppl_zoo.diagnostics.arrays import as_doubles
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.diagnostics.arrays import as_doubles, even_indices
 from ppl_zoo.diagnostics.plots.style import (
     DATA,
     GREY,
     MODEL,
     SMALL,
+    Card,
     axis_label,
     figure,
     tidy,
     title_of,
 )
 
-__all__ = ["group_effects", "predicted", "regression"]
+__all__ = ["plot_group_effects", "plot_predicted", "plot_regression"]
+
+#: observations shown with their intervals
+MAX_POINTS = 200
 
 
-def regression(
-    fit: Any, x: Tensor, y: Tensor, replicates: Tensor, x_name: str, y_name: str, card: Any
+def plot_regression(
+    fit: FittedModel,
+    x: Tensor,
+    y: Tensor,
+    replicates: Tensor,
+    x_name: str,
+    y_name: str,
+    card: Card | None,
 ) -> Figure:
-    """One input: data, predictive mean, and bands of 50 and 90 %."""
+    """Plot data over one input, predictive mean, and bands of 50 and 90 %."""
     order = np.argsort(as_doubles(x))
     across, points, drawn = (
         as_doubles(x)[order],
@@ -59,10 +68,12 @@ def regression(
     return fig
 
 
-def predicted(fit: Any, y: Tensor, replicates: Tensor, name: str, card: Any) -> Figure:
-    """Several inputs: observed against predicted, with 90 % intervals."""
+def plot_predicted(
+    fit: FittedModel, y: Tensor, replicates: Tensor, name: str, card: Card | None
+) -> Figure:
+    """Plot observed against predicted values, with 90 % intervals, for several inputs."""
     observed, drawn = as_doubles(y), as_doubles(replicates)
-    keep = np.linspace(0, len(observed) - 1, min(200, len(observed))).round().astype(int)
+    keep = even_indices(len(observed), MAX_POINTS)
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     covered = float(((observed >= low) & (observed <= high)).mean())
     mean = drawn.mean(0)
@@ -80,10 +91,10 @@ def predicted(fit: Any, y: Tensor, replicates: Tensor, name: str, card: Any) -> 
     return fig
 
 
-def group_effects(
-    fit: Any, y: Tensor, sigma: Tensor, draws: Tensor, name: str, card: Any
+def plot_group_effects(
+    fit: FittedModel, y: Tensor, sigma: Tensor, draws: Tensor, name: str, card: Card | None
 ) -> Figure:
-    """Estimates with their standard errors, and the posterior beside them."""
+    """Plot estimates with their standard errors, and the posterior beside them."""
     raw, error, drawn = as_doubles(y), as_doubles(sigma), as_doubles(draws)
     order = np.argsort(raw)
     places = np.arange(len(raw))
@@ -115,7 +126,7 @@ def group_effects(
     plate = fit.model.data_plate or "row"
     ax.set_yticks(places, [str(i) for i in order])
     ax.set_ylabel(f"{plate.rstrip('s')}, by estimate")
-    units = getattr(card, "units", "")
+    units = card.units if card is not None else ""
     ax.set_xlabel(f"effect ({units})" if units else "effect")
     fig.suptitle(title_of(fit, card, "estimates, raw and pooled"), fontsize=11)
     fig.legend(fontsize=SMALL, frameon=False, loc="outside lower center", ncols=2)

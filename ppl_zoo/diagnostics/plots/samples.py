@@ -1,4 +1,4 @@
-"""Samples of a fitted model beside its data: as images, points or histograms."""
+"""Plots of samples of a fitted model beside its data: images, points or histograms."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ppl_zoo.diagnostics.arviz import inputs, observed_value
+from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.diagnostics.arrays import even_indices
 from ppl_zoo.diagnostics.plots.style import (
     DATA,
     MODEL,
     SMALL,
+    Card,
     axis_label,
     figure,
     image_grid,
@@ -23,24 +25,23 @@ from ppl_zoo.diagnostics.reader import Reader
 __all__ = ["plot_samples"]
 
 
-def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
-    """Show samples of the fitted model beside the data.
+def plot_samples(fit: FittedModel, card: Card | None = None, num: int = 36) -> Figure:
+    """Plot samples of the fitted model beside the data.
 
     Parameters
     ----------
     fit
-        A :class:`ppl_zoo.Fit` that holds its data.
+        A fit that holds its data.
     card
         The card of the data set: names, units, the shape of images.
     num
         Images in each grid.
     """
     reader = Reader(fit, 20, 1000, 1)
-    data = reader.at(reader.shown)
-    given = inputs(reader, data)
+    given = reader.inputs()
     observed = [s.name for s in reader.sites.values() if s.kind == "observed"]
     name = observed[0]
-    x = observed_value(reader, data, name)
+    x = reader.observed_values()[name]
     if given or not reader.takes_new_rows or fit.model.queries["sample"] == "none":
         new = reader.chain(fit.solution.best).replicates[name].flatten(0, 1)
     else:
@@ -48,13 +49,13 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
             new = fit.model.sample(max(len(x), num))
         new = new[name] if isinstance(new, dict) else new
     x, new = x.detach().cpu().double().numpy(), new.detach().cpu().double().numpy()
-    image_shape = getattr(card, "image_shape", None)
+    image_shape = card.image_shape if card is not None else None
     if image_shape:
         fig, axes = figure(8.0, 4.4, 1, 2)
         limits = (float(np.quantile(x, 0.005)), float(np.quantile(x, 0.995)))
         fig.get_layout_engine().set(wspace=0.06)
         columns = int(np.ceil(np.sqrt(num)))
-        pick = np.linspace(0, len(x) - 1, min(num, len(x))).round().astype(int)
+        pick = even_indices(len(x), num)
         for ax, rows, what in ((axes[0, 0], x[pick], "data"), (axes[0, 1], new[:num], "samples")):
             image_grid(ax, rows, image_shape, columns, limits)
             ax.set_title(what, fontsize=10)
@@ -69,6 +70,7 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
     else:
         x, new = x.reshape(len(x), -1), new.reshape(len(new), -1)
         # the card names the columns of all arguments, one after the other
+        data = reader.data_at(reader.observed_rows)
         arguments = list(zip(fit.model.argument_names, data, strict=False))
         seen = [n for n, _ in arguments if n not in given]
         first = fit.model.argument_names.index(seen[0]) if seen else 0
@@ -94,8 +96,8 @@ def plot_samples(fit: Any, card: Any = None, num: int = 36) -> Figure:
 def _histograms(ax: Any, data: np.ndarray, new: np.ndarray) -> None:
     values = np.unique(data)
     low, high = np.quantile(np.concatenate([data, new]), [0.002, 0.998])
-    whole = all(np.all(v == np.round(v)) for v in (data, new))
-    if len(values) <= 12 and whole:
+    integers = all(np.all(v == np.round(v)) for v in (data, new))
+    if len(values) <= 12 and integers:
         bins = np.arange(values.min() - 0.25, values.max() + 1.0, 0.5)
     else:
         bins = np.linspace(

@@ -1,19 +1,24 @@
-"""How figures look: colours that colour-blind readers can tell apart, and no global state."""
+"""Style of figures: a colour-blind palette, axes, titles, image grids; no global state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from ppl_zoo.core.posterior import FittedModel
 
 __all__ = [
     "COLOURS",
     "DATA",
     "GREY",
     "MODEL",
+    "SMALL",
+    "Card",
     "axis_label",
     "figure",
     "image_grid",
@@ -24,10 +29,23 @@ __all__ = [
 # Okabe & Ito 2008, https://jfly.uni-koeln.de/color/; without yellow, which is faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DATA, MODEL, GREY = "#444444", COLOURS[0], "#999999"
+#: font size of labels and legends, points
 SMALL = 9
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Any:
+@runtime_checkable
+class Card(Protocol):
+    """:class:`ppl_zoo.data.DataCard`, as far as figures use it."""
+
+    name: str
+    units: str
+    feature_names: tuple[str, ...] | None
+    image_shape: tuple[int, ...] | None
+
+
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, np.ndarray]:
     """Make a figure and its axes, ``(rows, columns)``, without pyplot."""
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
@@ -42,18 +60,18 @@ def tidy(axes: Axes) -> Axes:
     return axes
 
 
-def title_of(fit: Any, card: Any, what: str) -> str:
-    """Title of a figure: the model, the data where they are known, and what is seen."""
+def title_of(fit: FittedModel, card: Card | None, what: str) -> str:
+    """Title of a figure: the model, the data set where it is known, and what is plotted."""
     name = type(fit.model).__name__
     lead = name if card is None else f"{name} on {card.name}"
     return f"{lead}: {what}" if len(lead) + len(what) < 56 else f"{lead}:\n{what}"
 
 
-def axis_label(card: Any, index: int, fallback: str) -> str:
+def axis_label(card: Card | None, index: int, fallback: str) -> str:
     """Name of a feature with its unit."""
-    names = getattr(card, "feature_names", None)
+    names = card.feature_names if card is not None else None
     name = names[index] if names and index < len(names) else fallback
-    units = getattr(card, "units", "") or ""
+    units = card.units if card is not None else ""
     return f"{name} ({units})" if 0 < len(units) <= 30 else name
 
 
@@ -64,13 +82,13 @@ def image_grid(
     columns: int,
     limits: tuple[float, float],
     cmap: str = "gray",
-) -> Any:
+) -> AxesImage:
     """Show rows of pixels as images in a grid with thin gaps.
 
     Parameters
     ----------
     axes
-        Where to.
+        Axes to draw into.
     images
         ``(count, pixels)``, raster order.
     shape

@@ -1,4 +1,4 @@
-"""The picture of codes and reconstructions."""
+"""Plots for autoencoders."""
 
 import pytest
 import torch
@@ -36,6 +36,6 @@ def test_without_classes_the_map_has_one_colour(fitted):
 
 
 def _shown(fit):
-    from ppl_zoo.diagnostics.dims import even
+    from ppl_zoo.diagnostics.arrays import even_indices
 
-    return even(len(fit.rows), 1000)
+    return even_indices(len(fit.rows), 1000)
