@@ -1,4 +1,4 @@
-"""Data sets: embedded ones, downloaded ones with a checksum, and a user's own.
+"""Data sets: embedded ones, downloaded ones with a checksum, and a user's own files.
 
 >>> from ppl_zoo import data
 >>> faithful = data.load("old-faithful")

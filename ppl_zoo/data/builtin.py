@@ -1,4 +1,4 @@
-"""Data sets that come with the package and need no network."""
+"""Embedded data sets, which come with the package and need no network."""
 
 from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_zoo.data.dataset import SPLITS
 from ppl_zoo.data.pixels import from_bytes
 
-# What every reader in this folder returns: the arguments of Dataset besides name and card.
+#: what every reader in this folder returns: the arguments of Dataset besides name and card
 Parts = dict[str, Any]
 
 
@@ -23,7 +23,7 @@ def old_faithful(
     longer_than: float | None = None,
     column: int | None = None,
 ) -> Parts:
-    """Read Old Faithful.
+    """Read the eruptions of Old Faithful.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def digits(
     binarize
         If true, a pixel is 1 where it has half of the ink or more, else 0.
     images
-        If true, rows have the shape (8, 8) of the image.
+        If true, observations have the shape (8, 8) of the image.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def photo_patches(
     dequantize
         If true, `(value + U[0, 1)) / 256`, so that a density makes sense; otherwise `value / 255`.
     remove_mean
-        If true, every patch is given less its own mean, so that it lies around 0.
+        If true, the mean of each patch is subtracted from it.
     seed
         Seed of the noise.
 
@@ -138,16 +138,16 @@ def noisy_photograph(
     sigma: float = 25 / 255,
     seed: int = 0,
 ) -> Parts:
-    """Read a corner of the photograph that comes with the package, and add noise.
+    """Read a corner of the embedded photograph and add white noise.
 
     Parameters
     ----------
     cache
         Not used; every reader takes it.
     size
-        Rows and columns.
+        Height and width, in pixels.
     sigma
-        Standard deviation of the noise, in units of white.
+        Standard deviation of the noise, where white is 1.
     seed
         Of the noise.
 

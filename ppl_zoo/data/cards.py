@@ -1,4 +1,4 @@
-"""The cards of the data sets: what is known about each without reading it."""
+"""Data cards: source, units, licence and sizes of every data set."""
 
 from ppl_zoo.data.dataset import DataCard
 

@@ -1,4 +1,4 @@
-"""What a data set is: tensors by split, and a card that says where they come from."""
+"""Data set: tensors by split, and a data card that says where they come from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from torch import Tensor
 
 SPLITS = ("train", "valid", "test")
 
-# Splits differ in length, so that no dimension has a name here.
+#: splits differ in length, so that no dimension has a name here
 Split = Float[Tensor, "_ ..."] | tuple[Float[Tensor, "_ ..."], ...]
 
 
 @dataclass(frozen=True)
 class DataCard:
-    """What is known about a data set without reading it.
+    """Data card: what is known about a data set without reading it.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class DataCard:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Tensors by split, labels where there are some, and the card.
+    """Data set: tensors by split, labels where there are some, and the card.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A user's own data: a table, an array, or a folder of images."""
+"""Readers of a user's own files: CSV tables, NumPy arrays, folders of images."""
 
 import csv
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def from_path(path: str | Path) -> Dataset:
     FileNotFoundError
         If nothing is there.
     ValueError
-        If the content is none of this; the message names the cell, array or image.
+        If the content is none of these; the message names the cell, array or image.
 
     Examples
     --------
@@ -90,7 +90,7 @@ def _csv(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not lines:
         raise ValueError(f"{path.name!r} is empty; expected lines of numbers")
     names = None
-    if all(_is_word(cell) for cell in lines[0][1]):
+    if all(_is_column_name(cell) for cell in lines[0][1]):
         names = tuple(cell.strip() for cell in lines.pop(0)[1])
     if not lines:
         raise ValueError(f"{path.name!r} has a header and no numbers; expected lines of numbers")
@@ -103,7 +103,7 @@ def _csv(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {"train": torch.from_numpy(table)}, {"feature_names": names}
 
 
-def _is_word(cell: str) -> bool:
+def _is_column_name(cell: str) -> bool:
     """Whether a cell names a column: neither a number nor empty."""
     try:
         float(cell)

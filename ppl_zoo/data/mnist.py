@@ -1,4 +1,4 @@
-"""MNIST, in grey and in black and white."""
+"""MNIST, in grey levels and binarised."""
 
 import gzip
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 from ppl_zoo.data.builtin import Parts
 from ppl_zoo.data.dataset import SPLITS
 from ppl_zoo.data.pixels import from_bytes
-from ppl_zoo.data.remote import check_rows, fetch, local_file
+from ppl_zoo.data.remote import check_row_digests, fetch, local_file
 
 NUM_PIXELS = 784
 NUM_TRAIN = 50_000  # the other 10,000 of the 60,000 training images are for validation
@@ -29,8 +29,8 @@ _FIXED_SHA1 = {
     "valid": "13418487742e6ea6d48db7b5187353a20b1b1f8c",
     "test": "ca70bd7775e182596dec148d4dc1bc6bd6c4c5f4",
 }
-# Of the rows packed eight pixels to a byte.
-_FIXED_ROWS = {
+# of the rows, packed eight pixels to a byte
+_FIXED_ROW_DIGESTS = {
     "train": "f95cda044e756025df3e7a5a581faf709ba9fc4040384132f842f2cebe5bc491",
     "valid": "4abde08478a9a4bff783e3d03c482a08873691b188cc6328d1ddacdd2b7faf32",
     "test": "5acfc30cd020ffb4d2a337072b5beeed329fe8f88d7b9d98729af4a3dd745550",
@@ -38,7 +38,7 @@ _FIXED_ROWS = {
 
 
 def mnist(*, cache: str | Path | None = None) -> Parts:
-    """Read MNIST in grey; valid is the last 10,000 training images.
+    """Read MNIST in grey levels; valid is the last 10,000 training images.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def mnist_binarized(
     binarization: str = "fixed",
     seed: int = 0,
 ) -> Parts:
-    """Read MNIST in black and white.
+    """Read binarised MNIST.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def mnist_binarized(
         If `binarization` is neither.
     """
     if binarization == "fixed":
-        return {split: _bits(rows) for split, rows in _fixed(cache).items()}
+        return {split: _unpack(rows) for split, rows in _fixed(cache).items()}
     if binarization != "dynamic":
         raise ValueError(f"binarization is {binarization!r}; expected 'fixed' or 'dynamic'")
     parts = mnist(cache=cache)
@@ -101,10 +101,10 @@ def mnist_binarized(
     return parts
 
 
-def _idx(kind: str, ndim: int, cache: str | Path | None) -> np.ndarray:
+def _idx(name: str, ndim: int, cache: str | Path | None) -> np.ndarray:
     """Read a file of LeCun's idx format: four magic bytes, the sizes, the bytes."""
-    name, sha256 = f"{kind}-idx{ndim}-ubyte.gz", f"sha256:{_MNIST_SHA256[kind]}"
-    path = fetch(_MNIST_URL + name, local=f"mnist/{name}", known_hash=sha256, cache=cache)
+    file, sha256 = f"{name}-idx{ndim}-ubyte.gz", f"sha256:{_MNIST_SHA256[name]}"
+    path = fetch(_MNIST_URL + file, local=f"mnist/{file}", known_hash=sha256, cache=cache)
     content = gzip.decompress(path.read_bytes())
     shape = np.frombuffer(content, ">i4", count=ndim, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
@@ -123,7 +123,7 @@ def _fixed(cache: str | Path | None) -> dict[str, np.ndarray]:
             sha1 = f"sha1:{_FIXED_SHA1[split]}"
             text = fetch(_FIXED_URL + name, local=f"mnist/{name}", known_hash=sha1, cache=cache)
             splits[split] = np.packbits(_amat(text.read_bytes()), axis=1)
-    check_rows("mnist-binarized", splits, _FIXED_ROWS)
+    check_row_digests("mnist-binarized", splits, _FIXED_ROW_DIGESTS)
     return splits
 
 
@@ -134,5 +134,6 @@ def _amat(text: bytes) -> np.ndarray:
     return (digits - ord("0")).reshape(-1, NUM_PIXELS)
 
 
-def _bits(rows: np.ndarray) -> Tensor:
+def _unpack(rows: np.ndarray) -> Tensor:
+    """Return packed rows as zeros and ones, `(n, 784)`."""
     return torch.from_numpy(np.unpackbits(rows, axis=1).astype(np.float32))

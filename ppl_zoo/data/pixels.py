@@ -1,4 +1,4 @@
-"""Grey values from bytes, with or without the noise that makes them continuous."""
+"""Grey values of bytes, with or without uniform dequantisation."""
 
 import numpy as np
 import torch

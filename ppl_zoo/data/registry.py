@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Registry of data sets: cards and readers by name."""
 
 import difflib
 import inspect
@@ -12,7 +12,7 @@ from ppl_zoo.data.builtin import Parts
 from ppl_zoo.data.cards import CARDS
 from ppl_zoo.data.dataset import DataCard, Dataset
 
-# A data set is a line here, and a card.
+#: a data set is a line here, and a card
 READERS: dict[str, Callable[..., Parts]] = {
     "old-faithful": builtin.old_faithful,
     "digits": builtin.digits,

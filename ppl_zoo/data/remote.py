@@ -1,7 +1,7 @@
-"""Where the files of a data set are: below PPL_ZOO_DATA, in the cache, or on the net.
+"""Data files: below PPL_ZOO_DATA, in the cache, or downloaded, and checked by hash.
 
 A downloaded file is checked by the hash of the file where that is known (`fetch`), and every data
-set that comes in several packings by the hash of its rows (`check_rows`).
+set that comes in several packings by the hash of its rows (`check_row_digests`).
 """
 
 import hashlib
@@ -90,7 +90,9 @@ def fetch(
         ) from error
 
 
-def check_rows(name: str, splits: Mapping[str, np.ndarray], digests: Mapping[str, str]) -> None:
+def check_row_digests(
+    name: str, splits: Mapping[str, np.ndarray], digests: Mapping[str, str]
+) -> None:
     """Raise unless the rows of every split are the known ones, in whatever order.
 
     Parameters

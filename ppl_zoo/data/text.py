@@ -1,4 +1,4 @@
-"""Text messages as bags of words."""
+"""SMS spam: text messages as bags of words."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ def sms_spam(
 ) -> Parts:
     """Read the SMS spam collection: counts of the words that occur in train.
 
-    A word is two letters, digits or underscores or more, in lower case; words are in alphabetical
+    A word is two or more letters, digits or underscores, in lower case; words are in alphabetical
     order. The dense tensors take about 100 MB.
 
     Parameters
@@ -35,7 +35,7 @@ def sms_spam(
     binary
         Whether a word occurs (0 or 1), instead of how often.
     supervised
-        Rows are `(x, y)` with y 1 for spam, instead of x alone.
+        Splits are `(x, y)` with y 1 for spam, instead of x alone.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The UCI sets: NADE's binary ones and wine, which density estimators meet, and Spambase."""
+"""UCI data sets: NADE's binary ones, wine quality, Spambase."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +10,11 @@ import torch
 
 from ppl_zoo.data.builtin import Parts
 from ppl_zoo.data.dataset import SPLITS
-from ppl_zoo.data.remote import check_rows, fetch, local_file
+from ppl_zoo.data.remote import check_row_digests, fetch, local_file
 
 _NADE_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/{name}/{name}_{split}.libsvm"
 _NADE_FEATURES = {"adult": 123, "dna": 180, "mushrooms": 112}
-_NADE_ROWS = {
+_NADE_ROW_DIGESTS = {
     "adult": {
         "train": "9e5cf99304d4d4fe6cdf238ac41c14e0d34028d6992243d0060f98bc1b0afba3",
         "valid": "2075b51f16e61363e416da51d86d25a706f81c7037394458601cf81a7794beaa",
@@ -36,7 +36,7 @@ _WINE_URL = (
     "https://raw.githubusercontent.com/jbrownlee/Datasets/"
     "d20fcb6402ae34e653d4513b00f39257bb37ed7f/winequality-{colour}.csv"
 )
-_WINE_ROWS = {
+_WINE_ROW_DIGESTS = {
     "red": "05bd5ee6c4786f5a2df181f9ef59aabcc1d536941bdd6c57b32248a10d3acc3e",
     "white": "77f44108c5d48735a2f264a101c924afa4c4fef1229927142e01e07df0a8ea86",
 }
@@ -44,7 +44,7 @@ _SPAMBASE_URL = (
     "https://raw.githubusercontent.com/jenniferdo2211/Spam-Filtering-Neural-Network/"
     "ec9ad3540aa57be7ced637febfaba95988dd2ea0/spambase.data"
 )
-_SPAMBASE_ROWS = "3cb36858105849d969f7516ec2e93ff195398f4bb42f3480b22ff250ebc40377"
+_SPAMBASE_ROW_DIGEST = "3cb36858105849d969f7516ec2e93ff195398f4bb42f3480b22ff250ebc40377"
 NUM_FOLDS = 10
 _FOLD_SEED = 20240501
 
@@ -66,7 +66,7 @@ def nade_binary(name: str) -> Callable[..., Parts]:
 
 
 def wine(colour: Literal["red", "white"]) -> Callable[..., Parts]:
-    """Return the reader of the red or the white wines.
+    """Return the reader of the red or the white wine-quality set.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ def spambase(
     cache
         Folder for downloads.
     fold
-        One of ten folds to be test, the others train; None for all rows in train. The folds are
-        drawn with a seed of their own, as many spam messages in each.
+        The test fold, one of ten stratified ones; the others are train. None for all rows in
+        train. The folds have a fixed seed.
     binary
         Whether a measurement is above 0, instead of its value.
     log1p
         Take log(1 + x), then mean 0 and standard deviation 1 over train.
     supervised
-        Rows are `(x, y)` with y 1 for spam, instead of x alone.
+        Splits are `(x, y)` with y 1 for spam, instead of x alone.
 
     Returns
     -------
@@ -113,8 +113,8 @@ def spambase(
     Raises
     ------
     ValueError
-        If the fold is none, both `binary` and `log1p` are asked for, or the file is not the
-        published one.
+        If `fold` is not an integer from 0 to 9, both `binary` and `log1p` are true, or the file is
+        not the published one.
     """
     if fold is not None and fold not in range(NUM_FOLDS):
         raise ValueError(f"fold is {fold!r}; expected an integer from 0 to {NUM_FOLDS - 1}")
@@ -123,7 +123,7 @@ def spambase(
     path = fetch(_SPAMBASE_URL, local="spam/spambase.data", cache=cache)
     lines = path.read_text(encoding="ascii").split()
     table = np.loadtxt([line for line in lines if line[0].isdigit()], delimiter=",")
-    check_rows("spambase", {"whole": table}, {"whole": _SPAMBASE_ROWS})
+    check_row_digests("spambase", {"whole": table}, {"whole": _SPAMBASE_ROW_DIGEST})
     features, target = table[:, :-1], table[:, -1].astype(np.int64)
     test = np.zeros(len(table), bool)
     if fold is not None:
@@ -155,7 +155,7 @@ def _nade_binary(name: str, *, cache: str | Path | None = None) -> Parts:
             url = _NADE_URL.format(name=name, split=split)
             text = fetch(url, local=f"uci/{name}_{split}.libsvm", cache=cache)
             splits[split] = _libsvm(text.read_text(encoding="ascii"), num_features)
-    check_rows(name, splits, _NADE_ROWS[name])
+    check_row_digests(name, splits, _NADE_ROW_DIGESTS[name])
     return {split: torch.from_numpy(rows.astype(np.float32)) for split, rows in splits.items()}
 
 
@@ -178,10 +178,10 @@ def _wine(
     folds: str = "seeded",
     standardize: bool = False,
 ) -> Parts:
-    """Read the wines: one of ten folds is test, the next one valid, the others are train.
+    """Read a wine-quality set: one of ten folds is test, the next one valid, the others train.
 
     `folds="nade"` are the folds of the NADE authors (red wine only, below `PPL_ZOO_DATA` only,
-    without labels), on which the papers report; `"seeded"` are folds of ours. With
+    without labels), on which the papers report; `"seeded"` are folds with a fixed seed. With
     `standardize=True` every feature has mean 0 and standard deviation 1 over train.
     """
     if fold not in range(NUM_FOLDS):
@@ -190,7 +190,7 @@ def _wine(
         features, quality, fold_of = _nade_folds(colour)
     elif folds == "seeded":
         table = _wine_table(colour, cache)
-        check_rows(f"{colour}-wine", {"whole": table}, {"whole": _WINE_ROWS[colour]})
+        check_row_digests(f"{colour}-wine", {"whole": table}, {"whole": _WINE_ROW_DIGESTS[colour]})
         table = table[np.lexsort(table.T)]  # so that the folds do not depend on a file's order
         order = np.random.default_rng(_FOLD_SEED).permutation(len(table))
         features = table[order, :-1].astype(np.float32)
@@ -211,9 +211,9 @@ def _wine(
 
 def _wine_table(colour: str, cache: str | Path | None) -> np.ndarray:
     """Return features and quality, `(n, 12)`, in the order of the file."""
-    packed = _wine_archive()
-    if packed is not None:
-        with np.load(packed, allow_pickle=False) as archive:
+    archive_path = _wine_archive()
+    if archive_path is not None:
+        with np.load(archive_path, allow_pickle=False) as archive:
             return archive[f"{colour}_wine"]
     url, local = _WINE_URL.format(colour=colour), f"uci/winequality-{colour}.csv"
     lines = fetch(url, local=local, cache=cache).read_text(encoding="ascii").splitlines()
@@ -223,13 +223,13 @@ def _wine_table(colour: str, cache: str | Path | None) -> np.ndarray:
 
 
 def _nade_folds(colour: str) -> tuple[np.ndarray, None, np.ndarray]:
-    packed = _wine_archive()
-    if colour != "red" or packed is None:
+    archive_path = _wine_archive()
+    if colour != "red" or archive_path is None:
         raise ValueError(
             f"folds='nade' for {colour} wine; the folds of the NADE authors exist for red wine"
             " only, in 'uci/wine.npz' below PPL_ZOO_DATA; expected folds='seeded'"
         )
-    with np.load(packed, allow_pickle=False) as archive:
+    with np.load(archive_path, allow_pickle=False) as archive:
         return archive["red_wine_nade_rows"], None, archive["red_wine_nade_fold"]
 
 

@@ -215,7 +215,7 @@ def test_row_digest_ignores_order_only():
     assert remote.row_digest(rows[::-1]) == digest
     assert remote.row_digest(rows[:, ::-1]) != digest
     with pytest.raises(ValueError, match="test rows of 'toy'"):
-        remote.check_rows("toy", {"test": rows + 1}, {"test": digest})
+        remote.check_row_digests("toy", {"test": rows + 1}, {"test": digest})
 
 
 def test_text_formats_of_the_public_files():
