@@ -1,4 +1,4 @@
-"""The compiler: a Pyro program as one tensor graph, run through XLA."""
+"""The compiler: a Pyro program captured as one tensor graph, compiled by XLA or Inductor."""
 
 from ppl_zoo.compiler.capture import Captured, CaptureError, capture
 

@@ -1,4 +1,4 @@
-"""Capture: a Pyro program run once, and every tensor operation below its handlers recorded.
+"""Capture of a Pyro program: one run of it, recorded as a graph of tensor operations.
 
 A Pyro program is static once its shapes are known. ``make_fx`` runs objective and gradients once
 and records the aten operations; plates, replay and enumeration vanish, as they do under JAX's
@@ -25,21 +25,30 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
 
-from ppl_zoo.compiler.guards import AnswerGuards, RejectConstants, refuse_kept_state
+from ppl_zoo.compiler.guards import AnswerGuards, RejectConstants, refuse_written_state
 from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
 
 __all__ = ["CaptureError", "Captured", "capture"]
 
 
 class CaptureError(RuntimeError):
-    """A program that has no static graph; the message names the line that is in the way."""
+    """A program without a static graph; the message names the line that prevents one."""
 
 
 @dataclass
 class Captured:
     """Objective and gradients as one functional aten graph.
 
-    ``graph(*parameters, *data)`` returns ``(loss, *gradients)``.
+    Attributes
+    ----------
+    graph
+        ``graph(*parameters, *data)`` returns ``(loss, *gradients)``.
+    parameters
+        The parameters, in the order of the graph's inputs.
+    program
+        The recorded function of the same inputs, kept to name lines of the user.
+    inputs
+        Those that it was recorded with.
     """
 
     graph: torch.fx.GraphModule
@@ -49,7 +58,7 @@ class Captured:
 
     @property
     def num_operations(self) -> int:
-        """Length of the graph."""
+        """Number of operations in the graph."""
         return sum(node.op == "call_function" for node in self.graph.graph.nodes)
 
     def fingerprint(self) -> str:
@@ -57,21 +66,21 @@ class Captured:
         lines = []
         for node in self.graph.graph.nodes:
             value = node.meta.get("val")
-            kind = (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
-            if node.op == "get_attr":  # whose name counts how many constants came before
+            meta = (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
+            if node.op == "get_attr":  # its target only numbers the constants
                 constant = getattr(self.graph, node.target).detach().cpu().contiguous()
                 content = constant.reshape(-1).view(torch.uint8).numpy().tobytes()
                 digest = hashlib.sha256(content).hexdigest()
                 lines.append(f"{node.name} {tuple(constant.shape)} {constant.dtype} {digest}")
                 continue
-            lines.append(f"{node.name} {node.op} {node.target} {node.args} {node.kwargs} {kind}")
+            lines.append(f"{node.name} {node.op} {node.target} {node.args} {node.kwargs} {meta}")
         return "\n".join(lines)
 
     def line_of(self, operation: str) -> str | None:
         """Find the line of the user that calls for an aten operation; None if torch does."""
         if self.program is None:
             return None
-        with _no_checks_of_values():
+        with _without_validation():
             return line_of_operation(self.program, self.inputs, operation)
 
 
@@ -94,12 +103,12 @@ def capture(
     CaptureError
         If the program asks for the value of a tensor, naming the line that does.
     """
-    places: dict[int, tuple[nn.Parameter, list]] = {}
+    owners: dict[int, tuple[nn.Parameter, list[tuple[nn.Module, str]]]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                places.setdefault(id(parameter), (parameter, []))[1].append((module, name))
-    parameters = [parameter for parameter, _ in places.values()]
+                owners.setdefault(id(parameter), (parameter, []))[1].append((module, name))
+    parameters = [parameter for parameter, _ in owners.values()]
     values = [p.detach().clone() for p in parameters]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -108,9 +117,9 @@ def capture(
             for module in modules:
                 own = {
                     name: leaf
-                    for leaf, (_, found) in zip(leaves, places.values(), strict=True)
-                    for where, name in found
-                    if where is module
+                    for leaf, (_, names) in zip(leaves, owners.values(), strict=True)
+                    for owner, name in names
+                    if owner is module
                 }
                 stack.enter_context(_reparametrize_module(module, own))
             stack.enter_context(AnswerGuards())
@@ -126,15 +135,15 @@ def capture(
     inputs = (*values, *data)
     try:
         with (
-            _no_checks_of_values(),
-            _as_found(modules),
-            _default_type(inputs),  # of all stages, so that numbers are promoted alike
+            _without_validation(),
+            _restored_buffers(modules),
+            _default_dtype(inputs),  # of all stages, so that numbers are promoted alike
             torch.random.fork_rng(devices=[]),
             # one for all shapes: make_fx would build one, with a stack trace, for each operation
             tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
         ):
             recorded = make_fx(run, decomposition_table=table)(*inputs)
-            refuse_kept_state(recorded)
+            refuse_written_state(recorded)
             functional = torch.func.functionalize(recorded, remove="mutations_and_views")
             graph = make_fx(functional, decomposition_table=table)(*inputs)
             _compare(recorded, graph, inputs)
@@ -153,10 +162,11 @@ def _decompositions() -> dict:
 
 
 @contextlib.contextmanager
-def _default_type(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+def _default_dtype(inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """Take the inputs' floating dtype as torch's default, where they have one in common."""
     before = torch.get_default_dtype()
-    kinds = {t.dtype for t in inputs if t.is_floating_point()}
-    torch.set_default_dtype(kinds.pop() if len(kinds) == 1 else before)
+    dtypes = {t.dtype for t in inputs if t.is_floating_point()}
+    torch.set_default_dtype(dtypes.pop() if len(dtypes) == 1 else before)
     try:
         yield
     finally:
@@ -164,8 +174,8 @@ def _default_type(inputs: tuple[Tensor, ...]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put back what a run of the program changes in the buffers."""
+def _restored_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore the buffers that a run of the program changes."""
     buffers = [b for module in modules for b in module.buffers()]
     before = [b.detach().clone() for b in buffers]
     try:
@@ -179,7 +189,7 @@ def _as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
 def _compare(
     recorded: torch.fx.GraphModule, graph: torch.fx.GraphModule, inputs: tuple[Tensor, ...]
 ) -> None:
-    """Refuse a graph that is not what was recorded, for the same noise."""
+    """Refuse a functional graph that gives other results than the recorded one, same noise."""
     results = []
     for module in (recorded, graph):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -194,7 +204,8 @@ def _compare(
 def _fold_indices(graph: torch.fx.GraphModule) -> None:
     """Make constants of the indices that do not depend on inputs or chance.
 
-    Masks decide on shapes, so that XLA has to know them; of integers it knows where they point.
+    Masks decide on shapes, so that XLA needs them as constants; constant integer indices lower to
+    views and permutations.
     """
     known: dict[torch.fx.Node, Any] = {}
 
@@ -206,9 +217,9 @@ def _fold_indices(graph: torch.fx.GraphModule) -> None:
             if node.op == "get_attr":
                 known[node] = getattr(graph, node.target)
             elif node.op == "call_function" and not random:
-                before = {n: value(n) for n in node.all_input_nodes}
-                if all(v is not None for v in before.values()):
-                    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), before.get)
+                inputs = {n: value(n) for n in node.all_input_nodes}
+                if all(v is not None for v in inputs.values()):
+                    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), inputs.get)
                     known[node] = node.target(*args, **kwargs)
         return known[node]
 
@@ -219,13 +230,13 @@ def _fold_indices(graph: torch.fx.GraphModule) -> None:
         for index in node.args[1]:
             if index is None or index.op == "get_attr":
                 continue
-            known_index = value(index)
-            if known_index is not None:
+            constant_index = value(index)
+            if constant_index is not None:
                 name = f"_index_{index.name}"
-                graph.register_buffer(name, known_index)
+                graph.register_buffer(name, constant_index)
                 with graph.graph.inserting_before(node):
                     constant = graph.graph.get_attr(name)
-                constant.meta["val"] = known_index
+                constant.meta["val"] = constant_index
                 node.replace_input_with(index, constant)
     graph.graph.eliminate_dead_code()
 
@@ -237,8 +248,8 @@ def _dirichlet_of_gammas(concentration: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _no_checks_of_values() -> Iterator[None]:
-    """Switch off checks of values, which a graph cannot do, and put them back."""
+def _without_validation() -> Iterator[None]:
+    """Switch off validation of values, which a graph cannot do, and restore it."""
     before = torch.distributions.Distribution._validate_args
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
@@ -247,7 +258,7 @@ def _no_checks_of_values() -> Iterator[None]:
             mock.patch("pyro.util.torch_isnan", lambda x: False),
             mock.patch("pyro.util.torch_isinf", lambda x: False),
             pyro.validation_enabled(False),
-            sdpa_kernel(SDPBackend.MATH),  # made of operations that the table has
+            sdpa_kernel(SDPBackend.MATH),  # decomposes into operations that the table has
         ):
             yield
     finally:

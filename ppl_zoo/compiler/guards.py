@@ -1,4 +1,8 @@
-"""What a program may ask of tensors while it is recorded, and what a graph would hold fast."""
+"""Guards of the capture: reads of values that are answered, and those that are refused.
+
+A recorded graph holds for other parameters and data only if the program did not depend on a value
+while it was recorded.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["AnswerGuards", "RejectConstants", "refuse_kept_state"]
+__all__ = ["AnswerGuards", "RejectConstants", "refuse_written_state"]
 
-#: modules of Pyro whose questions only guard, or make a number to report
-_GUARDS = (
+#: modules of Pyro that read values only for checks, or for a number to report
+_CHECKING_MODULES = (
     "pyro.infer.elbo",
     "pyro.infer.renyi_elbo",
     "pyro.infer.trace_elbo",
@@ -28,7 +32,7 @@ _GUARDS = (
     "pyro.infer.util",
     "pyro.util",
 )
-#: ways to read a tensor below the operations that are recorded
+#: methods that read a tensor's values past the operations that are recorded
 _READS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__)
 
 _DETERMINANTS = (
@@ -38,23 +42,39 @@ _DETERMINANTS = (
 
 
 class AnswerGuards(TorchFunctionMode):
-    """Answer the questions about values that Pyro's ELBOs ask; no other gets an answer.
+    """Torch-function mode that answers the reads of values by which Pyro only checks.
 
-    The ELBOs call ``item`` for the loss they report and ask for the truth of masks; these only
-    guard. A program that branches on a value, or a sampler that rejects, has no static graph,
-    and make_fx says so. Values that are read past it would stay in the graph as constants.
+    Answered, where a module of Pyro's ELBOs and checks asks:
+
+    - ``tensor.item()``, for the loss it reports: the tensor itself, detached;
+    - ``bool(tensor)``, for masks and warnings: True.
+
+    Handled for every caller:
+
+    - ``tensor.data``: the tensor, detached, so that it stays in the graph;
+    - determinants of matrices that are not contiguous: taken of a contiguous copy.
+
+    Refused, since the value would stay in the graph as a constant: ``numpy``, ``tolist``,
+    ``data_ptr`` and DLPack of a recorded tensor, ``torch.tensor`` and ``torch.as_tensor`` of a
+    list that holds one. Any other ``item`` or ``bool`` (a program that branches on a value, a
+    sampler that rejects) goes on to make_fx, which refuses it.
+
+    Raises
+    ------
+    ValueError
+        If a value is read past the recorded operations.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if func in (Tensor.item, Tensor.__bool__) and _asked_by_guard():
+        if func in (Tensor.item, Tensor.__bool__) and _asked_by_check():
             return args[0].detach() if func is Tensor.item else True
         if func is Tensor.data.__get__:
             return args[0].detach()
         if func in _DETERMINANTS and not args[0].is_contiguous():
-            # torch factors the transpose of a matrix that lies row by row, and the gradient
-            # remembers which; the functional graph has only such matrices
+            # torch factors the transpose of a row-major matrix, and the gradient depends on
+            # which; the functional graph has only row-major ones
             args = (args[0].contiguous(), *args[1:])
         if func in _READS and _is_recorded(args[0]):
             raise ValueError(f"Tensor.{func.__name__} reads a value while recording")
@@ -81,42 +101,60 @@ def _is_recorded(value: Any) -> bool:
     return mode is not None and isinstance(value, Tensor) and has_proxy_slot(value, mode.tracer)
 
 
-def _asked_by_guard() -> bool:
+def _asked_by_check() -> bool:
+    """Whether the innermost caller but for wrappers is a module of Pyro that only checks."""
     frame = sys._getframe(1)
-    between = (__name__, "jaxtyping", "beartype")  # checks of types stand between while testing
+    wrappers = (__name__, "jaxtyping", "beartype")  # type checks wrap functions while testing
     while frame is not None:
         caller = frame.f_globals.get("__name__", "")
-        if not caller.startswith(between) and not frame.f_code.co_filename.startswith("<"):
-            return caller in _GUARDS
+        if not caller.startswith(wrappers) and not frame.f_code.co_filename.startswith("<"):
+            return caller in _CHECKING_MODULES
         frame = frame.f_back
     return False
 
 
 class RejectConstants(TorchDispatchMode):
-    """Refuse what a graph would hold fast at the value that it has while recording."""
+    """Torch-dispatch mode that rejects what a graph would freeze at its value while recording.
+
+    Rejected are operations whose output shape depends on values that vary (boolean indexing,
+    ``nonzero``, ``masked_select`` by something computed from inputs or by chance; a constant mask
+    is fine), and writes in place into buffers of the modules, which no call of the graph repeats.
+
+    Parameters
+    ----------
+    modules
+        Whose buffers must not be written into.
+    inputs
+        Of the graph: what is computed from them varies.
+
+    Raises
+    ------
+    ValueError
+        At such an operation, with its name.
+    """
 
     def __init__(self, modules: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
-        # what is computed from inputs or by chance; a mask that is not stays as it is
+        # tensors computed from inputs or by chance; all others are constants
         self.varies = WeakIdKeyDictionary(dict.fromkeys(inputs, True))
         buffers = [b for module in modules for b in module.buffers() if b.numel()]
-        self.kept = {b.untyped_storage().data_ptr() for b in buffers}
+        self.buffers = {b.untyped_storage().data_ptr() for b in buffers}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if torch.Tag.dynamic_output_shape in func.tags:
-            decides = _tensors(args[:1])
+            deciding = _tensors(args[:1])
             if func.overloadpacket is torch.ops.aten.index:
-                kinds = (torch.bool, torch.uint8)
-                decides = [i for i in args[1] if i is not None and i.dtype in kinds]
+                masks = (torch.bool, torch.uint8)
+                deciding = [i for i in args[1] if i is not None and i.dtype in masks]
             elif func.overloadpacket is torch.ops.aten.masked_select:
-                decides = args[1:]
-            if any(d in self.varies for d in decides):
+                deciding = args[1:]
+            if any(d in self.varies for d in deciding):
                 raise ValueError(f"the shape that {func} returns depends on values")
         if func._schema.is_mutable:
             for value, argument in zip(args, func._schema.arguments, strict=False):
-                if argument.is_write and isinstance(value, Tensor) and self._is_kept(value):
+                if argument.is_write and isinstance(value, Tensor) and self._is_buffer(value):
                     raise ValueError(f"{func} writes into a buffer, which a graph would forget")
         given = _tensors((args, kwargs))
         varies = torch.Tag.nondeterministic_seeded in func.tags or any(
@@ -129,21 +167,27 @@ class RejectConstants(TorchDispatchMode):
                 self.varies[tensor] = True
         return result
 
-    def _is_kept(self, value: Tensor) -> bool:
-        return bool(value.numel()) and value.untyped_storage().data_ptr() in self.kept
+    def _is_buffer(self, value: Tensor) -> bool:
+        return bool(value.numel()) and value.untyped_storage().data_ptr() in self.buffers
 
 
-def refuse_kept_state(graph: torch.fx.GraphModule) -> None:
-    """Refuse a program that writes into a tensor of its own from one step to the next."""
-    kept = {n for n in graph.graph.nodes if n.op == "get_attr" and "lift" not in n.name}
+def refuse_written_state(graph: torch.fx.GraphModule) -> None:
+    """Refuse a program that keeps state: a graph that writes into a constant or a view of one.
+
+    Raises
+    ------
+    ValueError
+        If an operation does, with its name.
+    """
+    state = {n for n in graph.graph.nodes if n.op == "get_attr" and "lift" not in n.name}
     for node in graph.graph.nodes:
         if node.op != "call_function" or not node.args:
             continue
         schema = getattr(node.target, "_schema", None)
         if schema is None:
             continue
-        if node.args[0] in kept and any(r.alias_info is not None for r in schema.returns):
-            kept.add(node)  # a view
+        if node.args[0] in state and any(r.alias_info is not None for r in schema.returns):
+            state.add(node)  # a view
         if not schema.is_mutable:
             continue
         written = [
@@ -151,5 +195,5 @@ def refuse_kept_state(graph: torch.fx.GraphModule) -> None:
             for value, argument in zip(node.args, schema.arguments, strict=False)
             if argument.is_write
         ]
-        if kept & {v for v in written if isinstance(v, torch.fx.Node)}:
+        if state & {v for v in written if isinstance(v, torch.fx.Node)}:
             raise ValueError(f"{node.target} writes into a buffer, which a graph would forget")

@@ -1,4 +1,4 @@
-"""Inductor: a captured graph as kernels that torch compiles itself; CUDA graphs on a GPU."""
+"""Inductor: a captured graph compiled by ``torch.compile``, with CUDA graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def compile_graph(
     seeds = [device] if device.type == "cuda" else []
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=seeds):
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch warns of its own code
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own code
             run(captured.inputs[:count], captured.inputs[count:])
     except torch._dynamo.exc.TorchDynamoException as error:
         text = str(error).strip().splitlines()

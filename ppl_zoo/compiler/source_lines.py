@@ -1,4 +1,4 @@
-"""The line of the user's own that an error comes from, or that calls for an operation."""
+"""Source lines of the user: where an error comes from, or an operation is called."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ __all__ = ["line_of_operation", "line_of_user"]
 
 
 def _folder(file: str | None) -> str:
+    """Return the folder of a file, or of a folder without its last separator."""
     return os.path.join(os.path.dirname(os.path.abspath(file or "")), "")
 
 
-#: folders whose lines are not the user's own, and one inside them whose lines are as good
+#: folders whose lines are not the user's own; the last is ppl_zoo, which this file's folder is in
 _LIBRARIES = (
     *map(_folder, (pyro.__file__, torch.__file__, os.__file__)),
     _folder(_folder(__file__)[:-1]),
 )
+#: one inside them whose lines are named all the same
 _MODELS = os.path.join(_LIBRARIES[-1], "models", "")
 
 
@@ -43,23 +45,25 @@ def line_of_user(error: BaseException) -> str:
 
 
 class _FoundError(Exception):
-    """Raised where an operation is called that is looked for."""
+    """Raised where the operation is called."""
 
 
 class _StopAt(TorchDispatchMode):
+    """Raise ``_FoundError`` at the first call of an operation."""
+
     def __init__(self, operation: str) -> None:
         super().__init__()
-        self.operation = _plain_name(operation)
+        self.operation = _base_name(operation)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if _plain_name(func.overloadpacket.__name__) == self.operation:
+        if _base_name(func.overloadpacket.__name__) == self.operation:
             raise _FoundError(self.operation)
         return func(*args, **(kwargs or {}))
 
 
-def _plain_name(operation: str) -> str:
+def _base_name(operation: str) -> str:
     return operation.removesuffix("_functional").removesuffix("_copy").removesuffix("_")
 
 
@@ -70,6 +74,6 @@ def line_of_operation(program: Callable[..., Any], inputs: tuple, operation: str
             program(*inputs)
     except _FoundError as error:
         return line_of_user(error)
-    except Exception:  # noqa: BLE001 - the line is a help only, the error is told without it
+    except Exception:  # noqa: BLE001 - the line only helps: the error is reported without it
         return None
     return None

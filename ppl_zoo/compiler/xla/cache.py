@@ -13,9 +13,9 @@ import pooch
 
 __all__ = ["MAX_PROGRAMS", "PROGRAMS", "ProgramCache", "use_disk_cache"]
 
-#: programs that are kept in memory. A program of a small model takes 2 MB (a potential), 5 MB
-#: (steps of SVI) or 25 MB (a NUTS sampler), so that they stay below a gigabyte together.
-MAX_PROGRAMS = 32
+#: Programs that are kept in memory. One of a small model takes 2 MB (a potential), 10 MB (steps of
+#: SVI) or 35 MB (a NUTS sampler): together they stay below a gigabyte.
+MAX_PROGRAMS = 24
 #: bytes of the compiled programs that are kept on disk
 MAX_DISK_BYTES = 2**30
 
@@ -25,10 +25,12 @@ _Program = TypeVar("_Program")
 class ProgramCache:
     """Least-recently-used cache of compiled programs, by graph, shapes and options.
 
-    A second fit of the same shapes starts at once; one of the ``max_programs`` shapes used last
-    is in memory, any other is compiled anew (or read from disk). Programs that were dropped are
-    freed as soon as nobody runs them: JAX's caches hold a jitted function by weak references,
-    so that a program must not be stored anywhere else for good, nor refer to the data of a fit.
+    A second fit of the same shapes starts at once, as long as its program is among the
+    ``max_programs`` used last; any other is compiled anew, or read from disk. With the bound of
+    :data:`PROGRAMS`, 24 programs, a process that fits ever new shapes grows by a gigabyte at most.
+
+    An evicted program is freed as soon as nothing runs it, since JAX's own caches refer to a
+    jitted function weakly. A program must not refer to the data of a fit: it would keep them.
 
     Several threads may use one cache. Where two of them ask for the same new program at once,
     both build it and one is kept.
