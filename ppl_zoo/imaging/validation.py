@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.rows import Rows
 
-__all__ = ["as_channels", "as_image"]
+__all__ = ["as_channels", "as_image", "check_noise_sd"]
 
 #: integer types that are read, and their value of white
 WHITE_LEVEL = {torch.uint8: 255.0, torch.uint16: 65535.0}
@@ -75,3 +76,18 @@ def as_channels(image: Tensor) -> tuple[Tensor, Tensor | None]:
     if len(channels) in (2, 4):
         return channels[:-1].contiguous(), channels[-1:]
     return channels.contiguous(), None
+
+
+def check_noise_sd(rows: Rows) -> None:
+    """Refuse data of images whose second array is not a positive noise sd for each.
+
+    Raises
+    ------
+    DataError
+        If it is missing, of another shape than ``(n,)``, or 0 or less.
+    """
+    sizes = rows.sizes()
+    if len(sizes) < 2 or sizes[1] != (len(rows),):
+        raise DataError(f"noise: got {sizes[1:]}, expected ({len(rows)},), an sd for each")
+    if not bool((rows.all()[1] > 0).all()):
+        raise DataError("noise: got 0 or less, expected a positive sd for each image")

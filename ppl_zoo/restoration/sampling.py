@@ -42,7 +42,7 @@ class Tiling(Solver):
     num_draws
         Number of draws; independent of one another, in two chains so that R-hat is defined.
     quality, stride
-        Of the mode on which the draws are centred, as for :func:`restore`.
+        Options of the mode on which the draws are centred, as for :func:`restore`.
     """
 
     num_draws: int = 64
@@ -90,7 +90,7 @@ class SplitGibbs(Solver):
     num_draws
         Number of draws; independent of one another, in two chains so that R-hat is defined.
     quality, stride
-        Of the mode on which the draws are centred, as for :func:`restore`.
+        Options of the mode on which the draws are centred, as for :func:`restore`.
     sweeps
         Sweeps of each chain at each of six standard deviations between image and copy.
     tempering

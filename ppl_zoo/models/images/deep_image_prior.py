@@ -21,6 +21,7 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments
 from ppl_zoo.imaging.operators import LinearOperator, Mask
+from ppl_zoo.imaging.validation import check_noise_sd
 from ppl_zoo.models.images.clipped_normal import ClippedNormal
 from ppl_zoo.models.images.skip_net import PRESETS, SkipNet
 
@@ -312,8 +313,7 @@ class DeepImagePrior(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse images of another shape, more of them than noise, and noise sd below 0."""
-        sizes: Sequence[tuple[int, ...]] = rows.sizes()
-        shape = sizes[0]
+        shape = rows.sizes()[0]
         if len(shape) != 4 or shape[1] != self.shape[0]:
             raise DataError(f"y: got shape {shape}, expected (n, {self.shape[0]}, height, width)")
         image = tuple(self.operator.image_shape(shape[2:]))
@@ -324,8 +324,5 @@ class DeepImagePrior(Model):
             )
         if len(rows) > len(self.z):
             raise DataError(f"y: got {len(rows)} images, expected num_images={len(self.z)}")
-        if len(sizes) < 2 or sizes[1] != (len(rows),):
-            raise DataError(f"noise: got {sizes[1:]}, expected ({len(rows)},), an sd for each")
         super().check_data(rows)
-        if not bool((rows.all()[1] > 0).all()):
-            raise DataError("noise: got 0 or less, expected a positive sd for each image")
+        check_noise_sd(rows)

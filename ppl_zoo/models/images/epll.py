@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyro
@@ -18,6 +18,7 @@ from ppl_zoo.imaging.lanczos import Lanczos
 from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments
 from ppl_zoo.imaging.operators import Mask
 from ppl_zoo.imaging.patches import cosine_basis
+from ppl_zoo.imaging.validation import check_noise_sd
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 
 __all__ = ["EPLL"]
@@ -178,17 +179,14 @@ class EPLL(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse images of another shape, or smaller than a patch, and noise below 0."""
-        sizes: Sequence[tuple[int, ...]] = rows.sizes()
-        if len(sizes[0]) != 3:
-            raise DataError(f"y: got shape {sizes[0]}, expected (n, height, width)")
-        shape = self.operator.image_shape(sizes[0][1:])
+        size = rows.sizes()[0]
+        if len(size) != 3:
+            raise DataError(f"y: got shape {size}, expected (n, height, width)")
+        shape = self.operator.image_shape(size[1:])
         if min(shape) < self.size:
             raise DataError(
                 f"y: got images of {shape[0]} x {shape[1]} pixels, expected {self.size} x "
                 f"{self.size} (a patch) or more"
             )
-        if len(sizes) < 2 or sizes[1] != (len(rows),):
-            raise DataError(f"noise: got {sizes[1:]}, expected ({len(rows)},), an sd for each")
         super().check_data(rows)
-        if not bool((rows.all()[1] > 0).all()):
-            raise DataError("noise: got 0 or less, expected a positive sd for each image")
+        check_noise_sd(rows)

@@ -174,7 +174,8 @@ def test_re_init_starts_anew():
 
 def test_the_windowed_variance_is_that_of_the_last_outputs():
     rule, outputs = WindowedVariance(5, window=7), torch.randn(30, 1, 1, 4, 5).cumsum(0)
-    scores = [rule.score(x, x, None) for x in outputs]
+    view = View(tiny_model(), tiny_data(), None)  # which this rule does not use
+    scores = [rule.score(x, x, view) for x in outputs]
     assert all(math.isnan(s) for s in scores[:6])
     expected = [outputs[t - 6 : t + 1].var(0, unbiased=False).mean() for t in range(6, 30)]
     np.testing.assert_allclose(scores[6:], expected, rtol=1e-4)
