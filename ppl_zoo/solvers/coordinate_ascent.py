@@ -160,7 +160,7 @@ class CoordinateAscent(Solver):
             own = model if index == 0 else model.fresh()
             chain = Chain(index, own)
             if resume is not None:
-                chain.take_up(resume)
+                chain.load_solution(resume)
                 if resume.stopped[index] == "max_steps":
                     chain.objective.pop()  # the E-step that comes first finds it again
             elif self.initialize:

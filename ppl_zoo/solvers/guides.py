@@ -22,7 +22,10 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import Site, describe, trace_program, with_summed_out
 from ppl_zoo.core.tracing.sites import Program
 
-__all__ = ["GUIDES", "AutoFlow", "Pair", "copy_guide", "make_pair"]
+__all__ = ["GUIDES", "AutoFlow", "GuideSpec", "Pair", "copy_guide", "make_pair"]
+
+#: a guide as the user gives it: a name, an autoguide class, a program, or None for the default
+GuideSpec = str | Callable[..., Any] | None
 
 
 class AutoFlow(autoguide.AutoContinuous):
@@ -110,7 +113,9 @@ class Pair:
     score_function: bool
 
 
-def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain: int = 0) -> Pair:
+def make_pair(
+    model: Model, spec: GuideSpec, rows: Rows, batch_size: int | None, chain: int = 0
+) -> Pair:
     """Build the guide for a model.
 
     Parameters
@@ -171,7 +176,7 @@ def make_pair(model: Model, spec: Any, rows: Rows, batch_size: int | None, chain
 
 
 def _make_guide(
-    model: Model, spec: Any, sites: dict[str, Site], batch_size: int | None, chain: int
+    model: Model, spec: GuideSpec, sites: dict[str, Site], batch_size: int | None, chain: int
 ) -> Program:
     """Make the guide program that a spec stands for; ``batch_size`` is None for all rows."""
     if spec is None and model.guide is not None:
@@ -201,13 +206,13 @@ def _autoguide_by_name(name: str, chain: int) -> Callable[..., autoguide.AutoGui
     return functools.partial(GUIDES[name], init_loc_fn=start)
 
 
-def _is_autoguide_maker(spec: Any) -> bool:
+def _is_autoguide_maker(spec: GuideSpec) -> bool:
     """Whether this is an autoguide class, perhaps with options."""
     target = spec.func if isinstance(spec, functools.partial) else spec
     return inspect.isclass(target) and issubclass(target, autoguide.AutoGuide)
 
 
-def copy_guide(guide: Any) -> Any:
+def copy_guide(guide: Program | None) -> Program | None:
     """Copy a guide program for another chain.
 
     Raises

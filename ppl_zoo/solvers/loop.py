@@ -20,6 +20,7 @@ from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.solution import Solution, load_chain, read_parameters
 from ppl_zoo.core.solver import FitContext
+from ppl_zoo.core.tracing.sites import Program
 
 __all__ = [
     "Chain",
@@ -51,7 +52,7 @@ class Chain:
 
     index: int
     model: Model
-    guide: Any = None
+    guide: Program | None = None
     objective: list[float] = field(default_factory=list)
     stopped: str | None = None
     error: ConvergenceError | None = None
@@ -60,8 +61,8 @@ class Chain:
         """Tensors and plain values that resuming takes, beside the parameters."""
         return {}, {}
 
-    def take_up(self, resume: Solution) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Take parameters and objectives from a solution; return what the chain packed then."""
+    def load_solution(self, resume: Solution) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Load parameters and objectives of a solution; return what :meth:`pack` had packed."""
         load_chain(self.model, self.guide, resume.parameters, self.index)
         past = resume.history["objective"][self.index]
         self.objective = past[~np.isnan(past)].tolist()  # without the padding
@@ -126,7 +127,7 @@ def run_chains(
         mininterval=0.2,
         dynamic_ncols=True,
     )
-    for chain in chains:  # a fit resumed at its last step has none to take
+    for chain in chains:  # a fit resumed at its last step has no steps left
         if chain.stopped is None and len(chain.objective) >= max_steps:
             chain.stopped = "max_steps"
     saved = time.monotonic()
@@ -146,7 +147,7 @@ def run_chains(
                 if interrupted():
                     break
         except KeyboardInterrupt:
-            pass  # a second Ctrl-C, in the middle of a step: what stands is kept
+            pass  # a second Ctrl-C, in the middle of a step: the complete steps are kept
         except ConvergenceError as error:
             error.solution = solution()  # so that nothing is lost
             raise
@@ -155,7 +156,7 @@ def run_chains(
 
 
 def raise_if_all_diverged(chains: Sequence[Chain], solution: Solution) -> None:
-    """Raise the first chain's error where none is left; warn of those that were lost."""
+    """Raise the first error if all chains have diverged; warn if only some have."""
     lost = [chain for chain in chains if chain.error is not None]
     if lost and len(lost) == len(chains):
         lost[0].error.solution = solution  # so that nothing is lost

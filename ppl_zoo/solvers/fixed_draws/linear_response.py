@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import trace_program
+from ppl_zoo.core.tracing.sites import Program
 from ppl_zoo.solvers.fixed_draws.families import read_location, read_scales
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
 from ppl_zoo.solvers.fixed_draws.solver import quasi_normals
@@ -46,7 +46,7 @@ class LinearResponse:
 
 
 def linear_response(
-    model: Model, rows: Rows, guide: Any, *, num_draws: int = 512, seed: int = 0
+    model: Model, rows: Rows, guide: Program | None, *, num_draws: int = 512, seed: int = 0
 ) -> LinearResponse:
     """Correct the covariance of a mean-field fit at its optimum.
 

@@ -34,7 +34,7 @@ from ppl_zoo.solvers.fixed_draws.families import (
 from ppl_zoo.solvers.fixed_draws.laplace import NormalApproximation, approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
-from ppl_zoo.solvers.guides import Pair, make_pair
+from ppl_zoo.solvers.guides import GuideSpec, Pair, make_pair
 from ppl_zoo.solvers.loop import (
     Chain,
     pack_chains,
@@ -88,7 +88,7 @@ class Choice:
     """
 
     potential: BatchedPotential | None
-    guide: Any
+    guide: GuideSpec
     reason: str
 
 
@@ -363,7 +363,7 @@ class FixedDrawsChain(Chain):
 
     def restore(self, resume: Solution) -> None:
         """Go on from where a solution stands."""
-        tensors, values = self.take_up(resume)
+        tensors, values = self.load_solution(resume)
         if not values["num_draws"]:
             return
         held = {k: v.cpu().clone().numpy() for k, v in tensors.items()}

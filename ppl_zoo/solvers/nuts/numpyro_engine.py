@@ -1,4 +1,4 @@
-"""NumPyro's NUTS on a captured potential, all chains side by side, a block of draws at a time."""
+"""NUTS engine: NumPyro's kernel on a captured potential, all chains side by side, in blocks."""
 
 from __future__ import annotations
 
@@ -13,72 +13,94 @@ import torch
 from numpyro.infer.hmc import HMCState, hmc
 from torch import Tensor
 
+from ppl_zoo.compiler.xla.cache import PROGRAMS
 from ppl_zoo.compiler.xla.potential import CapturedPotential
 from ppl_zoo.core.random import chain_seed
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["NumPyroEngine"]
 
-#: most iterations of a block, and numbers that one holds
-BLOCK, NUMBERS = 250, 2**22
-#: seconds a block shall take, so that progress and Ctrl-C are prompt
-SECONDS = 0.5
-#: compiled samplers by graph, shapes and options: a second fit of the same shapes starts at once
-_SAMPLERS: dict[Any, _Sampler] = {}
+#: iterations of a block, and numbers in the draws of one
+MAX_ITERATIONS_PER_BLOCK, MAX_NUMBERS_PER_BLOCK = 250, 2**22
+#: iterations of the first block, before it is known how long one takes
+FIRST_ITERATIONS = 10
+#: time that a block should take, so that the progress bar and Ctrl-C are prompt
+SECONDS_PER_BLOCK = 0.5
+
+Arrays = tuple[jax.Array, ...]
+KernelOptions = dict[str, int | float | bool]
 
 
 class _Sampler:
-    """XLAEngine functions of one potential; data and state are arguments.
+    """Compiled functions of one potential; data and state are their arguments.
 
-    ``own`` says that each chain has data of its own, in the first dimension.
+    Parameters
+    ----------
+    captured
+        The potential.
+    options
+        Of NumPyro's kernel.
+    block
+        Iterations of a block.
+    own
+        Whether each chain has its own data, stacked in the first dimension.
     """
 
     def __init__(
-        self, captured: CapturedPotential, options: dict[str, Any], block: int, own: bool
+        self, captured: CapturedPotential, options: KernelOptions, block: int, own: bool
     ) -> None:
-        given = 0 if own else None
+        data_axis = 0 if own else None
+        # these alone: a sampler that is cached must not hold the data
+        potential, constrained = captured.potential, captured.values
 
         def generate(*data: Any) -> Any:
-            return lambda z: captured.potential(z, *data)
+            return lambda z: potential(z, *data)
 
         init, sample = hmc(potential_fn_gen=generate, algo="NUTS")
 
-        def start(z: Any, keys: Any, data: tuple) -> Any:
-            def one(z: Any, key: Any, data: tuple) -> Any:
+        def start(z: jax.Array, keys: jax.Array, data: Arrays) -> HMCState:
+            def one(z: jax.Array, key: jax.Array, data: Arrays) -> HMCState:
                 return init(z, trajectory_length=None, model_args=data, rng_key=key, **options)
 
-            # chains go in lockstep: one counter for all keeps what depends on it a branch
-            state = jax.vmap(one, (0, 0, given))(z, keys, data)
+            # one iteration counter for all chains: with one each, vmap would run both branches
+            # of what depends on it
+            state = jax.vmap(one, (0, 0, data_axis))(z, keys, data)
             return state._replace(i=state.i[0])
 
         axes = HMCState(*[None if f == "i" else 0 for f in HMCState._fields])
-        step = jax.vmap(sample, in_axes=(axes, given), out_axes=axes)
+        step = jax.vmap(sample, in_axes=(axes, data_axis), out_axes=axes)
 
-        def run(state: Any, count: Any, data: tuple) -> tuple:
-            shapes = jax.eval_shape(_read, state)
-            held = {k: jnp.zeros((block, *v.shape), v.dtype) for k, v in shapes.items()}
+        def run(
+            state: HMCState, count: int | jax.Array, data: Arrays
+        ) -> tuple[HMCState, dict[str, jax.Array]]:
+            shapes = jax.eval_shape(_statistics, state)
+            kept = {k: jnp.zeros((block, *v.shape), v.dtype) for k, v in shapes.items()}
 
-            def body(i: Any, carry: tuple) -> tuple:
-                state, held = carry
-                size = state.adapt_state.step_size
+            def body(i: int | jax.Array, carry: tuple) -> tuple:
+                state, kept = carry
+                step_size = state.adapt_state.step_size  # of this iteration, before it adapts
                 state = step(state, data)
-                found = _read(state) | {"step_size": size}
-                return state, {k: held[k].at[i].set(v) for k, v in found.items()}
+                found = _statistics(state) | {"step_size": step_size}
+                return state, {k: kept[k].at[i].set(v) for k, v in found.items()}
 
-            return jax.lax.fori_loop(0, count, body, (state, held))
+            return jax.lax.fori_loop(0, count, body, (state, kept))
 
-        def gradients(z: Any, data: tuple) -> tuple:
-            return jax.vmap(lambda z, d: jax.value_and_grad(generate(*d))(z), (0, given))(z, data)
+        def gradients(z: jax.Array, data: Arrays) -> tuple[jax.Array, jax.Array]:
+            def one(z: jax.Array, data: Arrays) -> tuple[jax.Array, jax.Array]:
+                return jax.value_and_grad(generate(*data))(z)
 
-        def values(z: Any, data: tuple) -> dict:
-            draws = jax.vmap(lambda z, d: captured.values(z, *d), (0, None))
-            return jax.vmap(draws, (0, given))(z, data)
+            return jax.vmap(one, (0, data_axis))(z, data)
+
+        def values(z: jax.Array, data: Arrays) -> dict[str, jax.Array]:
+            one_chain = jax.vmap(lambda z, data: constrained(z, *data), (0, None))
+            return jax.vmap(one_chain, (0, data_axis))(z, data)
 
         self.start, self.run = jax.jit(start), jax.jit(run)
         self.gradients, self.values = jax.jit(gradients), jax.jit(values)
 
 
-def _read(state: Any) -> dict[str, Any]:
+def _statistics(state: HMCState) -> dict[str, Any]:
+    """Position and sampler statistics of a state."""
     return {
         "z": state.z,
         "lp": -state.potential_energy,
@@ -91,7 +113,7 @@ def _read(state: Any) -> dict[str, Any]:
 
 
 class NumPyroEngine:
-    """Runs the chains; ``iteration`` counts warm-up and draws.
+    """NumPyro's NUTS, compiled by XLA; a :class:`ppl_zoo.solvers.nuts.nuts.NUTSEngine`.
 
     Parameters
     ----------
@@ -117,7 +139,7 @@ class NumPyroEngine:
     def __init__(
         self,
         problem: Unconstrained,
-        options: dict[str, Any],
+        options: KernelOptions,
         num_chains: int,
         seed: int,
         tables: Sequence[tuple[Tensor, ...]] | None = None,
@@ -130,56 +152,57 @@ class NumPyroEngine:
         self.problem, self.seed, self.num_chains = problem, seed, num_chains
         z = torch.zeros(problem.size, dtype=model.dtype, device=model.device)
         self.captured = CapturedPotential(problem.energy, problem.values, z, problem.data)
-        self.block = max(1, min(BLOCK, NUMBERS // (num_chains * problem.size)))
-        self.options, self.iteration, self.state = options, 0, None
-        self.count = min(10, self.block)
+        most = MAX_NUMBERS_PER_BLOCK // (num_chains * problem.size)
+        self.block = max(1, min(MAX_ITERATIONS_PER_BLOCK, most))
+        self.options, self.iteration = options, 0
+        self.state: HMCState | None = None
+        self.count = min(FIRST_ITERATIONS, self.block)
         own = tables is not None
-        key = (self.captured.identity, num_chains, self.block, own, tuple(options.items()))
+        key = ("NUTS", self.captured.identity, num_chains, self.block, own, tuple(options.items()))
         with self.captured.scope():
             self.data = self.captured.data
             if own:
                 self.data = tuple(
                     lowering.to_jax(torch.stack(d)) for d in zip(*tables, strict=True)
                 )
-            if key not in _SAMPLERS:
-                _SAMPLERS[key] = _Sampler(self.captured, options, self.block, own)
-        self.sampler = _SAMPLERS[key]
+        self.sampler = PROGRAMS.get(key, lambda: _Sampler(self.captured, options, self.block, own))
 
     def finite(self, z: Tensor) -> np.ndarray:
-        """Tell for each chain whether potential and gradient are finite at ``z (chain, size)``."""
+        """Whether potential and gradient are finite at ``z (chain, size)``, ``(chain,)``."""
         with self.captured.scope():
-            value, gradient = self.sampler.gradients(jnp.asarray(z.numpy()), self.data)
-            return np.asarray(jnp.isfinite(value) & jnp.isfinite(gradient).all(-1))
+            value, gradient = map(np.asarray, self.sampler.gradients(z.numpy(), self.data))
+        return np.isfinite(value) & np.isfinite(gradient).all(-1)
 
     def start(self, z: Tensor) -> None:
-        """Begin at ``z (chain, size)``."""
+        """Start the chains at ``z (chain, size)``."""
         seeds = [chain_seed(self.seed, c) & 0xFFFFFFFF for c in range(self.num_chains)]
         with self.captured.scope():
             keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-            self.state = self.sampler.start(jnp.asarray(z.numpy()), keys, self.data)
+            self.state = self.sampler.start(z.numpy(), keys, self.data)
 
-    def advance(self, most: int) -> dict[str, np.ndarray]:
-        """Take up to ``most`` iterations; arrays ``(chain, iteration, ...)``."""
-        count, begun = min(self.count, most), time.perf_counter()
+    def advance(self, max_iterations: int) -> dict[str, np.ndarray]:
+        """Take a block of iterations; arrays ``(chain, iteration, ...)``."""
+        count, begun = min(self.count, max_iterations), time.perf_counter()
         with self.captured.scope():
-            state, held = self.sampler.run(self.state, count, self.data)
-            out = {k: np.asarray(v)[:count].swapaxes(0, 1) for k, v in held.items()}
-        self.state = state  # after the arrays are there: an interrupt leaves both or none
+            state, kept = self.sampler.run(self.state, count, self.data)
+            out = {k: np.asarray(v)[:count].swapaxes(0, 1) for k, v in kept.items()}
+        self.state = state  # only now: an interrupt keeps state and draws, or neither
         self.iteration += count
         rate = count / max(time.perf_counter() - begun, 1e-6)
-        self.count = int(np.clip(rate * SECONDS, 1, min(4 * count, self.block)))
+        self.count = int(np.clip(rate * SECONDS_PER_BLOCK, 1, min(4 * count, self.block)))
         return out
 
     def constrain(self, z: np.ndarray) -> dict[str, Tensor]:
-        """Return the values at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
+        """Values of the sites at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
         chains, draws = z.shape[:2]
         numbers = sum(max(1, torch.Size(s).numel()) for s in self.problem.shapes.values())
-        width = max(1, min(draws, NUMBERS // (numbers * chains)))
+        width = max(1, min(draws, MAX_NUMBERS_PER_BLOCK // (numbers * chains)))
         parts: list[dict[str, np.ndarray]] = []
         with self.captured.scope():
             for first in range(0, draws, width):
-                last = max(0, min(first, draws - width))  # one shape, compiled once
-                found = self.sampler.values(jnp.asarray(z[:, last : last + width]), self.data)
+                # blocks of one shape, compiled once: the last overlaps the one before
+                last = max(0, min(first, draws - width))
+                found = self.sampler.values(z[:, last : last + width], self.data)
                 parts.append({k: np.asarray(v)[:, first - last :] for k, v in found.items()})
         return {
             name: torch.from_numpy(np.concatenate([p[name] for p in parts], 1)).to(dtype)
@@ -189,29 +212,32 @@ class NumPyroEngine:
     def pack(self) -> dict[str, Tensor]:
         """Return the state as tensors."""
         with self.captured.scope():
-            leaves = [_plain(leaf) for leaf in jax.tree.leaves(self.state)]
+            leaves = [_to_numpy(leaf) for leaf in jax.tree.leaves(self.state)]
         return {f"leaf.{i:02d}": torch.from_numpy(leaf) for i, leaf in enumerate(leaves)}
 
     def unpack(self, tensors: dict[str, Tensor], z: Tensor, iteration: int) -> None:
-        """Take a state up again; ``z`` only shows the shape."""
+        """Restore a packed state; ``z (chain, size)`` shows the shape alone."""
         self.start(z)
         with self.captured.scope():
             like, tree = jax.tree.flatten(self.state)
             found = [tensors[f"leaf.{i:02d}"].cpu().numpy() for i in range(len(like))]
-            self.state = tree.unflatten(_like(a, b) for a, b in zip(found, like, strict=True))
+            self.state = tree.unflatten(_to_jax(a, b) for a, b in zip(found, like, strict=True))
         self.iteration = iteration
+
+
+# Random keys are packed as their 32-bit words, in int64.
 
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf: Any) -> np.ndarray:
+def _to_numpy(leaf: Any) -> np.ndarray:
     array = np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
     return array.astype(np.int64) if array.dtype == np.uint32 else array
 
 
-def _like(array: np.ndarray, like: Any) -> Any:
+def _to_jax(array: np.ndarray, like: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(array.astype(np.uint32)))
     return jnp.asarray(array, like.dtype)

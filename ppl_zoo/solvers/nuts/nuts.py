@@ -1,4 +1,4 @@
-"""The No-U-Turn Sampler: the referee that every approximation is held against."""
+"""The No-U-Turn Sampler: the reference for approximate posteriors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,16 +18,52 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.random import chain_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solution import Solution, read_parameters
+from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
-from ppl_zoo.solvers.loop import Chain, run_chains
-from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
+from ppl_zoo.solvers.loop import Chain, repeat_parameters, run_chains
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
-__all__ = ["NUTS", "Record", "sample_many"]
+__all__ = ["NUTS", "NUTSEngine", "NUTSRecord"]
 
-#: points tried for a chain's start
-TRIES = 400
+#: random points that are tried for a chain's start, uniform within the radius of 0 on the
+#: unconstrained scale
+MAX_START_TRIES, START_RADIUS = 400, 2.0
+#: draws of ``init`` that the chains' starts are picked from
+MIN_INIT_DRAWS = 100
+
+
+@runtime_checkable
+class NUTSEngine(Protocol):
+    """A sampler that advances all chains; ``iteration`` counts warm-up and draws."""
+
+    name: str
+    iteration: int
+
+    def finite(self, z: Tensor) -> np.ndarray:
+        """Whether potential and gradient are finite at ``z (chain, size)``, ``(chain,)``."""
+
+    def start(self, z: Tensor) -> None:
+        """Start the chains at ``z (chain, size)``."""
+
+    def advance(self, max_iterations: int) -> dict[str, np.ndarray]:
+        """Take some iterations of each chain.
+
+        Returns
+        -------
+        dict
+            Draws "z" on the unconstrained scale ``(chain, iteration, size)``, and statistics
+            "lp", "energy", "diverging", "n_steps", "acceptance_rate" and "step_size"
+            ``(chain, iteration)``.
+        """
+
+    def constrain(self, z: np.ndarray) -> dict[str, Tensor]:
+        """Values of the sites at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
+
+    def pack(self) -> dict[str, Tensor]:
+        """State as tensors, for resuming; empty where the engine cannot resume."""
+
+    def unpack(self, tensors: dict[str, Tensor], z: Tensor, iteration: int) -> None:
+        """Restore a packed state; ``z (chain, size)`` shows the shape alone."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +87,12 @@ class NUTS(Solver):
         "numpyro", or "pyro" for Pyro's own sampler, some hundred times slower. A model whose
         program has no static graph runs on Pyro's in any case, with a warning.
     target_accept
-        Acceptance rate that the step size adapts to; more than 0.8 means smaller steps.
+        Acceptance probability that the step size adapts to; higher means smaller steps.
     max_tree_depth
         At most ``2**max_tree_depth - 1`` leapfrog steps an iteration.
     init
-        None to start uniformly within 2 of the middle of the unconstrained scale; or a fit of the
-        model, of whose posterior draws the chains start. Saved fits do not hold it.
+        None to start uniformly within 2 of 0 on the unconstrained scale; or a fit of the model,
+        from whose posterior draws the chains start. Saved fits do not hold it.
     dense_mass
         Whether the mass matrix is full, for posteriors with strong correlations.
 
@@ -68,8 +104,7 @@ class NUTS(Solver):
     ``acceptance_rate`` and ``step_size``. ``lp`` is the log density on the unconstrained scale,
     Jacobian included, and so is ``fit.history["objective"]``, draw by draw. Ctrl-C keeps the
     draws made so far; one while warming up leaves none. Draws that diverged are counted in one
-    warning. A fit with ``resume`` goes on as if it
-    had never stopped, also to more draws.
+    warning. A fit with ``resume`` goes on as if it had never stopped, also to more draws.
 
     Examples
     --------
@@ -111,39 +146,33 @@ class NUTS(Solver):
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Draw from the posterior of ``model``; see :func:`ppl_zoo.fit`."""
         seed, resume = context.seed, context.resume
-        if self.init is not None and self.init.model is not model:
-            if type(self.init.model) is not type(model):
-                raise DataError(
-                    f"init: got a fit of {type(self.init.model).__name__}, "
-                    f"expected one of {type(model).__name__}"
-                )
-            model.load_state_dict(self.init.model.state_dict())
+        self._load_parameters_of_init(model)
         problem = Unconstrained(model, rows)
         if self.init is None and resume is None:
-            self._name_fixed(problem)
+            self._warn_of_parameters(problem)
         backend = self.backend
         if resume is not None:
             backend = "numpyro" if resume.engine == "xla" else "pyro"
-        engine = self._engine(problem, seed, backend)
-        record = Record(problem, engine, self)
+        engine = self._make_engine(problem, seed, backend)
+        record = NUTSRecord(problem, engine, self)
         if resume is None:
-            engine.start(self.find_start(problem, engine, seed))
+            engine.start(self._find_start(problem, engine, seed))
         else:
             record.restore(resume)
-        chains = [Chain(index, model) for index in range(self.num_chains)]
-        for index, chain in enumerate(chains):
-            chain.objective.extend(record.trace[index])
+        chains = [
+            Chain(index, model, objective=past.tolist())
+            for index, past in enumerate(record.past_log_density)
+        ]
         total = self.num_warmup + self.num_samples
 
         def advance(active: Sequence[Chain]) -> int:
             done = engine.iteration
-            end = self.num_warmup if done < self.num_warmup else total
-            found = engine.advance(end - done) if done < total else {}
-            if found and done >= self.num_warmup:
-                record.add(found)
+            block = self._advance(engine)
+            if block and done >= self.num_warmup:
+                record.add(block)
             for chain in active:
-                if found:
-                    chain.objective.extend(found["lp"][chain.index].tolist())
+                if block:
+                    chain.objective.extend(block["lp"][chain.index].tolist())
                 if engine.iteration >= total:
                     chain.stopped = "max_steps"
             return engine.iteration - done
@@ -160,33 +189,8 @@ class NUTS(Solver):
             context=context,
         )
         result = solution()
-        self._name_divergences(model, result)
+        self._warn_of_divergences(model, result)
         return result
-
-    def kernel_options(self) -> dict[str, Any]:
-        """Return the options of a chain, by NumPyro's names."""
-        return {
-            "num_warmup": self.num_warmup,
-            "target_accept_prob": self.target_accept,
-            "max_tree_depth": self.max_tree_depth,
-            "dense_mass": self.dense_mass,
-        }
-
-    def _engine(self, problem: Unconstrained, seed: int, backend: str) -> Any:
-        options = self.kernel_options()
-        if backend == "numpyro":
-            from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
-
-            try:
-                return NumPyroEngine(problem, options, self.num_chains, seed)
-            except CaptureError as error:
-                reason = f"a graph stops at {error}"
-            except (ValueError, RuntimeError, NotImplementedError) as error:
-                reason = str(error)
-            warnings.warn(f"NUTS runs on Pyro's sampler, since {reason}", stacklevel=2)
-        from ppl_zoo.solvers.nuts.pyro_engine import PyroEngine
-
-        return PyroEngine(problem, options, self.num_chains, seed)
 
     def solve_many(
         self, model: Model, tables: Sequence[Rows], seed: int
@@ -202,11 +206,143 @@ class NUTS(Solver):
             return None
 
         try:
-            return sample_many(self, model, tables, seed)
+            return self._sample_side_by_side(model, tables, seed)
         except (CaptureError, ConvergenceError, ValueError, RuntimeError, NotImplementedError):
             return None  # one by one, each says what is wrong with it
 
-    def _name_fixed(self, problem: Unconstrained) -> None:
+    def _sample_side_by_side(
+        self, model: Model, tables: Sequence[Rows], seed: int
+    ) -> list[tuple[Model, Solution]]:
+        """Draw from the posterior of each data set, the chains of all in one compiled sampler.
+
+        Raises
+        ------
+        CaptureError, ValueError, RuntimeError
+            If XLA cannot run the model.
+        ConvergenceError
+            If a chain finds no start.
+        """
+        from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
+
+        num_chains = self.num_chains
+        wide = dataclasses.replace(self, num_chains=num_chains * len(tables))
+        problem = Unconstrained(model, tables[0])
+        data = [table.all() for table in tables for _ in range(num_chains)]
+        engine = NumPyroEngine(problem, self.kernel_options(), wide.num_chains, seed, data)
+        engine.start(wide._find_start(problem, engine, seed))
+        blocks = []
+        while engine.iteration < self.num_warmup + self.num_samples:
+            warm = engine.iteration < self.num_warmup
+            block = self._advance(engine)
+            if not warm:
+                blocks.append(block)
+        draws = engine.constrain(np.concatenate([block["z"] for block in blocks], 1))
+        lp = np.concatenate([block["lp"] for block in blocks], 1).astype(np.float64)
+        parameters = repeat_parameters(model, num_chains)
+        out = []
+        for index in range(len(tables)):
+            chains = slice(index * num_chains, (index + 1) * num_chains)
+            own_draws = {name: values[chains] for name, values in draws.items()}
+            own = model.fresh()
+            own.load_state_dict(model.state_dict())
+            solution = Solution(
+                parameters=parameters,
+                history={"objective": lp[chains]},
+                objective=lp[chains].mean(1),
+                stopped=("max_steps",) * num_chains,
+                guide=PosteriorDraws(own, own_draws, data[index * num_chains]),
+                summed_out=problem.summed_out,
+                engine=engine.name,
+                draws=own_draws,
+            )
+            out.append((own, solution))
+        return out
+
+    def kernel_options(self) -> dict[str, int | float | bool]:
+        """Return the options of a chain, by NumPyro's names."""
+        return {
+            "num_warmup": self.num_warmup,
+            "target_accept_prob": self.target_accept,
+            "max_tree_depth": self.max_tree_depth,
+            "dense_mass": self.dense_mass,
+        }
+
+    def _make_engine(self, problem: Unconstrained, seed: int, backend: str) -> NUTSEngine:
+        """Make the engine of a backend; Pyro's where NumPyro's cannot run the model."""
+        options = self.kernel_options()
+        if backend == "numpyro":
+            from ppl_zoo.solvers.nuts.numpyro_engine import NumPyroEngine
+
+            try:
+                return NumPyroEngine(problem, options, self.num_chains, seed)
+            except CaptureError as error:
+                reason = f"a graph stops at {error}"
+            except (ValueError, RuntimeError, NotImplementedError) as error:
+                reason = str(error)
+            warnings.warn(f"NUTS runs on Pyro's sampler, since {reason}", stacklevel=2)
+        from ppl_zoo.solvers.nuts.pyro_engine import PyroEngine
+
+        return PyroEngine(problem, options, self.num_chains, seed)
+
+    def _advance(self, engine: NUTSEngine) -> dict[str, np.ndarray]:
+        """Take some iterations, of the warm-up or of the draws but not of both."""
+        done, total = engine.iteration, self.num_warmup + self.num_samples
+        end = self.num_warmup if done < self.num_warmup else total
+        return engine.advance(end - done) if done < total else {}
+
+    def _load_parameters_of_init(self, model: Model) -> None:
+        """Give the model the parameters of the fit ``init``."""
+        if self.init is None or self.init.model is model:
+            return
+        if type(self.init.model) is not type(model):
+            raise DataError(
+                f"init: got a fit of {type(self.init.model).__name__}, "
+                f"expected one of {type(model).__name__}"
+            )
+        model.load_state_dict(self.init.model.state_dict())
+
+    def _find_start(self, problem: Unconstrained, engine: NUTSEngine, seed: int) -> Tensor:
+        """Choose the first point of each chain, ``(chain, size)``."""
+        if self.init is not None:
+            return self._start_from_draws(self.init, problem, engine)
+        model = problem.model
+        chains = range(self.num_chains)
+        generators = [torch.Generator().manual_seed(chain_seed(seed, c)) for c in chains]
+        starts = torch.empty(self.num_chains, problem.size, dtype=model.dtype)
+        lacking = torch.ones(self.num_chains, dtype=torch.bool)
+        for _ in range(MAX_START_TRIES):
+            for chain in lacking.nonzero()[:, 0].tolist():
+                starts[chain].uniform_(-START_RADIUS, START_RADIUS, generator=generators[chain])
+            lacking = torch.from_numpy(~engine.finite(starts))
+            if not lacking.any():
+                return starts.to(model.device)
+        raise ConvergenceError(
+            f"{type(model).__name__}: no finite density within 2 of the middle of the "
+            f"unconstrained scale in {MAX_START_TRIES} tries; pass init=fit"
+        )
+
+    def _start_from_draws(
+        self, fit: FittedModel, problem: Unconstrained, engine: NUTSEngine
+    ) -> Tensor:
+        """Start the chains from evenly spaced posterior draws of a fit."""
+        model = problem.model
+        drawn = fit.posterior(max(MIN_INIT_DRAWS, self.num_chains))
+        flat = {k: v.flatten(0, 1) for k, v in drawn.items()}
+        available = len(next(iter(flat.values())))
+        middles = (np.arange(self.num_chains) + 0.5) / self.num_chains
+        points = [
+            problem.unconstrain({k: v[i].to(model.device, v.dtype) for k, v in flat.items()})
+            for i in (middles * available).astype(int)
+        ]
+        z = torch.stack(points).to(model.dtype)
+        if engine.finite(z).all():
+            return z
+        raise ConvergenceError(
+            f"{type(model).__name__}: the density is not finite at the draws of init"
+        )
+
+    def _warn_of_parameters(self, problem: Unconstrained) -> None:
+        """Name the parameters that the posterior depends on and that are not sampled."""
         fixed = problem.parameters()
         if fixed and problem.model.example is None:  # a fit has not set them either
             shown = ", ".join(fixed[:5]) + (", ..." if len(fixed) > 5 else "")
@@ -216,7 +352,7 @@ class NUTS(Solver):
                 stacklevel=2,
             )
 
-    def _name_divergences(self, model: Model, result: Solution) -> None:
+    def _warn_of_divergences(self, model: Model, result: Solution) -> None:
         diverging = result.sample_stats.get("diverging")
         if diverging is None or not diverging.any():
             return
@@ -229,67 +365,46 @@ class NUTS(Solver):
             stacklevel=3,
         )
 
-    def find_start(self, problem: Unconstrained, engine: Any, seed: int) -> Tensor:
-        """Choose where each chain begins, ``(chain, size)``."""
-        model = problem.model
-        if self.init is not None:
-            drawn = self.init.posterior(max(100, self.num_chains))
-            flat = {k: v.flatten(0, 1) for k, v in drawn.items()}
-            available = len(next(iter(flat.values())))
-            middle = (np.arange(self.num_chains) + 0.5) / self.num_chains
-            picked = (middle * available).astype(int)
-            points = [
-                problem.unconstrain({k: v[i].to(model.device, v.dtype) for k, v in flat.items()})
-                for i in picked
-            ]
-            z = torch.stack(points).to(model.dtype)
-            if engine.finite(z).all():
-                return z
-            raise ConvergenceError(
-                f"{type(model).__name__}: the density is not finite at the draws of init"
-            )
-        chains = range(self.num_chains)
-        generators = [torch.Generator().manual_seed(chain_seed(seed, c)) for c in chains]
-        starts = torch.empty(self.num_chains, problem.size, dtype=model.dtype)
-        lacking = torch.ones(self.num_chains, dtype=torch.bool)
-        for _ in range(TRIES):
-            for chain in lacking.nonzero()[:, 0].tolist():
-                starts[chain].uniform_(-2, 2, generator=generators[chain])
-            lacking = torch.from_numpy(~engine.finite(starts))
-            if not lacking.any():
-                return starts.to(model.device)
-        raise ConvergenceError(
-            f"{type(model).__name__}: no finite density within 2 of the middle of the "
-            f"unconstrained scale in {TRIES} tries; pass init=fit"
-        )
 
+class NUTSRecord:
+    """Draws and sampler statistics that the chains of NUTS have collected.
 
-# ---- What the chains of NUTS have drawn so far.
+    Parameters
+    ----------
+    problem, engine, options
+        The density, and what samples from it.
 
+    Attributes
+    ----------
+    draws
+        ``{site: (chain, draw, ...)}`` on the model's own scale.
+    stats
+        ``{statistic: (chain, draw)}``.
+    past_log_density
+        Log density of the iterations before a resumed fit, ``(chain, iteration)``, warm-up
+        included; NaN where it was not kept.
+    """
 
-class Record:
-    """What the chains have drawn so far."""
-
-    def __init__(self, problem: Unconstrained, engine: Any, options: Any) -> None:
+    def __init__(self, problem: Unconstrained, engine: NUTSEngine, options: NUTS) -> None:
         self.problem, self.engine, self.options = problem, engine, options
         self.draws = {
             name: torch.zeros(options.num_chains, 0, *shape)
             for name, shape in problem.shapes.items()
         }
         self.stats: dict[str, np.ndarray] = {}
-        self.waiting: list[dict[str, np.ndarray]] = []
-        #: log densities of all iterations, warm-up included; NaN where they were not kept
-        self.trace = np.zeros((options.num_chains, 0))
+        self.past_log_density = np.zeros((options.num_chains, 0))
+        self._blocks: list[dict[str, np.ndarray]] = []
 
-    def add(self, found: dict[str, np.ndarray]) -> None:
-        """Take a block; it is put on the model's scale when the record is asked for."""
-        self.waiting.append(found)
+    def add(self, block: dict[str, np.ndarray]) -> None:
+        """Add a block of iterations; it is constrained when a solution is asked for."""
+        self._blocks.append(block)
 
-    def _settle(self) -> None:
-        if not self.waiting:
+    def _constrain_blocks(self) -> None:
+        """Move the blocks to draws and statistics."""
+        if not self._blocks:
             return
-        waiting, self.waiting = self.waiting, []
-        found = {k: np.concatenate([w[k] for w in waiting], 1) for k in waiting[0]}
+        blocks, self._blocks = self._blocks, []
+        found = {k: np.concatenate([b[k] for b in blocks], 1) for k in blocks[0]}
         new = self.engine.constrain(found.pop("z"))
         started = next(iter(self.draws.values())).shape[1] > 0
         self.draws = {
@@ -304,7 +419,7 @@ class Record:
         self.stats = found
 
     def restore(self, before: Solution) -> None:
-        """Go on from a solution.
+        """Go on from where a solution stands.
 
         Raises
         ------
@@ -321,18 +436,17 @@ class Record:
         if before.draws is not None:
             self.draws = before.draws
         self.stats = dict(before.sample_stats)
-        trace = before.history["objective"]
-        early = np.full((options.num_chains, min(values["iteration"], options.num_warmup)), np.nan)
-        self.trace = np.concatenate([early, trace], 1)
+        num_warm = min(values["iteration"], options.num_warmup)
+        warmup = np.full((options.num_chains, num_warm), np.nan)
+        self.past_log_density = np.concatenate([warmup, before.history["objective"]], 1)
 
     def solution(self, stopped: tuple[str, ...]) -> Solution:
-        """Return the record as a solution; the guide hands out its draws."""
-        self._settle()
+        """Return the record as a solution, whose guide is the draws."""
+        self._constrain_blocks()
         problem, chains = self.problem, self.options.num_chains
         lp = self.stats.get("lp", np.zeros((chains, 0))).astype(np.float64)
-        parameters = read_parameters(problem.model, None)
         return Solution(
-            parameters={k: v.expand(chains, *v.shape) for k, v in parameters.items()},
+            parameters=repeat_parameters(problem.model, chains),
             history={"objective": lp},
             objective=lp.mean(1) if lp.shape[1] else np.full(chains, np.nan),
             stopped=stopped,
@@ -348,55 +462,3 @@ class Record:
                 "num_warmup": self.options.num_warmup,
             },
         )
-
-
-# ---- NUTS on several data sets of one shape: the chains of all of them side by side.
-
-
-def sample_many(
-    options: Any, model: Model, tables: Sequence[Rows], seed: int
-) -> list[tuple[Model, Solution]]:
-    """Draw from the posterior of each data set, as ``options``, a :class:`zoo.NUTS`, say.
-
-    Raises
-    ------
-    CaptureError, ValueError, RuntimeError
-        If XLA cannot run the model.
-    ConvergenceError
-        If a chain finds no start.
-    """
-    each = options.num_chains
-    wide = dataclasses.replace(options, num_chains=each * len(tables))
-    problem = Unconstrained(model, tables[0])
-    data = [table.all() for table in tables for _ in range(each)]
-    engine = NumPyroEngine(problem, options.kernel_options(), wide.num_chains, seed, data)
-    engine.start(wide.find_start(problem, engine, seed))
-    found = []
-    total = options.num_warmup + options.num_samples
-    while engine.iteration < total:
-        warm = engine.iteration < options.num_warmup
-        end = options.num_warmup if warm else total
-        block = engine.advance(end - engine.iteration)
-        if not warm:
-            found.append(block)
-    draws = engine.constrain(np.concatenate([block["z"] for block in found], 1))
-    lp = np.concatenate([block["lp"] for block in found], 1).astype(np.float64)
-    held = read_parameters(model, None)
-    out = []
-    for index in range(len(tables)):
-        own = slice(index * each, (index + 1) * each)
-        kept = {name: values[own] for name, values in draws.items()}
-        copied = model.fresh()
-        copied.load_state_dict(model.state_dict())
-        solution = Solution(
-            parameters={k: v.expand(each, *v.shape) for k, v in held.items()},
-            history={"objective": lp[own]},
-            objective=lp[own].mean(1),
-            stopped=("max_steps",) * each,
-            guide=PosteriorDraws(copied, kept, data[index * each]),
-            summed_out=problem.summed_out,
-            engine=engine.name,
-            draws=kept,
-        )
-        out.append((copied, solution))
-    return out

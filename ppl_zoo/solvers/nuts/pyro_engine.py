@@ -1,4 +1,4 @@
-"""Pyro's own NUTS, chain after chain, on the interpreted potential."""
+"""NUTS engine: Pyro's own kernel on the interpreted potential, chain after chain."""
 
 from __future__ import annotations
 
@@ -17,20 +17,36 @@ __all__ = ["PyroEngine"]
 
 
 class _Kernel(PyroKernel):
-    """Pyro's kernel, which keeps what it else forgets: energy, steps and acceptance."""
+    """Pyro's kernel, with the statistics of each draw: energy, steps and acceptance.
 
-    def sample(self, params: Any) -> Any:
+    Attributes
+    ----------
+    kinetic
+        Kinetic energies that the draw evaluated, the first at its start.
+    num_proposals
+        Leapfrog steps.
+    diverged
+        Whether one of them diverged.
+    acceptance_rate
+        Mean acceptance probability; Pyro only holds the mean over all draws.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.kinetic: list[Tensor] = []
+        self.num_proposals, self.diverged, self.acceptance_rate = 0, False, 0.0
+        super().__init__(**options)
+
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         self.kinetic, self.num_proposals = [], 0
         before, n = self._mean_accept_prob, self._t + 1
         n = n if n <= self._warmup_steps else n - self._warmup_steps
         out = super().sample(params)
-        self.accepted = before + n * (self._mean_accept_prob - before)
+        self.acceptance_rate = float(before + n * (self._mean_accept_prob - before))
         return out
 
     def _kinetic_energy(self, r_unscaled: Any) -> Any:
         value = super()._kinetic_energy(r_unscaled)
-        if hasattr(self, "kinetic"):
-            self.kinetic.append(value)
+        self.kinetic.append(value)
         return value
 
     def _build_basetree(self, *args: Any) -> Any:
@@ -41,7 +57,7 @@ class _Kernel(PyroKernel):
 
 
 class PyroEngine:
-    """Runs the chains; ``iteration`` counts warm-up and draws.
+    """Pyro's NUTS; a :class:`ppl_zoo.solvers.nuts.nuts.NUTSEngine`.
 
     Parameters
     ----------
@@ -56,7 +72,11 @@ class PyroEngine:
     name = "interpreted"
 
     def __init__(
-        self, problem: Unconstrained, options: dict[str, Any], num_chains: int, seed: int
+        self,
+        problem: Unconstrained,
+        options: dict[str, int | float | bool],
+        num_chains: int,
+        seed: int,
     ) -> None:
         self.problem, self.options, self.seed = problem, options, seed
         self.num_chains, self.iteration = num_chains, 0
@@ -66,7 +86,7 @@ class PyroEngine:
         return self.problem.energy(params["z"], *self.problem.data)
 
     def finite(self, z: Tensor) -> np.ndarray:
-        """Tell at which of the points ``(n, size)`` potential and gradient are finite."""
+        """Whether potential and gradient are finite at ``z (chain, size)``, ``(chain,)``."""
         out = []
         for point in z:
             leaf = point.clone().requires_grad_()
@@ -77,7 +97,7 @@ class PyroEngine:
         return np.array(out)
 
     def start(self, z: Tensor) -> None:
-        """Begin at ``z (chain, size)``."""
+        """Start the chains at ``z (chain, size)``."""
         for chain in range(self.num_chains):
             set_seed(chain_seed(self.seed, chain), z.device)
             kernel = _Kernel(
@@ -90,13 +110,13 @@ class PyroEngine:
             kernel.setup(self.options["num_warmup"])
             self.kernels.append(kernel)
 
-    def advance(self, most: int) -> dict[str, np.ndarray]:
+    def advance(self, max_iterations: int) -> dict[str, np.ndarray]:
         """Take one iteration of each chain; arrays ``(chain, 1, ...)``."""
         rows = []
         for chain, kernel in enumerate(self.kernels):
             set_seed(chain_seed(self.seed, chain, self.iteration), self.problem.model.device)
             potential = float(kernel._potential_energy_last)
-            size = float(kernel.step_size)
+            step_size = float(kernel.step_size)  # of this iteration, before it adapts
             z = kernel.sample({"z": kernel._z_last["z"]})["z"]
             if kernel._t == self.options["num_warmup"]:
                 kernel.end_warmup()
@@ -107,15 +127,15 @@ class PyroEngine:
                     "energy": potential + float(kernel.kinetic[0]),
                     "diverging": kernel.diverged,
                     "n_steps": kernel.num_proposals,
-                    "acceptance_rate": float(kernel.accepted),
-                    "step_size": size,
+                    "acceptance_rate": kernel.acceptance_rate,
+                    "step_size": step_size,
                 }
             )
         self.iteration += 1
         return {k: np.array([row[k] for row in rows])[:, None] for k in rows[0]}
 
     def constrain(self, z: np.ndarray) -> dict[str, Tensor]:
-        """Return the values at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
+        """Values of the sites at ``z (chain, draw, size)``, ``{site: (chain, draw, ...)}``."""
         points = torch.from_numpy(z).flatten(0, 1)
         with torch.no_grad():
             found = [self.problem.values(p, *self.problem.data) for p in points]
@@ -125,11 +145,11 @@ class PyroEngine:
         }
 
     def pack(self) -> dict[str, Tensor]:
-        """Return nothing: Pyro's adaptation cannot be taken up again."""
+        """Return nothing: Pyro's adaptation cannot be resumed."""
         return {}
 
     def unpack(self, tensors: dict[str, Tensor], z: Tensor, iteration: int) -> None:
-        """Refuse to go on.
+        """Refuse to resume.
 
         Raises
         ------

@@ -154,7 +154,7 @@ class SVIChain(Chain):
 
     def restore(self, resume: Solution) -> None:
         """Go on from where a solution stands."""
-        tensors, values = self.take_up(resume)
+        tensors, values = self.load_solution(resume)
         before = tensors.pop("plateau", None)
         unpack_optimizer(self.optimizer, tensors, values["optimizer"])
         self.plateau.restore(values["plateau"], before)

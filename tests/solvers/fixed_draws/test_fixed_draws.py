@@ -1,4 +1,4 @@
-"""SVI with fixed draws arrives at the optimum of its family, known in closed form or measured."""
+"""SVI with fixed draws converges to its family's optimum, known in closed form or measured."""
 
 import functools
 import math
@@ -166,11 +166,11 @@ def test_lbfgs_on_rosenbrock():
         gradient[1:] += 200 * a
         return (100 * a**2 + b**2).sum(), gradient
 
-    climber = LBFGS(rosenbrock, np.full(10, -1.0))
-    values = [climber.value]
-    while climber.step() and len(values) < 300:
-        values.append(climber.value)
-    assert np.abs(climber.x - 1).max() < 1e-6
+    optimizer = LBFGS(rosenbrock, np.full(10, -1.0))
+    values = [optimizer.value]
+    while optimizer.step() and len(values) < 300:
+        values.append(optimizer.value)
+    assert np.abs(optimizer.x - 1).max() < 1e-6
     assert (np.diff(values) <= 0).all()
 
 
@@ -179,10 +179,10 @@ def test_lbfgs_turns_back_where_the_function_ends():
         with np.errstate(invalid="ignore"):
             return float(10 * x[0] - np.log(x[0])), 10 - 1 / x
 
-    climber = LBFGS(barrier, np.array([5.0]))
+    optimizer = LBFGS(barrier, np.array([5.0]))
     for _ in range(30):
-        climber.step()
-    assert climber.x[0] == pytest.approx(0.1, abs=1e-6)
+        optimizer.step()
+    assert optimizer.x[0] == pytest.approx(0.1, abs=1e-6)
 
 
 def test_laplace_where_there_is_no_mode():
@@ -332,7 +332,7 @@ def test_ctrl_c_returns_what_was_reached(monkeypatch):
     assert fit.posterior(5)["mu"].isfinite().all()
 
 
-# ---- what is not right is never quiet ----------------------------------------------------------
+# ---- errors and warnings ----------------------------------------------------------------------
 
 
 def test_an_improper_posterior_is_named():

@@ -303,13 +303,16 @@ def test_seeds_repeat_and_chains_differ():
     assert not torch.equal(one[0], one[1])
 
 
-def test_compiled_sampler_is_kept_for_other_data_of_the_same_shape():
-    from ppl_zoo.solvers.nuts.numpyro_engine import _SAMPLERS
+def test_compiled_sampler_is_kept_for_other_data_of_the_same_shape(monkeypatch):
+    from ppl_zoo.compiler.xla.cache import ProgramCache
+    from ppl_zoo.solvers.nuts import numpyro_engine
 
+    programs = ProgramCache(4)
+    monkeypatch.setattr(numpyro_engine, "PROGRAMS", programs)
     fit(Mean(), line())
-    before = len(_SAMPLERS)
+    assert len(programs) == 1
     moved = fit(Mean(), line() + 5.0)
-    assert len(_SAMPLERS) == before
+    assert len(programs) == 1
     assert abs(moved.posterior()["mu"].mean() - (Mean().posterior(line() + 5.0)[0])) < 0.1
 
 
@@ -346,9 +349,13 @@ def test_models_that_cannot_be_sampled():
         fit(Coins(), binary())
     with pytest.raises(zoo.DataError, match="'n' \\(Poisson\\) without finite support"):
         fit(Calls(), line().abs())
-    for wrong in ({"backend": "stan"}, {"num_chains": 0}, {"target_accept": 1.0}, {"init": 3}):
+    for wrong in ({"backend": "stan"}, {"num_chains": 0}, {"target_accept": 1.0}):
         with pytest.raises(ValueError, match="NUTS: got"):
             zoo.NUTS(**wrong)
+    solver = zoo.NUTS()
+    object.__setattr__(solver, "init", 3)  # past beartype, which users do not have
+    with pytest.raises(ValueError, match="NUTS: got init=3"):
+        solver.__post_init__()
 
 
 def test_pyro_backend_gives_the_same_answers():
