@@ -195,7 +195,7 @@ class DeepImagePrior(Model):
         observed
             True where a value of y is in the likelihood, of y's shape; None for all.
         net
-            Replacement of ``SkipNet.__call__``, such as a compiled one; None for the net.
+            Replacement of the net, see :meth:`compile_net`; None for the net itself.
 
         Returns
         -------
@@ -205,6 +205,10 @@ class DeepImagePrior(Model):
         return functools.partial(
             self._generate, observed=observed, net=net, input_noise=self.input_noise
         )
+
+    def compile_net(self) -> Callable[..., Tensor]:
+        """Compile the net by Inductor, for :meth:`training_on`."""
+        return torch.compile(self.net.__call__, dynamic=False)
 
     def _generate(
         self,
@@ -268,7 +272,7 @@ class DeepImagePrior(Model):
         theta
             ``(num_weights,)``, or ``(..., 1, num_weights)`` for many draws.
         net
-            Replacement of ``SkipNet.__call__``; None for the net.
+            Replacement of the net; None for the net itself.
         input_noise
             Sd of normal noise that is added to z.
         """

@@ -32,8 +32,8 @@ MAX_WINDOW_VALUES = 2**16
 class NetPrior(Protocol):
     """What early stopping needs of a model: a net's image, and a likelihood given an image.
 
-    Besides, its guide is a point, its program has a deterministic site "image", and its submodule
-    ``net`` is what ``training_on`` takes a compiled copy of. ``zoo.DeepImagePrior`` is one.
+    Besides, its guide is a point, and its program has a deterministic site "image".
+    ``zoo.DeepImagePrior`` is one.
     """
 
     @property
@@ -48,6 +48,9 @@ class NetPrior(Protocol):
         self, observed: Tensor | None = None, net: Callable[..., Tensor] | None = None
     ) -> Program:
         """Make the program of a training step, perhaps with some data held out."""
+
+    def compile_net(self) -> Callable[..., Tensor]:
+        """Compile the net, for ``training_on``."""
 
     def likelihood(
         self, image: Tensor, noise: Tensor, observed: Tensor | None = None

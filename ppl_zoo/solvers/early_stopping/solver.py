@@ -319,8 +319,7 @@ class EarlyStoppingChain(Chain):
         if options.compile:
             with warnings.catch_warnings():  # torch warns of its own code while it compiles
                 warnings.simplefilter("ignore", DeprecationWarning)
-                net = self.model.get_submodule("net")
-                self.compiled_net = torch.compile(net.__call__, dynamic=False)
+                self.compiled_net = self.model.compile_net()
                 self.differentiate(data)
             self.optimizer.zero_grad(set_to_none=True)
         self.keep(-1)
