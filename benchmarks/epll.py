@@ -373,7 +373,7 @@ def behind_operators(folder: str, most: int, size: int, tempering: float | None)
                 for part in zip(*pixels, strict=True)
             )
             fitted = fit_power_law(errors, spreads)
-            out[task]["power law"] = {name: round(v, 2) for name, v in fitted._asdict().items()}
+            out[task]["law"] = {name: round(v, 2) for name, v in fitted._asdict().items()}
             for e, s_ in seen_pixels:
                 out[task]["gain of seen pixels"] = round(float(e.norm() / s_.norm()), 2)
         print(task, out[task], flush=True)
