@@ -16,7 +16,7 @@ from ppl_zoo.diagnostics.plots.style import (
     COLOURS,
     MODEL,
     SMALL,
-    Card,
+    DataDescription,
     figure,
     image_grid,
     tidy,
@@ -46,7 +46,7 @@ def plot_autoencoder(
     fit: FittedModel,
     x: Tensor,
     image_shape: Sequence[int],
-    card: Card | None,
+    card: DataDescription | None,
     labels: np.ndarray | None = None,
 ) -> Figure:
     """Plot images beside their reconstructions, and a map of their codes coloured by class.

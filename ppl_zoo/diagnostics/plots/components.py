@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.diagnostics.arrays import as_doubles
-from ppl_zoo.diagnostics.plots.style import SMALL, Card, figure, title_of
+from ppl_zoo.diagnostics.plots.style import SMALL, DataDescription, figure, title_of
 
 __all__ = ["gaussians", "plot_components"]
 
@@ -22,7 +23,7 @@ NUM_EIGENVECTORS = 7
 
 
 def plot_components(
-    fit: FittedModel, image_shape: Sequence[int], card: Card | None, num: int = 8
+    fit: FittedModel, image_shape: Sequence[int], card: DataDescription | None, num: int = 8
 ) -> Figure:
     """Plot the heaviest components: mean, and leading eigenvectors of the covariance."""
     parts = list(gaussians(fit.model))
@@ -118,14 +119,14 @@ def _has_matrices(model: Any) -> bool:
     return model.covariance_type.matrix if isinstance(model, _TypedMixture) else True
 
 
-def _mean(ax: Any, mean: np.ndarray, shape: Sequence[int], limits: tuple[float, float]) -> None:
+def _mean(ax: Axes, mean: np.ndarray, shape: Sequence[int], limits: tuple[float, float]) -> None:
     ax.imshow(mean.reshape(shape), cmap="gray", vmin=limits[0], vmax=limits[1])
     _bare(ax)
     ax.spines[:].set_visible(True)  # a light mean would melt into the page
     ax.spines[:].set_color("#bbbbbb")
 
 
-def _bare(ax: Any) -> None:
+def _bare(ax: Axes) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)

@@ -19,7 +19,7 @@ from ppl_zoo.diagnostics.plots.style import (
     DATA,
     MODEL,
     SMALL,
-    Card,
+    DataDescription,
     axis_label,
     figure,
     tidy,
@@ -32,7 +32,7 @@ __all__ = ["mass_levels", "plot_density_1d", "plot_density_2d", "plot_log_densit
 CONTOUR_MASSES = (0.5, 0.8, 0.95)
 
 
-def plot_density_2d(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
+def plot_density_2d(fit: FittedModel, x: Tensor, card: DataDescription | None) -> Figure:
     """Plot a scatter of two columns, regions of highest density, 2-sd ellipses of components."""
     points = as_doubles(x)
     points = points[np.isfinite(points).all(1)]
@@ -73,7 +73,7 @@ def plot_density_2d(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
     return fig
 
 
-def plot_density_1d(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
+def plot_density_1d(fit: FittedModel, x: Tensor, card: DataDescription | None) -> Figure:
     """Plot a histogram of one column and the model's density, or probabilities of integers."""
     values = as_doubles(x).ravel()
     fig, axes = figure(6.0, 3.6)
@@ -100,7 +100,7 @@ def plot_density_1d(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
     return fig
 
 
-def plot_log_densities(fit: FittedModel, x: Tensor, card: Card | None) -> Figure:
+def plot_log_densities(fit: FittedModel, x: Tensor, card: DataDescription | None) -> Figure:
     """Plot log densities of data and of the model's samples: equal where the model is true."""
     fig, axes = figure(6.0, 3.6)
     ax = tidy(axes[0, 0])

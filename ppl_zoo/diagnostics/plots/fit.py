@@ -31,14 +31,14 @@ from ppl_zoo.diagnostics.plots.predictions import (
     plot_regression,
 )
 from ppl_zoo.diagnostics.plots.samples import plot_samples
-from ppl_zoo.diagnostics.plots.style import Card
+from ppl_zoo.diagnostics.plots.style import DataDescription
 from ppl_zoo.diagnostics.reader import Reader
 
 __all__ = ["plot_fit", "plot_history", "plot_posterior", "plot_samples"]
 
 
 def plot_fit(
-    fit: FittedModel, card: Card | None = None, labels: np.ndarray | None = None
+    fit: FittedModel, card: DataDescription | None = None, labels: np.ndarray | None = None
 ) -> Figure:
     """Plot the model over the data, in the way that suits them.
 
@@ -89,7 +89,9 @@ def plot_fit(
     return plot_log_densities(fit, data[0], card)
 
 
-def plot_posterior(fit: FittedModel, card: Card | None = None, max_panels: int = 12) -> Figure:
+def plot_posterior(
+    fit: FittedModel, card: DataDescription | None = None, max_panels: int = 12
+) -> Figure:
     """Plot the posterior of the latents.
 
     Scalars as densities, a line a chain; vectors as intervals; discrete local latents as the

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ppl_zoo.core.posterior import FittedModel
-from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, Card, figure, tidy, title_of
+from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, DataDescription, figure, tidy, title_of
 
 __all__ = ["plot_history"]
 
@@ -15,7 +15,7 @@ __all__ = ["plot_history"]
 MAX_LEGEND_CHAINS = 4
 
 
-def plot_history(fit: FittedModel, card: Card | None = None) -> Figure:
+def plot_history(fit: FittedModel, card: DataDescription | None = None) -> Figure:
     """Plot the objective of every chain against the step.
 
     The y-axis is scaled to the later steps; the rise at the start would dwarf them.

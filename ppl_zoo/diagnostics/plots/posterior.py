@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.diagnostics.arrays import even_indices
-from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, Card, figure, tidy, title_of
+from ppl_zoo.diagnostics.plots.style import COLOURS, SMALL, DataDescription, figure, tidy, title_of
 
 __all__ = ["plot_codes", "plot_densities", "plot_responsibilities"]
 
@@ -26,7 +26,7 @@ def plot_densities(
     values: Mapping[str, np.ndarray],
     rows: np.ndarray,
     local: Collection[str],
-    card: Card | None,
+    card: DataDescription | None,
 ) -> Figure:
     """Plot scalars as densities, a line a chain, and vectors as intervals.
 
@@ -72,7 +72,7 @@ def plot_densities(
 
 
 def plot_responsibilities(
-    fit: FittedModel, code: Tensor, rows: np.ndarray, name: str, card: Card | None
+    fit: FittedModel, code: Tensor, rows: np.ndarray, name: str, card: DataDescription | None
 ) -> Figure:
     """Plot the probabilities of the states of a discrete local latent, a bar a row."""
     shares = code.detach().cpu().double().numpy()
@@ -106,7 +106,10 @@ def plot_responsibilities(
 
 
 def plot_codes(
-    fit: FittedModel, posterior: Mapping[str, Tensor], rows: np.ndarray, card: Card | None
+    fit: FittedModel,
+    posterior: Mapping[str, Tensor],
+    rows: np.ndarray,
+    card: DataDescription | None,
 ) -> Figure:
     """Plot the representation of chosen rows as a heat map."""
     name, values = next(iter(posterior.items()))
@@ -124,7 +127,7 @@ def plot_codes(
     return fig
 
 
-def _density(ax: Any, drawn: np.ndarray) -> None:
+def _density(ax: Axes, drawn: np.ndarray) -> None:
     low, high = np.quantile(drawn, [0.002, 0.995])
     if high <= low:
         ax.axvline(low, color=COLOURS[0])
@@ -154,7 +157,7 @@ def _density(ax: Any, drawn: np.ndarray) -> None:
     ax.set_yticks([])
 
 
-def _intervals(ax: Any, drawn: np.ndarray, labels: np.ndarray | None) -> None:
+def _intervals(ax: Axes, drawn: np.ndarray, labels: np.ndarray | None) -> None:
     size = drawn.shape[2]
     picked = even_indices(size, MAX_INTERVALS)
     places = np.arange(len(picked))

@@ -13,7 +13,7 @@ from ppl_zoo.diagnostics.plots.style import (
     GREY,
     MODEL,
     SMALL,
-    Card,
+    DataDescription,
     axis_label,
     figure,
     tidy,
@@ -33,7 +33,7 @@ def plot_regression(
     replicates: Tensor,
     x_name: str,
     y_name: str,
-    card: Card | None,
+    card: DataDescription | None,
 ) -> Figure:
     """Plot data over one input, predictive mean, and bands of 50 and 90 %."""
     order = np.argsort(as_doubles(x))
@@ -69,7 +69,7 @@ def plot_regression(
 
 
 def plot_predicted(
-    fit: FittedModel, y: Tensor, replicates: Tensor, name: str, card: Card | None
+    fit: FittedModel, y: Tensor, replicates: Tensor, name: str, card: DataDescription | None
 ) -> Figure:
     """Plot observed against predicted values, with 90 % intervals, for several inputs."""
     observed, drawn = as_doubles(y), as_doubles(replicates)
@@ -92,7 +92,12 @@ def plot_predicted(
 
 
 def plot_group_effects(
-    fit: FittedModel, y: Tensor, sigma: Tensor, draws: Tensor, name: str, card: Card | None
+    fit: FittedModel,
+    y: Tensor,
+    sigma: Tensor,
+    draws: Tensor,
+    name: str,
+    card: DataDescription | None,
 ) -> Figure:
     """Plot estimates with their standard errors, and the posterior beside them."""
     raw, error, drawn = as_doubles(y), as_doubles(sigma), as_doubles(draws)

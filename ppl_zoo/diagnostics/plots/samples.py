@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppl_zoo.core.posterior import FittedModel
@@ -13,7 +12,7 @@ from ppl_zoo.diagnostics.plots.style import (
     DATA,
     MODEL,
     SMALL,
-    Card,
+    DataDescription,
     axis_label,
     figure,
     image_grid,
@@ -25,7 +24,7 @@ from ppl_zoo.diagnostics.reader import Reader
 __all__ = ["plot_samples"]
 
 
-def plot_samples(fit: FittedModel, card: Card | None = None, num: int = 36) -> Figure:
+def plot_samples(fit: FittedModel, card: DataDescription | None = None, num: int = 36) -> Figure:
     """Plot samples of the fitted model beside the data.
 
     Parameters
@@ -93,7 +92,7 @@ def plot_samples(fit: FittedModel, card: Card | None = None, num: int = 36) -> F
     return fig
 
 
-def _histograms(ax: Any, data: np.ndarray, new: np.ndarray) -> None:
+def _histograms(ax: Axes, data: np.ndarray, new: np.ndarray) -> None:
     values = np.unique(data)
     low, high = np.quantile(np.concatenate([data, new]), [0.002, 0.998])
     integers = all(np.all(v == np.round(v)) for v in (data, new))

@@ -18,7 +18,7 @@ __all__ = [
     "GREY",
     "MODEL",
     "SMALL",
-    "Card",
+    "DataDescription",
     "axis_label",
     "figure",
     "image_grid",
@@ -34,7 +34,7 @@ SMALL = 9
 
 
 @runtime_checkable
-class Card(Protocol):
+class DataDescription(Protocol):
     """:class:`ppl_zoo.data.DataCard`, as far as figures use it."""
 
     name: str
@@ -60,14 +60,14 @@ def tidy(axes: Axes) -> Axes:
     return axes
 
 
-def title_of(fit: FittedModel, card: Card | None, what: str) -> str:
+def title_of(fit: FittedModel, card: DataDescription | None, what: str) -> str:
     """Title of a figure: the model, the data set where it is known, and what is plotted."""
     name = type(fit.model).__name__
     lead = name if card is None else f"{name} on {card.name}"
     return f"{lead}: {what}" if len(lead) + len(what) < 56 else f"{lead}:\n{what}"
 
 
-def axis_label(card: Card | None, index: int, fallback: str) -> str:
+def axis_label(card: DataDescription | None, index: int, fallback: str) -> str:
     """Name of a feature with its unit."""
     names = card.feature_names if card is not None else None
     name = names[index] if names and index < len(names) else fallback
