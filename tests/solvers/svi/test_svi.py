@@ -10,8 +10,8 @@ import torch
 from tiny_models import Chain, Factor, Groups, Mean, Switch, binary, line, real
 
 import ppl_zoo as zoo
-from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.random import set_seed
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.elbos import estimate_and_differentiate, make_elbo
 from ppl_zoo.solvers.guides import make_pair
 from ppl_zoo.solvers.svi.engines import Minibatches
