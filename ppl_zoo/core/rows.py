@@ -177,7 +177,8 @@ class Rows:
 
 def evenly_spaced(size: int, count: int) -> Tensor:
     """At most ``count`` evenly spaced indices of ``size``, the first and the last among them."""
-    return torch.linspace(0, size - 1, min(size, count)).round().long()
+    # in float32 the indices of many millions of rows are not exact
+    return torch.linspace(0, size - 1, min(size, count), dtype=torch.float64).round().long()
 
 
 def _is_sparse(part: Any) -> bool:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.rows import evenly_spaced
+
 __all__ = ["as_array", "as_doubles", "even_indices", "plain", "rankable", "stack_chains"]
 
 
@@ -43,4 +45,4 @@ def rankable(values: np.ndarray) -> np.ndarray:
 
 def even_indices(size: int, count: int) -> np.ndarray:
     """At most ``count`` evenly spaced indices of 0 .. size - 1, the first and last among them."""
-    return np.unique(np.linspace(0, size - 1, min(size, count)).round().astype(int))
+    return evenly_spaced(size, count).numpy()
