@@ -34,10 +34,11 @@ def test_there_is_a_run_of_each_solver():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_old_runs_load(name):
     fit = zoo.load(FOLDER / name)
-    said = make_old_runs.summary(fit)
-    posterior, expected = said.pop("posterior"), dict(EXPECTED[name])
-    assert posterior == pytest.approx(expected.pop("posterior"), rel=1e-4, abs=1e-5)
-    assert said == pytest.approx(expected)
+    said, expected = make_old_runs.summary(fit), dict(EXPECTED[name])
+    assert said.pop("posterior") == pytest.approx(expected.pop("posterior"), rel=1e-4, abs=1e-5)
+    if expected["objective"] is not None:  # restorations have none
+        expected["objective"] = pytest.approx(expected["objective"], rel=1e-6)
+    assert said == expected
 
 
 @pytest.mark.filterwarnings("ignore:NUTS")  # of divergences, in chains of 20 draws
@@ -50,7 +51,8 @@ def test_every_solver_saves_and_loads(name, tmp_path):
     assert repr(again) == repr(fit)
     assert again.solver == solver
     for site, draws in fit.posterior(8).items():
-        assert torch.equal(draws, again.posterior(8)[site])
+        # not bit by bit: how products round depends on where arrays begin in memory
+        torch.testing.assert_close(again.posterior(8)[site], draws, rtol=1e-5, atol=1e-6)
     written = json.loads((path / "fit.json").read_text())["model"]["class"]
     own = type(fit.model)
     assert written == ("own_model:Shifted" if own is Shifted else f"ppl_zoo:{own.__name__}")
