@@ -1,4 +1,4 @@
-"""Loss and gradients of one program, interpreted, captured and lowered, held together."""
+"""Loss and gradients of one program, interpreted, captured and lowered, compared."""
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ class Recorded(torch.fx.Interpreter):
 
 def check_agreement(model, data, monkeypatch, guide=None, elbo="auto", particles=1):
     """Loss and gradients: interpreted, captured in torch, and lowered, for the same noise."""
-    # as it is captured, so that one seed gives one coin
+    # as it is captured, so that one seed gives the same Bernoulli draws
     monkeypatch.setattr(torch, "bernoulli", lambda p: (torch.rand_like(p) < p).to(p.dtype))
     objective, modules, data = program(model, data, guide, elbo, particles)
     captured = capture(objective, modules, data)

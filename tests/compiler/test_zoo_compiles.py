@@ -105,7 +105,7 @@ MODELS = {
 }
 
 
-#: q is not climbed but set, by CAVI; what can be compiled are guides by name
+#: q is updated by CAVI, not by gradients; what can be compiled are guides by name
 BY_NAME = (
     zoo.BayesianFactorAnalysis,
     zoo.BayesianLinearRegression,
@@ -116,8 +116,8 @@ BY_NAME = (
 BY_CAVI = (zoo.BayesianGaussianMixture,)
 #: branches on values; the line that is named
 INTERPRETED = {
-    zoo.ChainRule: r"joint_table.py.*isnan\(\).any\(\)",  # which values are missing
-    zoo.Ising: r"ising_grid.py.*max\(\) < tol",  # mean field sweeps until it stands
+    zoo.ChainRule: r"chain_rule.py.*isnan\(\).any\(\)",  # which values are missing
+    zoo.Ising: r"ising_grid.py.*max\(\) < tol",  # mean-field sweeps until convergence
 }
 COMPILED = [k for k in MODELS if k not in (*BY_CAVI, *INTERPRETED)]
 
@@ -137,7 +137,7 @@ LATENT = (
 
 
 def moved(kind):
-    """Model and data, its parameters away from where gradients are all rounding."""
+    """Model and data, its parameters away from an optimum, where gradients are all rounding."""
     make, data = MODELS[kind]
     given = data()
     given = given if isinstance(given, tuple) else (given,)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class Stepper:
             self.data = tuple(to_jax(t) for t in data)
         self.identity = captured.fingerprint()
         self.state: _AdamState | None = None
-        self._programs: dict[tuple, Any] = {}
+        self._programs: dict[tuple, Callable[..., tuple]] = {}
 
     def _scope(self) -> AbstractContextManager:
         """JAX's 64-bit mode, where anything is float64."""
@@ -156,7 +156,9 @@ class Stepper:
             self.state = state
             return -losses.T
 
-    def _program(self, num_chains: int, batch_size: int | None, guarded: bool) -> Any:
+    def _program(
+        self, num_chains: int, batch_size: int | None, guarded: bool
+    ) -> Callable[..., tuple]:
         """Return the compiled program; the fit holds it even where the cache has dropped it."""
         shapes = tuple((d.shape, str(d.dtype)) for d in self.data)
         key = (self.identity, shapes, self.per_row, self.own, num_chains, batch_size)
