@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import linecache
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,7 @@ def capture(
     inputs = (*values, *data)
     try:
         with (
+            _forgotten_sources(),
             _without_validation(),
             _restored_buffers(modules),
             _default_dtype(inputs),  # of all stages, so that numbers are promoted alike
@@ -150,10 +152,24 @@ def capture(
     except Exception as error:
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
         raise CaptureError(f"{line_of_user(error)} ({_first_line(error)})") from error
-    graph.graph.eliminate_dead_code()
-    _fold_indices(graph)
-    graph.recompile()
+    with _forgotten_sources():
+        graph.graph.eliminate_dead_code()
+        _fold_indices(graph)
+        graph.recompile()
     return Captured(graph, parameters, run, inputs)
+
+
+@contextlib.contextmanager
+def _forgotten_sources() -> Iterator[None]:
+    """Drop the Python sources of graphs, which torch.fx keeps for tracebacks and never frees."""
+    sources = torch.fx.graph_module._loader.eval_cache
+    before = set(sources)
+    try:
+        yield
+    finally:
+        for name in sources.keys() - before:
+            sources.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 @functools.cache

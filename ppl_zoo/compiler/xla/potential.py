@@ -136,9 +136,9 @@ def _values(
 
 
 def _refuse_noise(graph: torch.fx.GraphModule) -> None:
-    # draws that nothing depends on (sites that are held) are no noise
+    # draws that nothing depends on (sites that are held) are no noise; the lowering reads the
+    # nodes, so that the graph need not be recompiled
     graph.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    graph.recompile()
     for node in graph.graph.nodes:
         if node.op == "call_function" and operation_name(node.target) in RANDOM:
             raise CaptureError(
