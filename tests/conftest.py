@@ -10,11 +10,15 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-with warnings.catch_warnings():
-    # beartype looks at Pyro's annotations, some of which are deprecated
-    warnings.simplefilter("ignore")
-    with install_import_hook("ppl_zoo", "beartype.beartype"):
-        import ppl_zoo  # noqa: F401  so that its annotations are checked
+def pytest_configure(config):
+    """Import ppl_zoo with its annotations checked, in each process that runs tests."""
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        return  # the controller only hands tests out
+    with warnings.catch_warnings():
+        # beartype looks at Pyro's annotations, some of which are deprecated
+        warnings.simplefilter("ignore")
+        with install_import_hook("ppl_zoo", "beartype.beartype"):
+            import ppl_zoo  # noqa: F401
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
