@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pyro
-
 from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.core.model import Model
@@ -18,10 +16,6 @@ from ppl_zoo.restoration.restoration import Restoration, SplitGibbs, Tiling, res
 from ppl_zoo.solvers import CAVI, EM, NUTS, SGLD, SVI, EarlyStopping, LocalELBO
 
 __all__ = []
-
-# parameters live in their modules, not in Pyro's global store: the solvers, and everything that
-# reads a trace here, rest on it. It is read at run time, so it has to stay on.
-pyro.settings.set(module_local_params=True)
 
 __version__ = "0.1.0"
 

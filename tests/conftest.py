@@ -10,6 +10,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+
 def pytest_configure(config):
     """Import ppl_zoo with its annotations checked, in each process that runs tests."""
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:

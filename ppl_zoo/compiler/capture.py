@@ -26,7 +26,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
 
-from ppl_zoo.compiler.guards import AnswerGuards, RejectConstants, refuse_written_state
+from ppl_zoo.compiler.guards import (
+    AnswerGuards,
+    RejectConstants,
+    StateError,
+    refuse_held_parameters,
+    refuse_written_state,
+)
+from ppl_zoo.compiler.python_state import PythonState
 from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
 
 __all__ = ["CaptureError", "Captured", "capture"]
@@ -50,12 +57,15 @@ class Captured:
         The recorded function of the same inputs, kept to name lines of the user.
     inputs
         Those that it was recorded with.
+    state
+        Python state of the programs when it was recorded.
     """
 
     graph: torch.fx.GraphModule
     parameters: list[nn.Parameter]
     program: Callable[..., Any] | None = None
     inputs: tuple[Tensor, ...] = ()
+    state: PythonState | None = None
 
     @property
     def num_operations(self) -> int:
@@ -77,6 +87,25 @@ class Captured:
             lines.append(f"{node.name} {node.op} {node.target} {node.args} {node.kwargs} {meta}")
         return "\n".join(lines)
 
+    def outdated(self, parameters: Sequence[Tensor], data: tuple[Tensor, ...]) -> str:
+        """Hold the graph against the program, at the same noise; says what differs, if anything.
+
+        Python state that changes after the capture (by the time, by a callback) is found so.
+        """
+        if self.state is not None and (changed := self.state.changed()):
+            return f"the program {changed}"
+        if self.program is None:
+            return ""
+        inputs = (*(p.detach().clone() for p in parameters), *data)
+        results = []
+        for run in (self.program, self.graph):
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), _without_validation():
+                torch.manual_seed(0)
+                results.append(run(*inputs))
+        if _agree(*results):
+            return ""
+        return "the program gives another result than when its graph was recorded"
+
     def line_of(self, operation: str) -> str | None:
         """Find the line of the user that calls for an aten operation; None if torch does."""
         if self.program is None:
@@ -86,7 +115,10 @@ class Captured:
 
 
 def capture(
-    objective: Callable[..., Tensor], modules: Sequence[nn.Module], data: tuple[Tensor, ...]
+    objective: Callable[..., Tensor],
+    modules: Sequence[nn.Module],
+    data: tuple[Tensor, ...],
+    programs: Sequence[Callable[..., Any]] = (),
 ) -> Captured:
     """Record ``objective(*data)`` and its gradients.
 
@@ -98,6 +130,8 @@ def capture(
         Hold the parameters; those that require gradients become inputs of the graph.
     data
         Become inputs as well.
+    programs
+        The user's programs, whose Python state is watched.
 
     Raises
     ------
@@ -144,11 +178,17 @@ def capture(
             # one for all shapes: make_fx would build one, with a stack trace, for each operation
             tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
         ):
+            state = PythonState(programs)
             recorded = make_fx(run, decomposition_table=table)(*inputs)
+            if changed := state.changed():
+                raise StateError(f"the program {changed}")
             refuse_written_state(recorded)
+            refuse_held_parameters(recorded, owners.values())
             functional = torch.func.functionalize(recorded, remove="mutations_and_views")
             graph = make_fx(functional, decomposition_table=table)(*inputs)
             _compare(recorded, graph, inputs)
+    except StateError as error:
+        raise CaptureError(str(error)) from error
     except Exception as error:
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
         raise CaptureError(f"{line_of_user(error)} ({_first_line(error)})") from error
@@ -156,7 +196,7 @@ def capture(
         graph.graph.eliminate_dead_code()
         _fold_indices(graph)
         graph.recompile()
-    return Captured(graph, parameters, run, inputs)
+    return Captured(graph, parameters, run, inputs, state)
 
 
 @contextlib.contextmanager
@@ -211,10 +251,17 @@ def _compare(
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             results.append(module(*(x.clone() for x in inputs)))
-    for one, other in zip(*results, strict=True):
+    if not _agree(*results):
+        raise ValueError("the graph without views and mutations gives another result")
+
+
+def _agree(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether two evaluations of loss and gradients agree but for rounding."""
+    for one, other in zip(ones, others, strict=True):
         size = one.abs().nan_to_num(0, 0, 0).max() if one.numel() else 0.0
         if not torch.allclose(one, other, 1e-3, 1e-3 * float(size) + 1e-6, equal_nan=True):
-            raise ValueError("the graph without views and mutations gives another result")
+            return False
+    return True
 
 
 def _fold_indices(graph: torch.fx.GraphModule) -> None:

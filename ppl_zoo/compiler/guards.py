@@ -7,7 +7,7 @@ while it was recorded.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["AnswerGuards", "RejectConstants", "refuse_written_state"]
+__all__ = [
+    "AnswerGuards",
+    "RejectConstants",
+    "StateError",
+    "refuse_held_parameters",
+    "refuse_written_state",
+]
 
 #: modules of Pyro that read values only for checks, or for a number to report
 _CHECKING_MODULES = (
@@ -39,6 +45,10 @@ _DETERMINANTS = (
     *(torch.det, torch.logdet, torch.slogdet, torch.linalg.det, torch.linalg.slogdet),
     *(Tensor.det, Tensor.logdet, Tensor.slogdet),
 )
+
+
+class StateError(ValueError):
+    """A program that depends on what is no tensor; the message says on what."""
 
 
 class AnswerGuards(TorchFunctionMode):
@@ -197,3 +207,28 @@ def refuse_written_state(graph: torch.fx.GraphModule) -> None:
         ]
         if state & {v for v in written if isinstance(v, torch.fx.Node)}:
             raise ValueError(f"{node.target} writes into a buffer, which a graph would forget")
+
+
+def refuse_held_parameters(
+    graph: torch.fx.GraphModule,
+    owners: Iterable[tuple[nn.Parameter, list[tuple[nn.Module, str]]]],
+) -> None:
+    """Refuse a graph that holds a parameter as a constant, which no gradient would reach.
+
+    A program that took the weight out of its module (``w = net.weight``) uses it past the module.
+
+    Raises
+    ------
+    StateError
+        With the parameter's name.
+    """
+    storages = {p.untyped_storage().data_ptr(): held[0][1] for p, held in owners if p.numel()}
+    for node in graph.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        constant = getattr(graph, node.target)
+        if not isinstance(constant, Tensor) or not constant.numel():
+            continue
+        name = storages.get(constant.untyped_storage().data_ptr())
+        if name is not None:
+            raise StateError(f"the program reads the parameter {name!r} past its module")

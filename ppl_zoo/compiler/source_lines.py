@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["line_of_operation", "line_of_user"]
+__all__ = ["is_library", "line_of_operation", "line_of_user"]
 
 
 def _folder(file: str | None) -> str:
@@ -29,14 +29,18 @@ _LIBRARIES = (
 _MODELS = os.path.join(_LIBRARIES[-1], "models", "")
 
 
+def is_library(file: str) -> bool:
+    """Whether a source file is none of the user's; the zoo's models count as such."""
+    name = os.path.abspath(file)
+    library = "site-packages" in name or name.startswith(_LIBRARIES)
+    return library and not name.startswith(_MODELS)
+
+
 def line_of_user(error: BaseException) -> str:
     """Describe the innermost line of the traceback that is the user's own."""
     found = None
     for frame in traceback.extract_tb(error.__traceback__):
-        name = os.path.abspath(frame.filename)
-        library = "site-packages" in name or name.startswith(_LIBRARIES)
-        library = library and not name.startswith(_MODELS)
-        if not library and not frame.filename.startswith("<"):
+        if not is_library(frame.filename) and not frame.filename.startswith("<"):
             found = frame
     if found is None:
         return "a line of the library"

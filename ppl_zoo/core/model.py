@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,14 +23,19 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.parameters import ParameterStore
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import Site, describe, draw, predict, trace_program
+from ppl_zoo.core.tracing.validation import refuse_broadcast, refuse_unobserved
 
 __all__ = ["ANSWERS", "Array", "Model", "no_latents"]
 
 #: what a query may say of itself; "exact" is a promise that `zoo.testing.check_model` tests
 ANSWERS = ("exact", "bound", "estimate", "none")
 
+
+#: numbers in data whose shapes are validated whole; of larger ones the first rows are
+MAX_VALIDATED_NUMBERS = 2**22
 
 Array = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
 
@@ -117,8 +122,14 @@ class Model(PyroModule):
     _opened: list[str] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Remember the arguments of ``__init__``, so that a saved fit can repeat it."""
+        """Remember the arguments of ``__init__``, so that a saved fit can repeat it.
+
+        The programs are made to run in the model's parameter store.
+        """
         super().__init_subclass__(**kwargs)
+        for name in ("model", "guide"):
+            if inspect.isfunction(cls.__dict__.get(name)):
+                setattr(cls, name, _in_own_store(cls.__dict__[name]))
         if "__init__" not in cls.__dict__:
             return
         init = cls.__init__
@@ -139,6 +150,7 @@ class Model(PyroModule):
         self.__dict__.setdefault("config", {})
         # carries dtype and device for models that have no parameter of their own
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
+        self.add_module("_declared", ParameterStore())
 
     # ---- what a subclass writes -------------------------------------------------------------
 
@@ -190,9 +202,23 @@ class Model(PyroModule):
         return self.model(*data)
 
     @property
+    def model_name(self) -> str:
+        """What messages and pictures call the model."""
+        return type(self).__name__
+
+    @property
+    def declared(self) -> ParameterStore:
+        """Parameters that the programs declare by ``pyro.param`` and ``pyro.module``."""
+        return self._modules["_declared"]  # an attribute of a PyroModule is a Pyro statement
+
+    @property
     def argument_names(self) -> tuple[str, ...]:
         """Names of the arguments of ``model``."""
         return tuple(inspect.signature(self.model).parameters)
+
+    def arguments(self, *data: Any) -> tuple[tuple, dict[str, Any]]:
+        """Return the positional and keyword arguments of the programs for tensors of the data."""
+        return data, {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -252,7 +278,11 @@ class Model(PyroModule):
         try:
             return Rows(Rows.bind(data, self.argument_names), self.device, self.dtype)
         except (ValueError, TypeError) as error:
-            raise DataError(f"{type(self).__name__}: {error}") from error
+            raise DataError(f"{self.model_name}: {error}") from error
+
+    def rows_of(self, tensors: tuple[Tensor, ...]) -> Rows:
+        """Take tensors as programs get them (of other rows, of a saved fit) as rows."""
+        return Rows(tensors, self.device, self.dtype)
 
     def checked_rows(self, *data: Any) -> Rows:
         """Read the rows of a query, and refuse what the model cannot take.
@@ -297,6 +327,7 @@ class Model(PyroModule):
     def fresh(self) -> Model:
         """Make another model of the same arguments, with new random parameters."""
         other = type(self)(**_spread(type(self), self.config))
+        other.add_module("_declared", self.declared.fresh())
         return other.to(self.device, self.dtype)
 
     def find_data_plate(self, data: Any) -> str | None:
@@ -311,6 +342,21 @@ class Model(PyroModule):
                 self._opened = None
         return self.data_plate
 
+    def validate(self, rows: Rows) -> None:
+        """Refuse a program that would give a wrong number for these rows; called before a fit.
+
+        Raises
+        ------
+        DataError
+            If nothing is observed, or observations are broadcast beyond their plates.
+        """
+        numbers = sum(math.prod(shape) for shape in rows.sizes())
+        small = numbers <= MAX_VALIDATED_NUMBERS
+        trace = trace_program(self, rows.all() if small else rows.head(1000))
+        sites = describe(trace)
+        refuse_unobserved(sites, self.argument_names)
+        refuse_broadcast(trace)
+
     # ---- the three queries, by importance sampling and ancestral sampling -------------------
 
     def proposal(self) -> Any:
@@ -321,9 +367,7 @@ class Model(PyroModule):
             return self.guide
         if self.example is not None:
             return no_latents
-        raise QueryError(
-            f"{type(self).__name__} has not been fitted: call zoo.fit(model, data) first"
-        )
+        raise QueryError(f"{self.model_name} has not been fitted: call zoo.fit(model, data) first")
 
     @torch.no_grad()
     def log_prob(self, *data: Any, num_samples: int = 1000) -> Float[Tensor, " n"]:
@@ -356,7 +400,7 @@ class Model(PyroModule):
             guide = guide.for_new_rows()  # draws of a sampler say nothing of their own density
         with self.defaults():
             draws = draw(self, guide, rows.all(), num_samples, self.find_data_plate(rows))
-        name = type(self).__name__
+        name = self.model_name
         if draws.log_joint_rows is None:
             raise QueryError(
                 f"{name}: no density by row, since the rows share a discrete latent or the model "
@@ -397,7 +441,7 @@ class Model(PyroModule):
         """
         if self.example is None:
             raise QueryError(
-                f"{type(self).__name__} does not know the shape of its data yet: fit it first"
+                f"{self.model_name} does not know the shape of its data yet: fit it first"
             )
         given = dict(given or {})
         data, observed = self._template(given)
@@ -431,11 +475,11 @@ class Model(PyroModule):
             wanted = self.representation
             local = [wanted] if wanted else self._local_latents(rows)
             if not local:
-                raise QueryError(f"{type(self).__name__} has no latent variables of single rows")
+                raise QueryError(f"{self.model_name} has no latent variables of single rows")
             guide = self.proposal()
             if isinstance(guide, StoredGuide) and not guide.knows(*rows.all()):
                 raise QueryError(
-                    f"{type(self).__name__} was sampled at other rows: their latents are known "
+                    f"{self.model_name} was sampled at other rows: their latents are known "
                     "at the rows of the fit only; fit with SVI for new ones"
                 )
             draws = draw(self, guide, rows.all(), num_samples, plate)
@@ -474,7 +518,8 @@ class Model(PyroModule):
         inputs = self.input_names(*example)
         num = max((len(torch.as_tensor(given[n])) for n in names if n in given), default=1)
         data = []
-        for name, (one, per_row) in zip(names, self.example, strict=False):
+        for index, (one, per_row) in enumerate(self.example):
+            name = names[index] if index < len(names) else ""
             if name in given:
                 data.append(torch.as_tensor(given[name]).to(one.device, one.dtype))
                 continue
@@ -483,11 +528,22 @@ class Model(PyroModule):
                 continue
             if name in inputs:
                 raise QueryError(
-                    f"{type(self).__name__}: got no {name!r}, expected given={{{name!r}: ...}}, "
+                    f"{self.model_name}: got no {name!r}, expected given={{{name!r}: ...}}, "
                     "the inputs at which to draw"
                 )
-            data.append(one.expand(num, *one.shape[1:]))
+            data.append(one[:1].expand(num, *one.shape[1:]))
         return tuple(data), observed
+
+
+def _in_own_store(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method run with its model's parameter store as Pyro's."""
+
+    @functools.wraps(method)
+    def run(self: Model, *data: Any, **options: Any) -> Any:
+        with self.declared.scope(self):
+            return method(self, *data, **options)
+
+    return run
 
 
 def no_latents(*data: Any) -> None:

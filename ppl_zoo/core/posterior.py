@@ -80,12 +80,31 @@ class FittedModel:
         """Summarise in one line."""
         chains = len(self.solution.stopped)
         return (
-            f"{type(self).__name__}({type(self.model).__name__}, {type(self.solver).__name__}"
+            f"{type(self).__name__}({self.model.model_name}, {type(self.solver).__name__}"
             f"{' on XLA' if self.solution.engine == 'xla' else ''}, "
             f"objective={self.objective:.4f}, {self.stopped} after "
             f"{self.solution.steps[self.solution.best]} steps, {chains} "
             f"chain{'s' if chains > 1 else ''}, {self.seconds:.1f} s)"
         )
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Learnt parameters by Pyro's names, on their constrained scale, of the best chain.
+
+        As ``pyro.get_param_store()`` would hold them after Pyro's own SVI: of ``pyro.param``,
+        modules (``net$$$weight``) and autoguides (``AutoNormal.locs.mu``).
+        """
+        data, found = self.data(), {}
+        with self.at(self.solution.best), torch.no_grad(), poutine.block():
+            for program in (self.guide, self.model):
+                if program is not None and not isinstance(program, PosteriorDraws):
+                    trace = poutine.trace(program).get_trace(*data)
+                    found |= {
+                        name: node["value"].detach().clone()
+                        for name, node in trace.nodes.items()
+                        if node["type"] == "param"
+                    }
+        return found
 
     def data(self) -> tuple[Tensor, ...]:
         """Return the data of the fit.

@@ -28,7 +28,10 @@ class Rows:
         torch's; chunks are CSR tensors), or a tuple of them. The first one counts the rows;
         others of another length are constants, whole in every chunk.
     device, dtype
-        Where chunks go; floating arrays take ``dtype``, integers and booleans keep theirs.
+        Where chunks go; floating arrays take ``dtype``, integers and booleans keep theirs. None
+        for arrays that keep theirs, too.
+    counted
+        Which of the arrays counts the rows.
 
     Raises
     ------
@@ -42,7 +45,8 @@ class Rows:
         self,
         data: Any,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
+        counted: int = 0,
     ) -> None:
         several = isinstance(data, tuple) or (
             isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)
@@ -50,9 +54,9 @@ class Rows:
         parts = tuple(data) if several else (data,)
         if not parts:
             raise ValueError("data: got an empty tuple, expected at least one array")
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.counted = torch.device(device), dtype, counted
         self.arrays = tuple(self._array(i, part) for i, part in enumerate(parts))
-        first = self.arrays[0]
+        first = self.arrays[counted]
         if first.ndim == 0:
             raise ValueError("data: got a single number, expected an array (num_rows, ...)")
         self.num_rows = int(first.shape[0])
@@ -88,14 +92,14 @@ class Rows:
                 # torch says once a process that its sparse tensors may still change
                 warnings.simplefilter("ignore", UserWarning)
                 part = torch.sparse_csr_tensor(*parts, size=part.shape)
-            return part.to(self.device, self.dtype)
+            return part.to(self.device, self.dtype or part.dtype)
         if isinstance(part, np.ndarray):
             if part.dtype.kind == "u" and part.dtype.itemsize > 1:
                 part = part.astype(np.int64)
             # as_tensor would warn about read-only memory and strides it cannot take
             part = torch.from_numpy(np.require(part, requirements=["C", "W"]))
         if part.is_floating_point():
-            return part.detach().to(self.device, self.dtype)
+            return part.detach().to(self.device, self.dtype or part.dtype)
         return part.detach().to(self.device)
 
     def __len__(self) -> int:
@@ -120,6 +124,11 @@ class Rows:
                 else:
                     chosen.append(self._tensor(np.array(array[rows])))
         return tuple(chosen)
+
+    @property
+    def is_double(self) -> bool:
+        """Whether an array is of double precision."""
+        return any(str(a.dtype).removeprefix("torch.") == "float64" for a in self.arrays)
 
     @property
     def is_sparse(self) -> bool:

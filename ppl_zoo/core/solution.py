@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
 
 __all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
@@ -81,8 +82,9 @@ class Solution:
 def read_parameters(model: Model, guide: Any) -> dict[str, Tensor]:
     """Copy all parameters and buffers of a model and its guide."""
     out = {f"model.{k}": v.detach().clone() for k, v in model.state_dict().items()}
-    if isinstance(guide, nn.Module):
-        out |= {f"guide.{k}": v.detach().clone() for k, v in guide.state_dict().items()}
+    module = module_of(guide)
+    if module is not None:
+        out |= {f"guide.{k}": v.detach().clone() for k, v in module.state_dict().items()}
     return out
 
 
@@ -93,8 +95,8 @@ def stack_chains(chains: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def load_chain(model: Model, guide: Any, parameters: dict[str, Tensor], chain: int) -> None:
     """Put one chain's parameters into the model and its guide."""
-    for prefix, module in (("model.", model), ("guide.", guide)):
-        if isinstance(module, nn.Module):
+    for prefix, module in (("model.", model), ("guide.", module_of(guide))):
+        if module is not None:
             state = {
                 k.removeprefix(prefix): v[chain]
                 for k, v in parameters.items()

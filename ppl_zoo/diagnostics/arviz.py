@@ -251,7 +251,7 @@ def _about(fit: FittedModel) -> dict[str, Any]:
     packages = ("ppl-zoo", "torch", "pyro-ppl", "numpy", "arviz")
     versions = [f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
     return {
-        "model": type(fit.model).__name__,
+        "model": fit.model.model_name,
         "solver": type(fit.solver).__name__,
         "stopped": ", ".join(fit.solution.stopped),
         "seed": int(fit.seed),

@@ -96,7 +96,7 @@ def check_rows(
     draws = fit.draws(num_samples, fit.rows)[fit.solution.best]
     weights = draws.log_weight_rows
     if weights is None:
-        raise QueryError(f"{type(fit.model).__name__}: its rows do not factorise, no k-hat by row")
+        raise QueryError(f"{fit.model.model_name}: its rows do not factorise, no k-hat by row")
     options = {"num_samples": min(num_samples, MAX_ARVIZ_DRAWS), "max_local": len(fit.rows)}
     errors, ratios, other = {}, {}, None
     if reference is not None:

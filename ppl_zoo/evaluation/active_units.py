@@ -80,11 +80,9 @@ def _guide_moments(model: Model, batch: tuple[Tensor, ...]) -> tuple[Tensor, Ten
         if plate in {f.name for f in guide.nodes[name]["cond_indep_stack"]}
     ]
     if not names:
-        raise QueryError(
-            f"{type(model).__name__} has no latents of single rows that its guide draws"
-        )
+        raise QueryError(f"{model.model_name} has no latents of single rows that its guide draws")
     if any(guide.nodes[name]["fn"].has_enumerate_support for name in names):
-        raise QueryError(f"{type(model).__name__}: its latents are states, which have no mean")
+        raise QueryError(f"{model.model_name}: its latents are states, which have no mean")
     num = len(batch[0])
     mean = torch.cat([_flat(without_events(guide.nodes[n]["fn"]).mean, num) for n in names], 1)
     kls = [kl_by_dimension(replayed, guide, name) for name in names]

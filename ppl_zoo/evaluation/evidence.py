@@ -162,7 +162,7 @@ def _integrate(
 
 def _unconstrained(fit: FittedModel) -> Unconstrained:
     """Posterior of a fit on the unconstrained scale."""
-    rows = fit.model.as_rows(fit.data())
+    rows = fit.model.rows_of(fit.data())
     try:
         return Unconstrained(fit.model, rows)
     except DataError as error:

@@ -46,7 +46,7 @@ class LocalDensity:
         for name, fn in latents.items():
             if not _is_real(fn):
                 raise QueryError(
-                    f"{type(model).__name__}: site {name!r} is not real: annealing has no path "
+                    f"{model.model_name}: site {name!r} is not real: annealing has no path "
                     "through its values; where they are few, log_prob sums over them"
                 )
         self.shapes = {name: fn.event_shape for name, fn in latents.items()}
@@ -161,7 +161,7 @@ def uniform_program(model: Model, limit: float) -> Callable[..., None]:
         latents = _local_latents(model, data)
         with model.observations(model.find_data_plate(data), data[0]):
             for name, fn in latents.items():
-                pyro.sample(name, _uniform(fn, limit, f"{type(model).__name__}: site {name!r}"))
+                pyro.sample(name, _uniform(fn, limit, f"{model.model_name}: site {name!r}"))
 
     return box
 
@@ -181,11 +181,11 @@ def _local_latents(model: Model, data: tuple[Tensor, ...]) -> dict[str, Distribu
     for node in latents:
         if [f.name for f in node["cond_indep_stack"] if f.vectorized] != [plate]:
             raise QueryError(
-                f"{type(model).__name__}: site {node['name']!r} is not a latent of single rows, "
+                f"{model.model_name}: site {node['name']!r} is not a latent of single rows, "
                 "of which each could be judged by itself"
             )
     if not latents:
-        raise QueryError(f"{type(model).__name__} has no latents of single rows")
+        raise QueryError(f"{model.model_name} has no latents of single rows")
     return {n["name"]: n["fn"] for n in latents}
 
 
@@ -213,9 +213,7 @@ def _uniform(fn: Distribution, limit: float, what: str) -> Distribution:
 def simulate_rows(model: Model, num_rows: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Simulate rows from the model, with their latents."""
     if model.example is None:
-        raise QueryError(
-            f"{type(model).__name__} does not know its data's shape yet: fit it first"
-        )
+        raise QueryError(f"{model.model_name} does not know its data's shape yet: fit it first")
     template = tuple(
         one.expand(num_rows, *one.shape[1:]).clone() if per_row else one
         for one, per_row in model.example

@@ -224,7 +224,7 @@ def _weights(
         draws = draw(model, proposal, data, count, model.data_plate)
         if draws.log_weight_rows is None:
             raise QueryError(
-                f"{type(model).__name__}: its rows share latents; there is no density of each by "
+                f"{model.model_name}: its rows share latents; there is no density of each by "
                 "itself"
             )
         yield draws.log_weight_rows

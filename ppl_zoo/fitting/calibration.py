@@ -149,7 +149,7 @@ def calibrate(
     rows = model.as_rows(getattr(data, "train", data)).all()
     observed = model.observed_arguments(*rows)
     if not observed:
-        raise DataError(f"{type(model).__name__} observes none of its arguments")
+        raise DataError(f"{model.model_name} observes none of its arguments")
     ranks: dict[str, list[int]] = {}
     failed = 0
     with tqdm(total=num_simulations, desc="calibrate", disable=None if progress else True) as bar:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solver import Solver
@@ -62,7 +63,7 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
     }
     with fit.model.defaults():
         best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
-    guide = type(fit.guide).__name__
+    guide = type(module_of(fit.guide)).__name__
     return check_draws(
         _arrays(drawn),
         khat=khats,
@@ -82,7 +83,7 @@ def check_rows(
     rows = fit.model.checked_rows(*data)
     if not _is_amortised(fit, rows):
         raise QueryError(
-            f"{type(fit.model).__name__}: its guide draws no continuous latents of rows that "
+            f"{fit.model.model_name}: its guide draws no continuous latents of rows that "
             "it is shown; check() looks at those of the fit"
         )
     sampled = None if reference is None else fit.solved_by(reference, rows)
@@ -109,7 +110,7 @@ def _checked_rows(fit: FittedModel) -> tuple[Rows | None, LatentUse | None]:
     """
     if fit.rows is None:
         return None, None  # a run without its data, which is said where they are asked for
-    some = fit.model.as_rows(fit.rows.spread(NUM_CHECKED_ROWS))
+    some = fit.model.rows_of(fit.rows.spread(NUM_CHECKED_ROWS))
     if not _is_amortised(fit, some):
         return None, None
     return some, latent_use(fit.model, *fit.rows.spread(NUM_ROWS_FOR_ACTIVITY))

@@ -97,8 +97,8 @@ def encode_solver(solver: Solver) -> dict[str, Any]:
     return {"class": name, "options": options}
 
 
-def decode_solver(record: dict[str, Any]) -> Solver:
-    """Make the solver again.
+def decode_solver(record: dict[str, Any], guide: Any = None) -> Solver:
+    """Make the solver again; ``guide`` stands for one that was not saved.
 
     Raises
     ------
@@ -110,7 +110,9 @@ def decode_solver(record: dict[str, Any]) -> Solver:
         raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
     options = {}
     for name, value in record["options"].items():
-        if isinstance(value, dict) and "local_elbo" in value:
+        if name == "guide" and guide is not None:
+            value = guide
+        elif isinstance(value, dict) and "local_elbo" in value:
             value = LocalELBO(**value["local_elbo"])
         elif isinstance(value, dict):
             known = {class_name(c): c for c in _torch_and_pyro_classes()}

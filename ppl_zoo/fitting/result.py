@@ -102,7 +102,7 @@ class Fit(FittedModel):
             ``.mean`` and ``.sd`` by site, ``.covariance`` of all latents, ``.labels`` of its rows.
         """
         with fork_generators(self.model.device), self.model.defaults():
-            rows = self.model.as_rows(self.data())
+            rows = self.model.rows_of(self.data())
             return linear_response(self.model, rows, self.guide, seed=self.seed)
 
     def to_arviz(self, num_samples: int = 1000, **options: Any) -> Any:

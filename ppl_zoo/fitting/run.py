@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ def fit(
         model.check_data(valid)
     with fork_generators(model.device), model.defaults():
         model.find_data_plate(rows)
+        model.validate(rows)
     started = time.perf_counter()
     spent = 0.0 if before is None else before.seconds
 
@@ -187,9 +188,10 @@ def fit_many(
 def load(
     path: str | Path,
     *,
-    model: Model | type[Model] | None = None,
+    model: Model | type[Model] | Callable[..., Any] | None = None,
     data: Any = None,
     solver: Solver | None = None,
+    guide: Any = None,
     device: str | torch.device = "auto",
 ) -> Fit | Model:
     """Read a saved fit, or a model that this project trained.
@@ -200,12 +202,14 @@ def load(
         A run directory written by :meth:`Fit.save`, or the name of a pretrained model, such as
         "gmm200-patches".
     model
-        A model or class of one's own; found by name if it is imported already. No code is run
-        or imported because a file names it.
+        A model, class or function of one's own; a class is found by name if it is imported
+        already. No code is run or imported because a file names it.
     data
         The data, where the run does not hold them.
     solver
-        The solver, where its options hold functions that JSON does not (a schedule, a guide).
+        The solver, where its options hold functions that JSON does not (a schedule).
+    guide
+        The guide program, where the fit had one of the user's own.
     device
         Where to put it; "auto" takes a GPU where there is one.
 
@@ -221,4 +225,4 @@ def load(
     """
     if isinstance(path, str) and path in PRETRAINED and not Path(path).exists():
         return load_pretrained(path, pick_device(device))
-    return read(path, Fit, model=model, data=data, solver=solver, device=device)
+    return read(path, Fit, model=model, data=data, solver=solver, guide=guide, device=device)

@@ -6,22 +6,25 @@ The form of the directory is in ``run_directory``.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import RunError
+from ppl_zoo.core.functions import Arguments, FunctionModel, module_of
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import Solver
+from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.fitting.encoding import (
     class_name,
     decode,
@@ -95,6 +98,7 @@ def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None
         "summed_out": list(solution.summed_out),
         "engine": solution.engine,
         "state": solution.state_values,
+        "call": fit.model.call.to_record() if isinstance(fit.model, FunctionModel) else None,
         "rows_plate": fit.model.data_plate,
         "seed": fit.seed,
         "seconds": fit.seconds,
@@ -110,9 +114,10 @@ def read(
     path: str | Path,
     cls: type[AnyFit],
     *,
-    model: Model | type[Model] | None = None,
+    model: Model | type[Model] | Callable[..., Any] | None = None,
     data: Any = None,
     solver: Solver | None = None,
+    guide: Any = None,
     device: str | torch.device = "auto",
 ) -> AnyFit:
     """Read a saved fit as a ``cls``; see :func:`ppl_zoo.load` for the other arguments.
@@ -128,10 +133,14 @@ def read(
     own = _build_model(record["model"], weights, model, path)
     own.to(pick_device(device), getattr(torch, record["dtype"]))
     own.data_plate = record["rows_plate"]
-    solver = decode_solver(record["solver"]) if solver is None else solver
-    if data is None and tensors["data"]:
-        data = tuple(tensors["data"][str(i)] for i in range(len(tensors["data"])))
-    rows = None if data is None else own.as_rows(getattr(data, "train", data))
+    solver = decode_solver(record["solver"], guide) if solver is None else solver
+    rows = None
+    if isinstance(own, FunctionModel) and data is None:
+        own.call = Arguments.from_record(record["call"])
+    if data is not None:
+        rows = own.as_rows(getattr(data, "train", data))
+    elif tensors["data"]:
+        rows = own.rows_of(tuple(tensors["data"][str(i)] for i in range(len(tensors["data"]))))
     example = [
         (weights[f"example.{i}"].to(own.device), per_row)
         for i, per_row in enumerate(record["example"])
@@ -139,6 +148,10 @@ def read(
     parameters = {
         k: v.to(own.device) for k, v in weights.items() if k.startswith(("model.", "guide."))
     }
+    if isinstance(own, FunctionModel):
+        shown = rows if rows is not None else own.rows_of(tuple(t for t, _ in example))
+        with fork_generators(own.device), own.defaults():
+            trace_program(own, shown.all())  # declares the parameters that are loaded
     draws = {k.removeprefix("draws."): v for k, v in weights.items() if k.startswith("draws.")}
     if draws:
         guide = PosteriorDraws(own, draws, None if rows is None else rows.all())
@@ -163,7 +176,7 @@ def read(
     try:
         fit.show(solution.best)
     except RuntimeError as error:
-        raise RunError(f"{path}: its weights do not fit {type(own).__name__}: {error}") from error
+        raise RunError(f"{path}: its weights do not fit {own.model_name}: {error}") from error
     own.recall(tuple(example) or None, guide)
     return fit
 
@@ -177,12 +190,16 @@ def versions() -> dict[str, str]:
 def _build_model(
     record: dict[str, Any],
     weights: dict[str, Tensor],
-    given: Model | type[Model] | None,
+    given: Model | type[Model] | Callable[..., Any] | None,
     path: Path,
 ) -> Model:
     """Build the model of a saved fit: the one given, of the class given, or found by name."""
     if isinstance(given, Model):
         return given
+    if given is not None and not isinstance(given, type):
+        return FunctionModel(given)
+    if record["class"].endswith(":FunctionModel"):
+        raise RunError(f"{path}: holds a fit of a function; pass it, zoo.load(path, model=...)")
     cls = given if given is not None else find_class(record["class"])
     if cls is None:
         raise RunError(
@@ -205,12 +222,13 @@ def _build_guide(
     if rows is None:
         if not example:
             return model.guide
-        rows = Rows(tuple(t for t, _ in example), model.device, model.dtype)
+        rows = model.rows_of(tuple(t for t, _ in example))
     with fork_generators(model.device), model.defaults():
         set_seed(chain_seed(seed, 0), model.device)
         guide = solver.rebuild_guide(model, rows, parameters)
-    if isinstance(guide, nn.Module):
-        made = {k: tuple(v.shape) for k, v in guide.state_dict().items()}
+    module = module_of(guide)
+    if module is not None:
+        made = {k: tuple(v.shape) for k, v in module.state_dict().items()}
         held = {
             k.removeprefix("guide."): tuple(v.shape[1:])
             for k, v in parameters.items()

@@ -107,7 +107,7 @@ class CAVI(CoordinateAscent):
             self._demand(model, "expected_statistics")
         if self.stochastic and not isinstance(model, ConjugateUpdate):
             raise DataError(
-                f"{type(model).__name__} has no update_posterior(): stochastic CAVI needs it; "
+                f"{model.model_name} has no update_posterior(): stochastic CAVI needs it; "
                 "use zoo.EM() or zoo.SVI()"
             )
 

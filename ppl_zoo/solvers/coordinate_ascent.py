@@ -115,7 +115,7 @@ class CoordinateAscent(Solver):
         for name in names:
             if not (model.offers_em and isinstance(model, STEPS[name])):
                 raise DataError(
-                    f"{type(model).__name__} has no {name}(): {self._name} needs it; use zoo.SVI()"
+                    f"{model.model_name} has no {name}(): {self._name} needs it; use zoo.SVI()"
                 )
 
     # ---- the loop ---------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class CoordinateAscent(Solver):
                 advance,
                 solution,
                 max_steps=self.max_steps + 1,  # the last objective takes an E-step of its own
-                label=f"{self._name} {type(model).__name__}",
+                label=f"{self._name} {model.model_name}",
                 context=context,
             )
         return solution()

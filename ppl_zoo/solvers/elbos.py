@@ -21,6 +21,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.functions import GuideProgram
 from ppl_zoo.core.tracing.kl import kl_by_dimension
 from ppl_zoo.core.tracing.sites import Program, is_sample
 from ppl_zoo.solvers.guides import Pair
@@ -307,11 +308,16 @@ class StickingELBO(_ReparametrisedELBO):
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return the negative bound, differentiable."""
-        module = guide if isinstance(guide, nn.Module) else guide.__self__
-        constants = {name: p.detach() for name, p in module.named_parameters()}
+        if isinstance(guide, GuideProgram):
+            modules = [m for m in (guide.model.declared, guide.module) if m is not None]
+        else:
+            modules = [guide if isinstance(guide, nn.Module) else guide.__self__]
         total: Tensor | float = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            with _reparametrize_module(module, constants):
+            with contextlib.ExitStack() as stack:
+                for module in modules:
+                    constants = {name: p.detach() for name, p in module.named_parameters()}
+                    stack.enter_context(_reparametrize_module(module, constants))
                 replayed = poutine.trace(poutine.replay(guide, trace=guide_trace))
                 log_q = replayed.get_trace(*args, **kwargs).log_prob_sum()
             total = total + model_trace.log_prob_sum() - log_q
@@ -393,6 +399,11 @@ def estimate_and_differentiate(
         with context:
             loss = elbo.differentiable_loss(pair.model, pair.guide, *data)
         value = loss.item()
+        if not loss.requires_grad:
+            raise ConvergenceError(
+                "SVI: the bound depends on none of the parameters; does the guide use them in its "
+                "pyro.sample?"
+            )
         if math.isfinite(value):
             loss.backward()
     return value

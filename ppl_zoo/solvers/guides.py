@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer import autoguide
+from pyro.nn.module import _Context
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.flows import Flow, make_flow
-from ppl_zoo.core.functions import FunctionModel, FunctionProgram
+from ppl_zoo.core.functions import FunctionModel, GuideProgram, module_of
 from ppl_zoo.core.model import Model, no_latents
+from ppl_zoo.core.parameters import isolated_store
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import Site, describe, trace_program, with_summed_out
 from ppl_zoo.core.tracing.sites import Program
+from ppl_zoo.core.tracing.validation import refuse_outside_support, validate_names
 
 __all__ = ["GUIDES", "AutoFlow", "GuideSpec", "Pair", "copy_guide", "make_pair"]
 
@@ -149,17 +152,20 @@ def make_pair(
             f"got batch_size={batch_size} for a plain function, expected a zoo.Model whose plate "
             "over the data is self.observations(name, x), which scales a minibatch"
         )
-    if isinstance(guide, nn.Module):
+    module = module_of(guide)
+    if module is not None:
         with torch.no_grad(), poutine.block():
             guide(*data)  # autoguides make their parameters at their first run
-        guide.to(rows.device)
+        module.to(rows.device)
     drawn = describe(trace_program(guide, data))
     summed_out = discrete
     if spec is not None and not isinstance(spec, str) and not _is_autoguide_maker(spec):
         # a guide program may draw discrete latents itself
         summed_out = tuple(name for name in discrete if name not in drawn)
+        validate_names(sites, (s.name for s in drawn.values() if s.kind == "latent"), summed_out)
+        refuse_outside_support(with_summed_out(model, summed_out), guide, data)
     hidden = [name for name in summed_out if name in drawn]
-    if hidden and isinstance(guide, nn.Module):
+    if hidden and module is not None:
         raise DataError(f"the guide draws {hidden}, which the solver sums out; leave them out")
     plates = [-dim for s in sites.values() for _, dim, _ in s.plates]
     return Pair(
@@ -188,15 +194,35 @@ def _make_guide(
     if spec is None or isinstance(spec, str):
         spec = _autoguide_by_name("normal" if spec is None else spec, chain)
     if not _is_autoguide_maker(spec):
-        return spec if isinstance(spec, nn.Module) else FunctionProgram(spec)
+        return GuideProgram(spec, model)
     local = [s.name for s in continuous if s.is_local(model.data_plate)]
     if batch_size is not None and local:
         raise DataError(
-            f"{type(model).__name__}: got batch_size={batch_size} with the latents "
+            f"{model.model_name}: got batch_size={batch_size} with the latents "
             f"{local} of single rows, expected an amortised guide for them "
             "(write a method guide), or batch_size=None"
         )
-    return spec(poutine.block(model, hide=[s.name for s in latent if s.discrete]))
+    guide = spec(poutine.block(model, hide=[s.name for s in latent if s.discrete]))
+    guide._pyro_context.__class__ = _OwnStore  # shared with all of its parts
+    return guide
+
+
+class _OwnStore(_Context):
+    """Context of an autoguide that the zoo made: its parameters stay out of Pyro's store.
+
+    Autoguides name their parameters alike, so that one would take those of another.
+    """
+
+    def __enter__(self) -> None:
+        if not self.active:
+            self.store = isolated_store()
+            self.store.__enter__()
+        super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if not self.active:
+            self.store.__exit__(*error)
 
 
 def _autoguide_by_name(name: str, chain: int) -> Callable[..., autoguide.AutoGuide]:

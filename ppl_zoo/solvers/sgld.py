@@ -120,7 +120,7 @@ class SGLD(Solver):
             advance,
             solution,
             max_steps=self.burn_in + self.steps,
-            label=f"SGLD {type(model).__name__}",
+            label=f"SGLD {model.model_name}",
             context=context,
         )
         return solution()

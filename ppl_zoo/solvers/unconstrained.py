@@ -58,7 +58,7 @@ class Unconstrained:
 
     def __init__(self, model: Model, rows: Rows) -> None:
         self.model, self.data = model, rows.all()
-        name = type(model).__name__
+        name = model.model_name
         trace = trace_program(model, self.data)
         sites = describe(trace)
         latent = [s for s in sites.values() if s.kind == "latent"]
@@ -158,7 +158,7 @@ class Unconstrained:
         missing = self.places.keys() - forward.seen
         if missing:
             raise DataError(
-                f"{type(self.model).__name__}: the latents {sorted(missing)} come and go from run "
+                f"{self.model.model_name}: the latents {sorted(missing)} come and go from run "
                 "to run, expected the same latents in every run"
             )
         return trace, forward.log_det

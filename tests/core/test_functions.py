@@ -41,7 +41,8 @@ def store_untouched():
 @pytest.mark.parametrize("compiled", ["xla", False])
 def test_coin_tutorial(compiled):
     tosses = torch.tensor([1.0] * 6 + [0.0] * 4)
-    svi = zoo.SVI(steps=2500, guide=coin_guide, compile=compiled)
+    steps = 2500 if compiled else 1000
+    svi = zoo.SVI(steps=steps, guide=coin_guide, compile=compiled)
     fit = zoo.fit(coin, tosses, svi, progress=False)
     assert fit.solution.engine == ("xla" if compiled else "interpreted")
     # Beta(16, 14), which the guide's family holds

@@ -55,11 +55,11 @@ def test_the_band_holds_uniform_curves_as_often_as_it_says():
 
 
 def test_end_to_end():
-    svi = zoo.SVI(steps=150, learning_rate=0.1)
-    result = zoo.calibrate(Mean(), line(10), svi, 8, num_draws=20, progress=False)
-    assert result.ranks["mu"].shape == (8,)
+    svi = zoo.SVI(steps=60, learning_rate=0.1)
+    result = zoo.calibrate(Mean(), line(10), svi, 5, num_draws=20, progress=False)
+    assert result.ranks["mu"].shape == (5,)
     assert result.ranks["mu"].max() <= 20
-    again = zoo.calibrate(Mean(), line(10), svi, 8, num_draws=20, progress=False)
+    again = zoo.calibrate(Mean(), line(10), svi, 5, num_draws=20, progress=False)
     assert np.array_equal(result.ranks["mu"], again.ranks["mu"])
     assert len(result.plot().axes) == 1
 

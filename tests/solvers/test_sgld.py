@@ -30,9 +30,11 @@ def exact():
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
-        ({"memory": None, "step_size": 0.01}, 0.15),
+        pytest.param({"memory": None, "step_size": 0.01}, 0.15, marks=pytest.mark.slow),
         ({"memory": 0.99, "step_size": 0.03}, 0.2),
-        ({"memory": None, "step_size": 0.01, "batch_size": 40}, 0.35),
+        pytest.param(
+            {"memory": None, "step_size": 0.01, "batch_size": 40}, 0.35, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_draws_are_of_the_posterior(options, tolerance):

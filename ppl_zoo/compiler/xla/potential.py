@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ class CapturedPotential:
         Some point ``(size,)``.
     data
         Tensors.
+    programs
+        The user's programs, whose Python state is watched while recording.
 
     Attributes
     ----------
@@ -64,6 +67,7 @@ class CapturedPotential:
         values: Callable[..., dict[str, Tensor]],
         z: Tensor,
         data: tuple[Tensor, ...],
+        programs: Sequence[Callable[..., Any]] = (),
     ) -> None:
         with torch.no_grad():
             found = values(z, *data)
@@ -82,8 +86,8 @@ class CapturedPotential:
             pairs = zip(weighted.weights, values(weighted.z, *data).values(), strict=True)
             return sum((w * v).sum() for w, v in pairs)
 
-        first = capture(energy_at, [point], data)
-        second = capture(weigh, [weighted], data)
+        first = capture(energy_at, [point], data, programs)
+        second = capture(weigh, [weighted], data, programs)
         for captured in (first, second):
             _refuse_noise(captured.graph)
         shapes = [(tuple(t.shape), str(t.dtype)) for t in data]
@@ -161,6 +165,8 @@ class XLAPotential:
         Tensors.
     block
         Points in a block.
+    programs
+        As for :class:`CapturedPotential`.
 
     Raises
     ------
@@ -171,9 +177,14 @@ class XLAPotential:
     """
 
     def __init__(
-        self, energy: Callable[..., Tensor], z: Tensor, data: tuple[Tensor, ...], block: int
+        self,
+        energy: Callable[..., Tensor],
+        z: Tensor,
+        data: tuple[Tensor, ...],
+        block: int,
+        programs: Sequence[Callable[..., Any]] = (),
     ) -> None:
-        captured = CapturedPotential(energy, lambda z, *data: {"z": z}, z, data)
+        captured = CapturedPotential(energy, lambda z, *data: {"z": z}, z, data, programs)
         self.block, self.scope, self.data = block, captured.scope, captured.data
         potential = captured.potential  # alone: a program that is kept must not hold the data
 

@@ -62,7 +62,7 @@ def tidy(axes: Axes) -> Axes:
 
 def title_of(fit: FittedModel, card: DataDescription | None, what: str) -> str:
     """Title of a figure: the model, the data set where it is known, and what is plotted."""
-    name = type(fit.model).__name__
+    name = fit.model.model_name
     lead = name if card is None else f"{name} on {card.name}"
     return f"{lead}: {what}" if len(lead) + len(what) < 56 else f"{lead}:\n{what}"
 

@@ -163,7 +163,7 @@ class EarlyStopping(Solver):
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
         if not isinstance(model, NetPrior):
             raise DataError(
-                f"EarlyStopping: got a {type(model).__name__}, expected a zoo.DeepImagePrior"
+                f"EarlyStopping: got a {model.model_name}, expected a zoo.DeepImagePrior"
             )
         seed = context.seed
         if context.resume is not None:
@@ -190,7 +190,7 @@ class EarlyStopping(Solver):
             advance,
             lambda: _solution(chains),
             max_steps=self.steps,
-            label=f"EarlyStopping {type(model).__name__}",
+            label=f"EarlyStopping {model.model_name}",
             context=context,
             shown=shown,
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.compiler import CaptureError
+from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.unconstrained import Unconstrained
@@ -58,7 +59,7 @@ class BatchedPotential:
     def __init__(self, model: Model, rows: Rows, compiled: bool = True) -> None:
         own = copy.deepcopy(model).to(torch.device("cpu"), torch.float64)
         with own.defaults():
-            self.problem = Unconstrained(own, Rows(rows.all(), "cpu", torch.float64))
+            self.problem = Unconstrained(own, Rows(rows.all(), "cpu", torch.float64, rows.counted))
             self.size = self.problem.size
             self.numbers_per_point = sum(t.numel() for t in self.problem.data)
             if not compiled:
@@ -75,13 +76,13 @@ class BatchedPotential:
                     self.block //= 2
                 zero = torch.zeros(self.size, dtype=torch.float64)
                 energy, data = self.problem.energy, self.problem.data
-                self.compiled = XLAPotential(energy, zero, data, self.block)
+                self.compiled = XLAPotential(energy, zero, data, self.block, user_programs(model))
 
     def on(self, rows: Rows) -> BatchedPotential:
         """Return the same potential for other rows of the same shapes, not compiled again."""
         other = copy.copy(self)
         other.problem = copy.copy(self.problem)
-        other.problem.data = Rows(rows.all(), "cpu", torch.float64).all()
+        other.problem.data = Rows(rows.all(), "cpu", torch.float64, rows.counted).all()
         other.difference_step = np.full(self.size, INITIAL_DIFFERENCE_STEP)
         if self.compiled is not None:
             other.compiled = self.compiled.on(other.problem.data)

@@ -146,7 +146,7 @@ def solve_with_fixed_draws(
         advance,
         solution,
         max_steps=steps,
-        label=f"SVI {type(model).__name__}",
+        label=f"SVI {model.model_name}",
         context=context,
     )
     result = solution()
@@ -226,7 +226,7 @@ class FixedDrawsChain(Chain):
                 best = found
         if best is None:
             raise NoStartError(
-                f"{type(self.model).__name__}: no normal near {len(starts)} starts has a finite "
+                f"{self.model.model_name}: no normal near {len(starts)} starts has a finite "
                 "bound; check the scale of the data and the support of the model"
             )
         self.start = best
@@ -285,7 +285,7 @@ class FixedDrawsChain(Chain):
         moved = optimizer.step()
         self.objective.append(-optimizer.value)
         if not np.isfinite(optimizer.value):
-            raise NoStartError(f"{type(self.model).__name__}: the bound is not finite")
+            raise NoStartError(f"{self.model.model_name}: the bound is not finite")
         self._refuse_improper()
         tolerance = max(TOLERANCE_NATS, RELATIVE_TOLERANCE * abs(optimizer.value))
         converged = not moved or optimizer.decrement < tolerance
@@ -339,7 +339,7 @@ class FixedDrawsChain(Chain):
         places = self.potential.problem.places
         site = next(name for name, (first, end, _) in places.items() if first <= widest < end)
         raise ConvergenceError(
-            f"{type(self.model).__name__}: the posterior of {site!r} widens without end; is it "
+            f"{self.model.model_name}: the posterior of {site!r} widens without end; is it "
             "proper? A flat prior needs data that say where the latent lies"
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppl_zoo.compiler.xla.cache import PROGRAMS
 from ppl_zoo.compiler.xla.potential import CapturedPotential
+from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.random import chain_seed
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
@@ -151,7 +152,9 @@ class NumPyroEngine:
             raise ValueError(f"JAX does not run on {model.device} here")
         self.problem, self.seed, self.num_chains = problem, seed, num_chains
         z = torch.zeros(problem.size, dtype=model.dtype, device=model.device)
-        self.captured = CapturedPotential(problem.energy, problem.values, z, problem.data)
+        self.captured = CapturedPotential(
+            problem.energy, problem.values, z, problem.data, user_programs(problem.model)
+        )
         most = MAX_NUMBERS_PER_BLOCK // (num_chains * problem.size)
         self.block = max(1, min(MAX_ITERATIONS_PER_BLOCK, most))
         self.options, self.iteration = options, 0

@@ -185,7 +185,7 @@ class NUTS(Solver):
             advance,
             solution,
             max_steps=total,
-            label=f"NUTS {type(model).__name__}",
+            label=f"NUTS {model.model_name}",
             context=context,
         )
         result = solution()
@@ -297,7 +297,7 @@ class NUTS(Solver):
         if type(self.init.model) is not type(model):
             raise DataError(
                 f"init: got a fit of {type(self.init.model).__name__}, "
-                f"expected one of {type(model).__name__}"
+                f"expected one of {model.model_name}"
             )
         model.load_state_dict(self.init.model.state_dict())
 
@@ -317,7 +317,7 @@ class NUTS(Solver):
             if not lacking.any():
                 return starts.to(model.device)
         raise ConvergenceError(
-            f"{type(model).__name__}: no finite density within 2 of the middle of the "
+            f"{model.model_name}: no finite density within 2 of the middle of the "
             f"unconstrained scale in {MAX_START_TRIES} tries; pass init=fit"
         )
 
@@ -338,7 +338,7 @@ class NUTS(Solver):
         if engine.finite(z).all():
             return z
         raise ConvergenceError(
-            f"{type(model).__name__}: the density is not finite at the draws of init"
+            f"{model.model_name}: the density is not finite at the draws of init"
         )
 
     def _warn_of_parameters(self, problem: Unconstrained) -> None:
@@ -347,7 +347,7 @@ class NUTS(Solver):
         if fixed and problem.model.example is None:  # a fit has not set them either
             shown = ", ".join(fixed[:5]) + (", ..." if len(fixed) > 5 else "")
             warnings.warn(
-                f"NUTS does not sample the parameters {shown} of {type(problem.model).__name__}: "
+                f"NUTS does not sample the parameters {shown} of {problem.model.model_name}: "
                 "they stay as they are; pass init=fit to take those of a fit",
                 stacklevel=2,
             )
@@ -358,7 +358,7 @@ class NUTS(Solver):
             return
         closer = 1 - (1 - self.target_accept) / 4
         warnings.warn(
-            f"NUTS: {int(diverging.sum())} of {diverging.size} draws of {type(model).__name__} "
+            f"NUTS: {int(diverging.sum())} of {diverging.size} draws of {model.model_name} "
             "diverged, so that the chains may have left out a part of the posterior; take smaller "
             f"steps (target_accept={closer:.2f}, now {self.target_accept:.2f}), or write the "
             "model in other parameters (a hierarchy non-centred)",

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_zoo.compiler import Captured, CaptureError, capture
+from ppl_zoo.core.functions import module_of, user_programs
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.elbos import differentiable_loss
@@ -36,6 +37,8 @@ __all__ = [
 #: more a step and compiling takes seconds. It is a count and not a measured time, since the two
 #: engines draw different noise: which one runs must not depend on how busy a machine is.
 COMPILE_FROM = 2000
+#: steps after which a graph is first held against its program
+CHECK_FROM = 1000
 #: data of more bytes than this are not compiled unless asked for
 MAX_COMPILED_BYTES = 2**30
 
@@ -142,8 +145,6 @@ class XLAEngine:
         If XLA cannot do what the fit asks for; says what.
     """
 
-    name = "xla"
-
     def __init__(
         self,
         chains: Sequence[SVIChain],
@@ -161,6 +162,7 @@ class XLAEngine:
             raise ValueError("the compiled loop moves all parameters in every step")
         options = _adam_options(chain, interpreted.clip_norm)
         captured, self.order = capture_step(chains, interpreted)
+        self.captured, self.checked, self.outdated = captured, 0, False
         data = rows.all()
         if tables is not None:
             columns = zip(*(table.all() for table in tables), strict=True)
@@ -175,8 +177,40 @@ class XLAEngine:
         )
         self.loaded = False
 
+    @property
+    def name(self) -> str:
+        """What runs the steps: "xla", or "interpreted" once the graph is outdated."""
+        return "interpreted" if self.outdated else "xla"
+
+    def check(self, step: int) -> None:
+        """Hold the graph against the program, after so many steps and then twice as many.
+
+        Where they differ, the program depends on what the capture could not see; the steps to
+        come are interpreted.
+        """
+        if step < max(2 * self.checked, CHECK_FROM) or self.outdated:
+            return
+        self.checked = step
+        self.sync()
+        chain = self.chains[0]
+        set_seed(
+            chain_seed(self.interpreted.seed, chain.index, step), self.interpreted.rows.device
+        )
+        parameters = [chain.parameters[place] for place in self.order]
+        reason = self.captured.outdated(parameters, self.interpreted.data(chain, step))
+        if reason:
+            warnings.warn(
+                f"SVI goes on uncompiled from step {step}: {reason}; the steps before may have "
+                "gone by what the graph held (compile=False interprets all of them)",
+                stacklevel=2,
+            )
+            self.outdated = True
+
     def advance(self, chains: Sequence[SVIChain], max_steps: int) -> int:
         """Take the steps that are left in the stopping rule's window."""
+        self.check(len(chains[0].objective))
+        if self.outdated:
+            return self.interpreted.advance(chains, max_steps)
         if not self.loaded:
             self.stepper.load([self._read(chain) for chain in self.chains])
             self.loaded = True
@@ -204,11 +238,13 @@ class XLAEngine:
 
     def vector(self, chain: SVIChain) -> Tensor:
         """All parameters of a chain."""
+        if self.outdated:
+            return self.interpreted.vector(chain)
         return torch.from_numpy(self.stepper.flat(chain.index))
 
     def sync(self) -> None:
         """Write parameters and optimizer states back into the chains."""
-        if not self.loaded:
+        if not self.loaded or self.outdated:
             return
         like = [self.chains[0].parameters[i] for i in self.order]
         for chain, state in zip(self.chains, self.stepper.unload(like), strict=True):
@@ -288,9 +324,12 @@ def _rates(chain: SVIChain, count: int) -> np.ndarray:
     return np.array(rates)
 
 
-def window_of(engine: str, steps: int) -> int:
-    """Return the number of steps in a window of the convergence test."""
-    if engine != "xla":
+def window_of(engine: str, steps: int, noisy: bool = False) -> int:
+    """Return the number of steps in a window of the convergence test.
+
+    ``noisy`` says that gradients are score-function estimates, whose plateaus come late.
+    """
+    if engine != "xla" and not noisy:
         return 100
     return min(1000, max(100, steps // 20))  # a short fit shall see its learning rate fall, too
 
@@ -350,8 +389,9 @@ def capture_step(
             with chain.model.scaled_to(len(interpreted.rows)), chain.model.defaults():
                 return differentiable_loss(chain.elbo, chain.pair, data)
 
-        modules = [m for m in (chain.model, chain.guide) if isinstance(m, nn.Module)]
-        return capture(objective, modules, interpreted.data(chain, 0))
+        modules = [m for m in (chain.model, module_of(chain.guide)) if m is not None]
+        programs = user_programs(chain.model, chain.guide)
+        return capture(objective, modules, interpreted.data(chain, 0), programs)
 
     captured = captured_of(chains[0])
     order, identity = _order(chains[0], captured), captured.fingerprint()

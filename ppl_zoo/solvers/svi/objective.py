@@ -93,7 +93,7 @@ def _against(options: SVIOptions, model: Model, rows: Rows, asked: bool) -> str:
     if options.batch_size is not None and options.batch_size < len(rows):
         return f"batch_size={options.batch_size}, and fixed draws see all rows"
     if options.guide is None and model.guide is not None:
-        return f"{type(model).__name__} has its own guide"
+        return f"{model.model_name} has its own guide"
     if not _is_normal(options.guide):
         return f"the guide {_name(options.guide)} is none of Pyro's normal autoguides"
     if asked:
@@ -140,7 +140,7 @@ def _potential(
     learnt = potential.trainable()
     if learnt:
         shown = ", ".join(learnt[:3]) + (", ..." if len(learnt) > 3 else "")
-        return None, f"{type(model).__name__} has parameters to learn ({shown})"
+        return None, f"{model.model_name} has parameters to learn ({shown})"
     return potential, ""
 
 

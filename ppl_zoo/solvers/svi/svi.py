@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
@@ -228,7 +229,9 @@ class SVI(Solver):
             self.window,
         )
         for chain in chains:
-            chain.plateau.window = self.window or window_of(engine.name, self.steps)
+            chain.plateau.window = self.window or window_of(
+                engine.name, self.steps, chain.pair.score_function
+            )
 
         def solution() -> Solution:
             engine.sync()
@@ -239,7 +242,7 @@ class SVI(Solver):
             partial(self.advance, engine),
             solution,
             max_steps=self.steps,
-            label=f"SVI {type(model).__name__}",
+            label=f"SVI {model.model_name}",
             context=context,
         )
         result = solution()
@@ -363,7 +366,7 @@ def _side_by_side(
         partial(options.advance, engine),
         lambda: _solution(options, chains, engine.name, choice.reason),
         max_steps=options.steps,
-        label=f"SVI {type(model).__name__}",
+        label=f"SVI {model.model_name}",
         context=FitContext(seed=seed, progress=False),
     )
     engine.sync()
@@ -440,11 +443,11 @@ def _make_chain(
         pair=pair,
         elbo=make_elbo(options.elbo, pair, options.num_particles),
     )
-    modules = [m for m in (own, pair.guide) if isinstance(m, nn.Module)]
+    modules = [m for m in (own, module_of(pair.guide)) if m is not None]
     unique = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
     chain.parameters = list(unique.values())
     if not chain.parameters:
-        raise ConvergenceError(f"{type(model).__name__} and its guide have no parameter to fit")
+        raise ConvergenceError(f"{model.model_name} and its guide have no parameter to fit")
     chain.precision = options.precision
     chain.optimizer = _make_optimizer(options, chain.parameters)
     if options.schedule == "cosine":

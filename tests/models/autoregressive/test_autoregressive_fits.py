@@ -153,7 +153,10 @@ def test_cosine_schedule_ends_at_zero():
         lambda: zoo.NADE((8, 8), 20),
         lambda: zoo.MADE((8, 8), (30,)),
         lambda: zoo.RecurrentAR((8, 8), 20, block=8),
-        lambda: zoo.TransformerAR((8, 8), 16, num_heads=2, num_layers=1),
+        pytest.param(
+            lambda: zoo.TransformerAR((8, 8), 16, num_heads=2, num_layers=1),
+            marks=pytest.mark.slow,
+        ),
         lambda: zoo.PixelCNN((8, 8), 8, 2),
     ],
 )

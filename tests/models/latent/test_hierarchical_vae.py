@@ -91,6 +91,7 @@ def test_queries_agree_with_the_program(model):
     assert torch.allclose(model.sample(4000).mean(0), told, atol=0.05)
 
 
+@pytest.mark.slow
 def test_annealing_and_its_two_sides(model):
     x = torch.bernoulli(torch.full((5, 6), 0.4)).double()
     model.remember(model.as_rows(x))

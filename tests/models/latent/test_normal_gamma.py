@@ -101,6 +101,7 @@ def test_check_says_that_mean_field_is_overconfident():
     assert kinds[False].passed
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*non-interactive:UserWarning")
 def test_calibration_shows_where_mean_field_is_overconfident():
     results = {}

@@ -71,6 +71,7 @@ def test_a_matrix_without_a_gradient_stays():
     assert torch.equal(vector.data, torch.ones(12))
 
 
+@pytest.mark.slow
 def test_a_net_arrives_in_half_of_adams_steps():
     row = torch.arange(32) / 32
     clean = 0.3 + 0.4 * (row[:, None] + 0.5 * row > 0.8) + 0.2 * row

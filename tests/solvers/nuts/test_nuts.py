@@ -159,7 +159,7 @@ TWINS = {
 
 CASES = [
     # float64 holds the same arithmetic to more digits; one of the four is enough every time
-    pytest.param(kind, wide, marks=[pytest.mark.slow] if wide and kind != "eight schools" else [])
+    pytest.param(kind, wide, marks=[pytest.mark.slow] if wide and kind != "Poisson" else [])
     for kind in TWINS
     for wide in (False, True)
 ]
@@ -358,6 +358,7 @@ def test_models_that_cannot_be_sampled():
         solver.__post_init__()
 
 
+@pytest.mark.slow
 def test_pyro_backend_gives_the_same_answers():
     x, model = line(), Mean()
     found = fit(model, x, zoo.NUTS(300, 100, num_chains=2, backend="pyro"))

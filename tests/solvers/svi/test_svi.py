@@ -92,7 +92,7 @@ def test_chains_do_not_depend_on_how_many_run_beside_them():
 @pytest.mark.parametrize("elbo", ["auto", "trace", "mean-field", "graph", "importance"])
 def test_every_elbo_finds_the_posterior(elbo):
     x = line(10)
-    svi = zoo.SVI(steps=1500, elbo=elbo, num_particles=2)
+    svi = zoo.SVI(steps=600, learning_rate=0.05, elbo=elbo, num_particles=2)
     fit = zoo.fit(Mean(), x, svi, progress=False)
     mean, sd = (t.item() for t in fit.model.posterior(x))
     draws = fit.posterior(4000)["mu"]
@@ -189,7 +189,7 @@ def test_local_latents_in_minibatches_need_an_amortised_guide():
 
 
 RESUMED = [
-    (Groups, line, zoo.SVI(steps=240, restarts=2, window=20)),
+    (Groups, line, zoo.SVI(steps=120, restarts=2, window=20)),
     (Chain, lambda: binary(30, 3), zoo.SVI(steps=60, batch_size=8, window=10)),
     (Mean, line, zoo.SVI(steps=60, optimizer=torch.optim.SGD, learning_rate=1e-3)),
 ]
