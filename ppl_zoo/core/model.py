@@ -353,8 +353,7 @@ class Model(PyroModule):
         numbers = sum(math.prod(shape) for shape in rows.sizes())
         small = numbers <= MAX_VALIDATED_NUMBERS
         trace = trace_program(self, rows.all() if small else rows.head(1000))
-        sites = describe(trace)
-        refuse_unobserved(sites, self.argument_names)
+        refuse_unobserved(trace, self.argument_names)
         refuse_broadcast(trace)
 
     # ---- the three queries, by importance sampling and ancestral sampling -------------------

@@ -16,6 +16,9 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
@@ -55,7 +58,7 @@ class ParameterStore(nn.Module):
         """
         given = {_unescape(key): value for key, value in self._parameters.items()}
         state = {"params": dict(given), "constraints": {n: self.constraints[n] for n in given}}
-        with _Swapped(self), _pyro_store(state):
+        with _Swapped(self), _pyro_store(state), _Frozen():
             yield
         found = state["params"]
         for name, value in given.items():
@@ -151,7 +154,7 @@ class ParameterStore(nn.Module):
 @contextlib.contextmanager
 def isolated_store() -> Iterator[None]:
     """Let Pyro's parameter store be empty for a while; what is declared is forgotten."""
-    with _pyro_store({"params": {}, "constraints": {}}):
+    with _pyro_store({"params": {}, "constraints": {}}), _Frozen():
         yield
 
 
@@ -165,6 +168,19 @@ def _pyro_store(state: dict[str, Any]) -> Iterator[None]:
             yield
     finally:
         pyro.settings.set(module_local_params=local)
+    if any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK):
+        # a step of Pyro's own SVI, which looks for what the scope's end takes away
+        for value in state["params"].values():
+            value.unconstrained = weakref.ref(value)
+
+
+class _Frozen(Messenger):
+    """Keep frozen weights of modules out of Pyro's store, which would let them learn."""
+
+    def _pyro_param(self, msg: dict) -> None:
+        value = msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(value, nn.Parameter) and not value.requires_grad:
+            msg["value"], msg["done"] = value, True
 
 
 class _Place:

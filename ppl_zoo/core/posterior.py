@@ -344,12 +344,5 @@ class _Held(Messenger):
         if msg["name"] not in self.draws:
             return
         stored, event_dim = self.draws[msg["name"]], self.event_dims[msg["name"]]
-        value = stored[self.index.flatten()]
-        if self.index.ndim == 0:
-            value = value[0]
-        else:
-            # the index lies left of all plates, the stored batch dimensions take their places
-            batch = stored.ndim - 1 - event_dim
-            lead = self.index.shape[: self.index.ndim - batch]
-            value = value.reshape(*lead, *stored.shape[1:])
+        value = stored[self.index.flatten()][0]
         msg["fn"] = dist.Delta(value, event_dim=event_dim).mask(False)

@@ -148,15 +148,17 @@ def read(
     parameters = {
         k: v.to(own.device) for k, v in weights.items() if k.startswith(("model.", "guide."))
     }
-    if isinstance(own, FunctionModel):
-        shown = rows if rows is not None else own.rows_of(tuple(t for t, _ in example))
-        with fork_generators(own.device), own.defaults():
-            trace_program(own, shown.all())  # declares the parameters that are loaded
     draws = {k.removeprefix("draws."): v for k, v in weights.items() if k.startswith("draws.")}
     if draws:
         guide = PosteriorDraws(own, draws, None if rows is None else rows.all())
     else:
         guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
+    if any(name.startswith("model._declared.") for name in parameters):
+        shown = rows if rows is not None else own.rows_of(tuple(t for t, _ in example))
+        with fork_generators(own.device), own.defaults():
+            for program in (own, guide):  # they declare the parameters that are loaded
+                if program is not None and not isinstance(program, PosteriorDraws):
+                    trace_program(program, shown.all())
     history = {k: v.numpy() for k, v in tensors["history"].items()}
     stats = {k: v for k, v in history.items() if k.startswith("sample_stats.")}
     solution = Solution(

@@ -350,6 +350,8 @@ def ignore_nan_warnings() -> Iterator[None]:
     """Suppress Pyro's warning of NaN where the caller tests for it and says more."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered (NaN|\\+inf|-inf)")
+        # said once, before the fit
+        warnings.filterwarnings("ignore", message="Found vars in model but not guide")
         yield
 
 

@@ -223,6 +223,7 @@ class _OwnStore(_Context):
         super().__exit__(*error)
         if not self.active:
             self.store.__exit__(*error)
+            del self.store  # it cannot be copied
 
 
 def _autoguide_by_name(name: str, chain: int) -> Callable[..., autoguide.AutoGuide]:

@@ -190,17 +190,17 @@ def _dtypes(case: Case) -> None:
             )
 
 
-def _draws_broadcast(case: Case) -> None:
-    """Several draws of the latents run through the program at once."""
+def _draws_vectorise(case: Case) -> None:
+    """One run of the program stands for several draws of the latents."""
     done = case.fitted()
     model, data = done.model, done.data()
     guide = no_latents if done.guide is None else done.guide
     with model.defaults():
-        vectorised = tracing.broadcasts(model, guide, data, model.data_plate)
+        vectorised = tracing.vectorises(model, guide, data)
     demand(
         vectorised,
-        "draws do not broadcast: write sums as (x * b).sum(-1), never x @ b or b[0], so that "
-        "latents may have dimensions on the left",
+        "draws run one by one, since the program reads values in Python (if z > 0, z.item()) or "
+        "writes into tensors of its own: write torch.where, torch.stack",
     )
 
 
@@ -291,7 +291,7 @@ CLAUSES: dict[str, Callable[[Case], None]] = {
     "sites and plates have names of their own": _names,
     "a minibatch is scaled": _minibatch_scale,
     "float64 stays float64": _dtypes,
-    "draws broadcast": _draws_broadcast,
+    "draws in one run": _draws_vectorise,
     "log_prob": _log_prob,
     "sample": _sample,
     "encode": _encode,

@@ -67,11 +67,12 @@ class Single(Mean):
             pyro.sample("y", dist.Normal(mu, self.noise), obs=x)
 
 
-class Unbroadcast(Mean):
+class ReadsValues(Mean):
     def model(self, x):
         w = pyro.sample("w", dist.Normal(torch.zeros(2), self.prior).to_event(1))
+        loc = w[0] if w[1] > 0 else -w[0]
         with self.observations("observations", x):
-            pyro.sample("x", dist.Normal(w[0], self.noise), obs=x)
+            pyro.sample("x", dist.Normal(loc, self.noise), obs=x)
 
 
 class LooseGuide(Coins):
@@ -141,7 +142,7 @@ BROKEN = [
     ("sites and plates have names of their own", PlainPlate, line, "no plate over the data"),
     ("a minibatch is scaled", Unscaled, line, "scale 1"),
     ("float64 stays float64", Single, line, "float32"),
-    ("draws broadcast", Unbroadcast, line, "broadcast"),
+    ("draws in one run", ReadsValues, line, "one by one"),
     ("log_prob", LooseGuide, binary, "one-sample ELBO"),
     ("sample", WrongSample, three, "different distributions"),
     ("encode", NanCode, line, "not finite"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -10,9 +9,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from ppl_zoo.core.tracing.sampling import Given
-from ppl_zoo.core.tracing.sites import Program, describe, is_sample, nesting_of, trace_program
-from ppl_zoo.core.tracing.vectorize import vectorised
+from ppl_zoo.core.tracing.sites import Program, describe, is_sample
+from ppl_zoo.core.tracing.vectorize import over_draws
 
 __all__ = ["predict", "simulate"]
 
@@ -69,80 +67,34 @@ def predict(
     """
     held = dict(fixed or {})
 
-    def run(num: int | None, latents: dict[str, Tensor] | None = None) -> Trace:
-        free, proposal = _Unobserve()(model), guide
-        if num is not None:
-            outer = pyro.plate("_draw", num, dim=-1 - nesting)
-            free, proposal = outer(free), outer(guide)
+    def run(given: dict[str, Tensor]) -> Trace:
+        free = _Unobserve()(model)
         with torch.no_grad(), poutine.block():
+            known = given
             if latents is None:
-                drawn = poutine.trace(proposal).get_trace(*data)
-                latents = {
+                drawn = poutine.trace(guide).get_trace(*data)
+                known = {
                     name: node["value"]
                     for name, node in drawn.nodes.items()
                     if is_sample(node)
                     and (keep_local or all(f.name != data_plate for f in node["cond_indep_stack"]))
                 }
-            known = poutine.condition(free, data=latents | held)
+            known = poutine.condition(free, data=known | held)
             return poutine.trace(known).get_trace(*data)
 
-    def read(trace: Trace) -> dict[str, Tensor]:
-        return {
-            name: torch.as_tensor(node["value"])
-            for name, node in trace.nodes.items()
-            if is_sample(node) and not isinstance(node["fn"], dist.Unit)
-        }
-
-    nesting = 0
-    given = None
-    if latents is not None:
-        given = Given(latents, describe(trace_program(model, data)))
-    first = run(None, None if given is None else given.values(0))
-    nesting = nesting_of(first)
-    shapes = {name: tuple(v.shape) for name, v in read(first).items()}
-    wanted = [
-        name
+    first = run({k: v[0] for k, v in (latents or {}).items()})
+    shapes = {
+        name: tuple(torch.as_tensor(node["value"]).shape)
         for name, node in first.nodes.items()
         if is_sample(node)
+        and not isinstance(node["fn"], dist.Unit)
         and (node["infer"].get("_resampled") or node["infer"].get("_deterministic"))
-    ]
+    }
 
-    def several(start: int, num: int) -> dict[str, Tensor] | None:
-        try:
-            chosen = slice(start, start + num)
-            trace = run(num, None if given is None else given.values(chosen, nesting))
-            values = read(trace)
-            out = {}
-            for name, value in values.items():
-                if value.numel() == num * torch.Size(shapes[name]).numel():
-                    out[name] = value.reshape(num, *shapes[name])
-                elif value.numel() == torch.Size(shapes[name]).numel():
-                    out[name] = value.reshape(shapes[name]).expand(num, *shapes[name])
-                else:
-                    return None
-            trace.compute_log_prob()
-            together = sum(
-                node["log_prob"].reshape(num, -1).sum(-1)
-                for node in trace.nodes.values()
-                if is_sample(node) and node["log_prob"].numel() % num == 0
-            )
-            for index in {0, num - 1}:
-                latents = {k: v[index] for k, v in out.items()}
-                with torch.no_grad(), poutine.block():
-                    alone = poutine.trace(poutine.condition(model, data=latents)).get_trace(*data)
-                if not torch.allclose(alone.log_prob_sum(), together[index], 1e-3, 1e-3):
-                    return None
-            return {k: out[k] for k in wanted}
-        except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
-            return None  # does not broadcast over draws; they run one by one
+    def single(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        nodes = run(given).nodes
+        return {k: torch.as_tensor(nodes[k]["value"]).expand(shape) for k, shape in shapes.items()}
 
-    def one(index: int) -> dict[str, Tensor]:
-        values = read(run(None, None if given is None else given.values(index)))
-        return {k: values[k][None] for k in wanted}
-
-    def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {k: torch.cat([part[k] for part in parts]) for k in wanted}
-
-    per_draw = sum(torch.Size(shape).numel() for shape in shapes.values()) + 1
+    per_draw = sum(torch.Size(describe(first)[k].shape).numel() for k in describe(first)) + 1
     block = max(2, min(num_draws, max_elements // per_draw))
-    return vectorised(num_draws, block, several, one, join)
+    return over_draws(single, num_draws, block, latents)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.traceenum_elbo import _compute_model_factors
@@ -51,43 +49,21 @@ class Draws:
             return None
         return self.log_joint_rows - self.log_guide_rows
 
-    @staticmethod
-    def stack(parts: Iterable[Draws]) -> Draws:
-        """Put draws after one another."""
-        parts = list(parts)
-
-        def join(get: Callable[[Draws], Any]) -> Any:
-            first = get(parts[0])
-            if first is None:
-                return None
-            if isinstance(first, dict):
-                return {k: torch.cat([get(p)[k] for p in parts]) for k in first}
-            return torch.cat([get(p) for p in parts])
-
-        names = ("values", "log_joint", "log_guide", "log_joint_rows", "log_guide_rows")
-        joined = {name: join(lambda p, name=name: getattr(p, name)) for name in names}
-        return Draws(**joined, log_likelihood=join(lambda p: p.log_likelihood))
-
 
 class Scored:
-    """Log densities of one run of model and guide, of ``num`` draws at once or a single one."""
+    """Log densities of one run of model and guide.
 
-    def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        data: tuple,
-        num: int | None,
-        nesting: int,
-        replay: Trace | None = None,
-    ) -> None:
-        self.num, self.nesting = num, nesting
-        if num is not None:
-            outer = pyro.plate("_draw", num, dim=-1 - nesting)
-            model, guide = outer(model), outer(guide)
-            nesting += 1
-        if replay is not None:
-            guide = poutine.replay(guide, trace=replay)
+    Parameters
+    ----------
+    model, guide, data
+        The programs and their arguments; finite discrete sites that the guide does not draw are
+        summed out.
+    nesting
+        Batch dimensions of the sites.
+    """
+
+    def __init__(self, model: Program, guide: Program, data: tuple, nesting: int) -> None:
+        self.nesting = nesting
         with torch.no_grad(), poutine.block():
             self.guide = poutine.trace(guide).get_trace(*data)
             names = {
@@ -104,9 +80,8 @@ class Scored:
             enumerated = poutine.enum(
                 poutine.infer_config(model, left), first_available_dim=-1 - nesting
             )
-            self.model = poutine.trace(poutine.replay(enumerated, trace=self.guide)).get_trace(
-                *data
-            )
+            replayed = poutine.replay(enumerated, trace=self.guide)
+            self.model = poutine.trace(replayed).get_trace(*data)
         self.summed = any(
             node["infer"].get("_enumerate_dim") is not None
             for node in self.model.nodes.values()
@@ -115,49 +90,36 @@ class Scored:
         self.model.compute_log_prob()
         self.guide.compute_log_prob()
 
-    def _terms(self, trace: Trace) -> Iterable[tuple[str, Tensor, tuple]]:
-        for name, node in trace.nodes.items():
-            if is_sample(node):
-                frames = tuple(f for f in node["cond_indep_stack"] if f.vectorized)
-                yield name, node["log_prob"], frames
-
-    def _reduce(self, log_prob: Tensor, frames: tuple, keep: int | None) -> Tensor:
-        """Sum a site's log density to ``(num,)`` or ``(num, rows)``; no num for single runs."""
-        lead = () if self.num is None else (self.num,)
-        total = self.nesting + len(lead)
-        log_prob = log_prob.reshape((1,) * (total - log_prob.ndim) + log_prob.shape)
-        dims = [d for d in range(-self.nesting, 0) if d != keep]
-        if dims:
-            log_prob = log_prob.sum(dims)
-        return log_prob
-
     def factors(
         self, data_plate: str | None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Return (log_joint, log_joint_rows, log_guide, log_guide_rows)."""
-        log_guide, guide_rows = self._sum(self._terms(self.guide), data_plate)
+        log_guide, guide_rows = self._sum(self.guide, data_plate)
         if not self.summed:
-            log_joint, joint_rows = self._sum(self._terms(self.model), data_plate)
+            log_joint, joint_rows = self._sum(self.model, data_plate)
         else:
             log_joint, joint_rows = self._contract(data_plate)
         return log_joint, joint_rows, log_guide, guide_rows
 
-    def _sum(self, terms: Iterable, data_plate: str | None) -> tuple[Tensor, Tensor | None]:
-        lead = (1,) if self.num is None else (self.num,)
-        total: Any = torch.zeros(lead)
+    def _sum(self, trace: Trace, data_plate: str | None) -> tuple[Tensor, Tensor | None]:
+        total: Any = torch.zeros(())
         by_row: Tensor | None = None
-        for _, log_prob, frames in terms:
+        for node in trace.nodes.values():
+            if not is_sample(node):
+                continue
+            log_prob = node["log_prob"]
+            frames = (f for f in node["cond_indep_stack"] if f.vectorized)
             frame = next((f for f in frames if f.name == data_plate), None)
             if frame is None:
-                total = total + self._reduce(log_prob, frames, None).reshape(lead)
-            else:
-                part = self._reduce(log_prob, frames, frame.dim).expand(
-                    *(() if self.num is None else lead), frame.size
-                )
-                part = part.reshape(*lead, frame.size)
-                by_row = part if by_row is None else by_row + part
-                total = total + part.sum(-1)
-        return total.expand(lead), by_row
+                total = total + log_prob.sum()
+                continue
+            log_prob = log_prob.reshape((1,) * (-frame.dim - log_prob.ndim) + log_prob.shape)
+            others = [d for d in range(-log_prob.ndim, 0) if d != frame.dim]
+            part = log_prob.sum(others) if others else log_prob
+            part = part.expand(frame.size)
+            by_row = part if by_row is None else by_row + part
+            total = total + part.sum()
+        return total, by_row
 
     def _contract(self, data_plate: str | None) -> tuple[Tensor, Tensor | None]:
         """Sum the enumerated sites out, keeping the rows apart where they factorise."""
@@ -168,10 +130,7 @@ class Scored:
         for source in (marginal, factors):
             for ordinal, terms in source.items():
                 tree.setdefault(ordinal, []).extend(terms)
-        symbols = self.model.plate_to_symbol
-        lead = (1,) if self.num is None else (self.num,)
-        base = frozenset() if self.num is None else frozenset({symbols["_draw"]})
-        row = symbols.get(data_plate)
+        row = self.model.plate_to_symbol.get(data_plate)
         by_row = None
         if row is not None:
             local = OrderedDict((o, t) for o, t in tree.items() if row in o)
@@ -184,19 +143,13 @@ class Scored:
                 for d in t._pyro_dims
             )
             if not crossing and local:
-                target = base | {row}
-                result = contract_to_tensor(local, set(sum_dims), target_ordinal=target)
-                order = (symbols["_draw"], row) if self.num is not None else (row,)
-                by_row = _align(result, order).reshape(*lead, -1)
+                result = contract_to_tensor(local, set(sum_dims), target_ordinal=frozenset({row}))
+                by_row = result.reshape(-1)
                 tree = rest
-        total: Any = torch.zeros(lead)
+        total: Any = torch.zeros(())
         if tree:
-            result = contract_to_tensor(tree, set(sum_dims), target_ordinal=base)
-            total = total + _align(result, tuple(base)).reshape(lead)
+            result = contract_to_tensor(tree, set(sum_dims), target_ordinal=frozenset())
+            total = total + result.reshape(())
         if by_row is not None:
-            total = total + by_row.sum(-1)
-        return total.expand(lead), by_row
-
-
-def _align(tensor: Tensor, order: tuple[str, ...]) -> Tensor:
-    return tensor.permute([tensor._pyro_dims.index(symbol) for symbol in order])
+            total = total + by_row.sum()
+        return total, by_row

@@ -21,7 +21,7 @@ __all__ = ["refuse_broadcast", "refuse_outside_support", "refuse_unobserved", "v
 MAX_GUIDE_RUNS, MAX_GUIDE_NUMBERS = 20, 20_000
 
 
-def refuse_unobserved(sites: Mapping[str, Site], names: Sequence[str]) -> None:
+def refuse_unobserved(trace: Trace, names: Sequence[str]) -> None:
     """Refuse a program that uses no data: no site is observed and there is no factor.
 
     Raises
@@ -29,7 +29,12 @@ def refuse_unobserved(sites: Mapping[str, Site], names: Sequence[str]) -> None:
     DataError
         Names the arguments that change nothing.
     """
-    if names and not any(site.kind in ("observed", "factor") for site in sites.values()):
+    observed = any(
+        node["is_observed"] and not node["infer"].get("_deterministic")
+        for node in trace.nodes.values()
+        if is_sample(node)
+    )
+    if names and not observed:
         raise DataError(
             f"the program observes nothing, so the data {', '.join(names)} change nothing: "
             "expected pyro.sample(name, distribution, obs=...) or pyro.factor"
@@ -83,7 +88,7 @@ def validate_names(
     unknown = sorted(drawn - latent)
     left_out = sorted(latent - drawn - set(summed_out))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], left_out or sorted(latent), 1)
+        near = difflib.get_close_matches(unknown[0], left_out or sorted(latent), 1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(
             f"the guide draws {unknown}, expected latents of the model, {sorted(latent)}{hint} "

@@ -92,7 +92,7 @@ def test_chains_do_not_depend_on_how_many_run_beside_them():
 @pytest.mark.parametrize("elbo", ["auto", "trace", "mean-field", "graph", "importance"])
 def test_every_elbo_finds_the_posterior(elbo):
     x = line(10)
-    svi = zoo.SVI(steps=600, learning_rate=0.05, elbo=elbo, num_particles=2)
+    svi = zoo.SVI(steps=1000, elbo=elbo, num_particles=2)
     fit = zoo.fit(Mean(), x, svi, progress=False)
     mean, sd = (t.item() for t in fit.model.posterior(x))
     draws = fit.posterior(4000)["mu"]

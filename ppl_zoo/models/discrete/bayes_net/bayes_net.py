@@ -151,6 +151,7 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
             latent = [n for n in self.graph.order if missing[self.state_space.index[n]]]
         if not latent:
             return
+        seen = (x >= 0).any(0).nonzero()[:, 0].tolist()
         with torch.no_grad():  # the bound is tight: its gradient does not pass through q
             potentials = self.tree.potentials(
                 [self._e_step_table(f"{site}_table") for site in self.site_names.values()]
@@ -159,8 +160,10 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
             columns = list(x.T)
             for name in latent:
                 node = self.state_space.index[name]
-                z = pyro.sample(self.site_names[name], self._posterior(potentials, columns, node))
+                posterior = self._posterior(potentials, columns, node, seen, name == latent[0])
+                z = pyro.sample(self.site_names[name], posterior)
                 columns[node] = torch.where(x[:, node] < 0, z, x[:, node])
+                seen = sorted({*seen, node})
 
     def _conditionals(
         self, tables: Mapping[str, Tensor], values: list[Any]
@@ -175,15 +178,25 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
 
     @torch.no_grad()
     def _posterior(
-        self, potentials: Sequence[Tensor], columns: Sequence[Tensor], node: int
+        self,
+        potentials: Sequence[Tensor],
+        columns: Sequence[Tensor],
+        node: int,
+        seen: list[int],
+        first: bool,
     ) -> dist.Categorical:
-        """Posterior of a node given columns that may have draws on their left."""
+        """Posterior of a node given columns that may have draws on their left.
+
+        ``seen`` are the nodes with values; the first of the nodes is drawn given the data alone,
+        which are held against the net.
+        """
         wide = torch.broadcast_tensors(*columns)
         flat = torch.stack([c.reshape(-1) for c in wide], 1)
         parts = []
         for x in flat.split(self.tree.chunk_rows(self.device)):
-            collected = self.tree.collect(potentials, self._likelihoods(x))
-            self._refuse_impossible(collected.log_evidence.expand(len(x)), x, 0)
+            collected = self.tree.collect(potentials, self._likelihoods(x, seen))
+            if first:
+                self._refuse_impossible(collected.log_evidence.expand(len(x)), x, 0)
             marginal = self.tree.node_marginal(self.tree.distribute(collected), node)
             parts.append(marginal.expand(-1, len(x)).T)
         return dist.Categorical(logits=torch.cat(parts).log().reshape(*wide[0].shape, -1))

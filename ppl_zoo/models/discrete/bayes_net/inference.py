@@ -208,11 +208,15 @@ class JunctionTreeInference:
                 given[node] = given[node] * (vectors / top) if node in given else vectors / top
             yield part, given, scale
 
-    def _likelihoods(self, x: Tensor) -> dict[int, Tensor]:
-        """One-hot likelihoods of rows of integers, ``{node: (states, rows)}``; 1 where missing."""
+    def _likelihoods(self, x: Tensor, seen: list[int] | None = None) -> dict[int, Tensor]:
+        """One-hot likelihoods of rows of integers, ``{node: (states, rows)}``; 1 where missing.
+
+        ``seen`` are the nodes with values, where they are known.
+        """
         columns = x.T.contiguous()
         observed = columns >= 0
-        seen = observed.any(1).nonzero()[:, 0].tolist()
+        if seen is None:
+            seen = observed.any(1).nonzero()[:, 0].tolist()
         if not seen:
             return {}
         sizes = self.state_space.sizes
