@@ -15,9 +15,7 @@ import linecache
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
@@ -35,6 +33,7 @@ from ppl_zoo.compiler.guards import (
 )
 from ppl_zoo.compiler.python_state import PythonState
 from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
+from ppl_zoo.core.tracing.vectorize import traceable
 
 __all__ = ["CaptureError", "Captured", "capture"]
 
@@ -79,8 +78,9 @@ class Captured:
             value = node.meta.get("val")
             meta = (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
             if node.op == "get_attr":  # its target only numbers the constants
-                constant = getattr(self.graph, node.target).detach().cpu().contiguous()
-                content = constant.reshape(-1).view(torch.uint8).numpy().tobytes()
+                constant = getattr(self.graph, node.target).detach().cpu()
+                flat = constant.flatten().clone(memory_format=torch.contiguous_format)
+                content = flat.view(torch.uint8).numpy().tobytes()
                 digest = hashlib.sha256(content).hexdigest()
                 lines.append(f"{node.name} {tuple(constant.shape)} {constant.dtype} {digest}")
                 continue
@@ -99,7 +99,7 @@ class Captured:
         inputs = (*(p.detach().clone() for p in parameters), *data)
         results = []
         for run in (self.program, self.graph):
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), _without_validation():
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), _recordable():
                 torch.manual_seed(0)
                 results.append(run(*inputs))
         if _agree(*results):
@@ -110,7 +110,7 @@ class Captured:
         """Find the line of the user that calls for an aten operation; None if torch does."""
         if self.program is None:
             return None
-        with _without_validation():
+        with _recordable():
             return line_of_operation(self.program, self.inputs, operation)
 
 
@@ -157,8 +157,9 @@ def capture(
                     if owner is module
                 }
                 stack.enter_context(_reparametrize_module(module, own))
-            stack.enter_context(AnswerGuards())
-            stack.enter_context(RejectConstants(modules, inputs))
+            constants = RejectConstants(modules, inputs)
+            stack.enter_context(AnswerGuards(constants))
+            stack.enter_context(constants)
             with torch.enable_grad():
                 loss = objective(*inputs[len(parameters) :])
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -171,7 +172,7 @@ def capture(
     try:
         with (
             _forgotten_sources(),
-            _without_validation(),
+            _recordable(),
             _restored_buffers(modules),
             _default_dtype(inputs),  # of all stages, so that numbers are promoted alike
             torch.random.fork_rng(devices=[]),
@@ -191,7 +192,8 @@ def capture(
         raise CaptureError(str(error)) from error
     except Exception as error:
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
-        raise CaptureError(f"{line_of_user(error)} ({_first_line(error)})") from error
+        where = line_of_user(error)
+        raise CaptureError(f"{where}: {_reason(error)}" if where else _reason(error)) from error
     with _forgotten_sources():
         graph.graph.eliminate_dead_code()
         _fold_indices(graph)
@@ -304,30 +306,29 @@ def _fold_indices(graph: torch.fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def _dirichlet_of_gammas(concentration: Tensor) -> Tensor:
-    """Draw as torch does, with the gradient of normalised gammas, which XLA has."""
-    gammas = torch._standard_gamma(concentration)
-    return gammas / gammas.sum(-1, keepdim=True)
-
-
 @contextlib.contextmanager
-def _without_validation() -> Iterator[None]:
-    """Switch off validation of values, which a graph cannot do, and restore it."""
-    before = torch.distributions.Distribution._validate_args
-    torch.distributions.Distribution.set_default_validate_args(False)
-    try:
-        with (
-            mock.patch("torch.distributions.dirichlet._Dirichlet.apply", _dirichlet_of_gammas),
-            mock.patch("pyro.util.torch_isnan", lambda x: False),
-            mock.patch("pyro.util.torch_isinf", lambda x: False),
-            pyro.validation_enabled(False),
-            sdpa_kernel(SDPBackend.MATH),  # decomposes into operations that the table has
-        ):
-            yield
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(before)
+def _recordable() -> Iterator[None]:
+    """Let programs be recorded: no validation, and attention in operations of the table."""
+    with traceable(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+#: what torch says of a program that has no static graph, in the words of one who wrote it
+_REASONS = (
+    ("value out of a tracing tensor", "it reads the value of a tensor (if, item(), int())"),
+    ("data-dependent", "it reads the value of a tensor (if, item(), int())"),
+    ("depends on values", "the shape of a tensor depends on values (a mask as index, nonzero)"),
+    ("reads a value", "it reads the values of a tensor (numpy(), tolist())"),
+    ("writes into a buffer", "it changes a tensor that it keeps from run to run"),
+    ("reads values; torch.stack", "torch.tensor reads the values of tensors, torch.stack not"),
+)
+
+
+def _reason(error: BaseException) -> str:
+    """Say why there is no graph, in the words of the program's author."""
+    text = str(error).strip()
+    for pattern, reason in _REASONS:
+        if pattern in text:
+            return reason
+    lines = text.splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

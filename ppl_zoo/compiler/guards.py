@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, has_proxy_slot
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    get_proxy_mode,
+    has_proxy_slot,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,6 +45,12 @@ _CHECKING_MODULES = (
 #: methods that read a tensor's values past the operations that are recorded
 _READS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__)
 
+#: methods that hand a tensor's value to Python
+_VALUES = (
+    *(Tensor.item, Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__),
+    *(Tensor.tolist, Tensor.numpy),
+)
+
 _DETERMINANTS = (
     *(torch.det, torch.logdet, torch.slogdet, torch.linalg.det, torch.linalg.slogdet),
     *(Tensor.det, Tensor.logdet, Tensor.slogdet),
@@ -61,8 +71,16 @@ class AnswerGuards(TorchFunctionMode):
 
     Handled for every caller:
 
+    - ``item``, ``bool``, ``int``, ``float`` and ``tolist`` of a tensor that depends on neither
+      inputs nor chance (the index of ``for i in pyro.plate(...)``): its value;
     - ``tensor.data``: the tensor, detached, so that it stays in the graph;
+    - ``one_hot`` with a number of classes, ``torch.normal`` of tensors: by other operations;
     - determinants of matrices that are not contiguous: taken of a contiguous copy.
+
+    Parameters
+    ----------
+    constants
+        Knows which tensors depend on inputs or chance.
 
     Refused, since the value would stay in the graph as a constant: ``numpy``, ``tolist``,
     ``data_ptr`` and DLPack of a recorded tensor, ``torch.tensor`` and ``torch.as_tensor`` of a
@@ -75,13 +93,28 @@ class AnswerGuards(TorchFunctionMode):
         If a value is read past the recorded operations.
     """
 
+    def __init__(self, constants: RejectConstants) -> None:
+        super().__init__()
+        self.constants = constants
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if func in (Tensor.item, Tensor.__bool__) and _asked_by_check():
             return args[0].detach() if func is Tensor.item else True
-        if func is Tensor.data.__get__:
+        if func in _VALUES and not self.constants.depends(args[0]):
+            with disable_proxy_modes_tracing():
+                return func(*args, **(kwargs or {}))
+        if func == Tensor.data.__get__:
             return args[0].detach()
+        if func is nn.functional.one_hot:
+            codes, num_classes = _one_hot_arguments(*args, **(kwargs or {}))
+            if num_classes > 0:
+                states = torch.arange(num_classes, device=codes.device)
+                return (codes[..., None] == states).long()
+        if func is torch.normal and all(isinstance(a, Tensor) for a in args[:2]) and len(args) > 1:
+            mean, std = torch.broadcast_tensors(*args[:2])
+            return mean + std * torch.randn_like(mean)
         if func in _DETERMINANTS and not args[0].is_contiguous():
             # torch factors the transpose of a row-major matrix, and the gradient depends on
             # which; the functional graph has only row-major ones
@@ -92,6 +125,10 @@ class AnswerGuards(TorchFunctionMode):
             if any(map(_is_recorded, _leaves(args[0]))) and not isinstance(args[0], Tensor):
                 raise ValueError(f"torch.{func.__name__} reads values; torch.stack does not")
         return func(*args, **(kwargs or {}))
+
+
+def _one_hot_arguments(codes: Tensor, num_classes: int = -1) -> tuple[Tensor, int]:
+    return codes, num_classes
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -145,8 +182,11 @@ class RejectConstants(TorchDispatchMode):
 
     def __init__(self, modules: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
-        # tensors computed from inputs or by chance; all others are constants
+        # tensors computed from inputs or by chance, and those that were seen to be computed
+        # from neither; of any other nothing is known
         self.varies = WeakIdKeyDictionary(dict.fromkeys(inputs, True))
+        self.constant = WeakIdKeyDictionary()
+        self.written: set[int] = set()  # storages that took values that vary
         buffers = [b for module in modules for b in module.buffers() if b.numel()]
         self.buffers = {b.untyped_storage().data_ptr() for b in buffers}
 
@@ -175,7 +215,20 @@ class RejectConstants(TorchDispatchMode):
             written = _tensors(args[:1]) if func._schema.is_mutable else []
             for tensor in (*_tensors(result), *written):
                 self.varies[tensor] = True
+            self.written |= {t.untyped_storage().data_ptr() for t in written}
+        else:
+            for tensor in _tensors(result):
+                self.constant[tensor] = True
         return result
+
+    def depends(self, tensor: Any) -> bool:
+        """Whether a tensor depends on inputs or chance, or may do so."""
+        return (
+            not isinstance(tensor, Tensor)
+            or tensor in self.varies
+            or tensor not in self.constant
+            or tensor.untyped_storage().data_ptr() in self.written
+        )
 
     def _is_buffer(self, value: Tensor) -> bool:
         return bool(value.numel()) and value.untyped_storage().data_ptr() in self.buffers

@@ -37,13 +37,13 @@ def is_library(file: str) -> bool:
 
 
 def line_of_user(error: BaseException) -> str:
-    """Describe the innermost line of the traceback that is the user's own."""
+    """Describe the innermost line of the traceback that is the user's own; empty if none is."""
     found = None
     for frame in traceback.extract_tb(error.__traceback__):
         if not is_library(frame.filename) and not frame.filename.startswith("<"):
             found = frame
     if found is None:
-        return "a line of the library"
+        return ""
     source = linecache.getline(found.filename, found.lineno or 0).strip()
     return f"{found.filename}:{found.lineno}: `{source}`"
 

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import describe, trace_program
+from ppl_zoo.core.tracing.sites import is_sample, whole_plates
+from ppl_zoo.core.tracing.vectorize import traceable
 
 __all__ = ["Arguments", "FunctionModel", "GuideProgram", "Slot", "module_of", "user_programs"]
 
@@ -160,6 +163,7 @@ class FunctionModel(Model):
     """
 
     queries = {"log_prob": "bound", "sample": "estimate", "encode": "estimate"}
+    any_rows = False
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -200,6 +204,7 @@ class FunctionModel(Model):
         A program without data has one row of nothing.
         """
         call, arrays = Arguments.read(data, self.signature)
+        arrays = [_wide_integers(array) for array in arrays]
         counted = next((i for i, a in enumerate(arrays) if np.ndim(a) > 0), None)
         if counted is None:
             counted = len(arrays)
@@ -239,11 +244,45 @@ class FunctionModel(Model):
         """Name the outermost plate over all observed rows, which is the plate over the data."""
         if self.data_plate is None and self.argument_names:
             rows = data if isinstance(data, Rows) else self.rows_of(data)
-            for site in describe(trace_program(self, rows.all())).values():
+            for site in describe(self._trace(rows)).values():
                 for name, _, size in site.plates[:1]:
                     if site.kind == "observed" and size == len(rows):
                         self.data_plate = name
         return self.data_plate
+
+    def _trace(self, rows: Rows) -> Trace:
+        """Run the function with all rows of its plates, if it can."""
+        try:
+            with whole_plates():
+                return trace_program(self, rows.all())
+        except (RuntimeError, ValueError, IndexError):
+            self._takes_all = False  # data of a batch stand for those of a larger plate
+            return trace_program(self, rows.all())
+
+    def check_data(self, rows: Rows) -> None:
+        """Take any numbers: the program may mask what is missing; see :meth:`validate`."""
+
+    def validate(self, rows: Rows) -> None:
+        """Refuse what the base class does, and a density that is NaN.
+
+        Raises
+        ------
+        DataError
+            Names the observed site, and the argument that holds NaN.
+        """
+        super().validate(rows)
+        trace = trace_program(self, rows.all())
+        with traceable():
+            trace.compute_log_prob()
+        for name, node in trace.nodes.items():
+            if is_sample(node) and node["is_observed"] and bool(node["log_prob"].isnan().any()):
+                arrays = zip(self.argument_names, rows.all(), strict=False)
+                held = [n for n, t in arrays if t.is_floating_point() and bool(t.isnan().any())]
+                source = f", which is in {', '.join(held)}" if held else ""
+                raise DataError(
+                    f"site {name!r}: got a log density of nan{source}; expected finite numbers, "
+                    "or observations masked where they are missing (poutine.mask)"
+                )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FunctionModel:
         """Copy the parameters; the function stays the same object."""
@@ -324,6 +363,15 @@ def _is_array(value: Any) -> bool:
     if hasattr(value, "tocsr"):
         return True
     return isinstance(value, list) and bool(value) and all(map(_is_number_or_list, value))
+
+
+def _wide_integers(array: Any) -> Any:
+    """Widen small integers: torch takes uint8 as a mask, and int8 not at all, as an index."""
+    if isinstance(array, Tensor) and array.dtype in (torch.uint8, torch.int8, torch.int16):
+        return array.long()
+    if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.dtype.itemsize < 4:
+        return array.astype(np.int64)
+    return array
 
 
 def _is_number_or_list(value: Any) -> bool:

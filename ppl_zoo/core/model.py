@@ -20,12 +20,15 @@ import torch
 from jaxtyping import Float, Shaped
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import Bernoulli, TransformedDistribution
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.parameters import ParameterStore
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import Site, describe, draw, predict, trace_program
+from ppl_zoo.core.tracing.sites import whole_plates
 from ppl_zoo.core.tracing.validation import refuse_broadcast, refuse_unobserved
 
 __all__ = ["ANSWERS", "Array", "Model", "no_latents"]
@@ -74,6 +77,9 @@ class Model(PyroModule):
         Whether NaN in the data means "not observed".
     compiles
         False for a program that runs faster as it is written: one with its own gradients.
+    any_rows
+        False for a program that may take no other rows than those of the fit (sequences whose
+        steps it counts): queries and exports then run it on all of them.
     offers_em
         False where the options of a model leave out EM and CAVI, though its class has the steps.
 
@@ -112,6 +118,7 @@ class Model(PyroModule):
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     allow_missing: bool = False
     compiles: ClassVar[bool] = True
+    any_rows: ClassVar[bool] = True
     offers_em: bool = True
 
     guide: Any = None
@@ -120,6 +127,7 @@ class Model(PyroModule):
     fitted_guide: Any = None
     _total: int | None = None
     _opened: list[str] | None = None
+    _takes_all: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Remember the arguments of ``__init__``, so that a saved fit can repeat it.
@@ -272,6 +280,10 @@ class Model(PyroModule):
                 yield
         finally:
             torch.set_default_dtype(before)
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Let plates of the program that subsample have all of their rows, for queries."""
+        return whole_plates() if self._takes_all else _nothing()
 
     def as_rows(self, data: Any) -> Rows:
         """Read data as rows of this model's dtype, on its device."""
@@ -492,7 +504,9 @@ class Model(PyroModule):
         out = {}
         for name, given in zip(self.argument_names, data, strict=False):
             for site in describe(trace):
-                if isinstance(given, Tensor) and _same_memory(given, trace.nodes[site]["value"]):
+                node = trace.nodes[site]
+                value = node["infer"].get("_given", node["value"])
+                if isinstance(given, Tensor) and _same_memory(given, value):
                     out[name] = site
         return out
 
@@ -539,10 +553,25 @@ def _in_own_store(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def run(self: Model, *data: Any, **options: Any) -> Any:
-        with self.declared.scope(self):
+        with self.declared.scope(self), _FloatObservations():
             return method(self, *data, **options)
 
     return run
+
+
+class _FloatObservations(Messenger):
+    """Take observed integers and booleans as floats under a Bernoulli, which has no others."""
+
+    def _pyro_sample(self, msg: dict) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or not isinstance(value, Tensor) or value.is_floating_point():
+            return
+        fn = msg["fn"]
+        while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
+            fn = fn.base_dist
+        if isinstance(fn, Bernoulli):
+            msg["infer"] = {**msg["infer"], "_given": value}
+            msg["value"] = value.to(fn._param.dtype)
 
 
 def no_latents(*data: Any) -> None:

@@ -22,7 +22,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-__all__ = ["ParameterStore", "isolated_store"]
+__all__ = ["ParameterStore", "isolated_store", "unescape"]
 
 
 class ParameterStore(nn.Module):
@@ -56,7 +56,7 @@ class ParameterStore(nn.Module):
         *owners
             Modules whose own parameters are not declared here, though Pyro lists them.
         """
-        given = {_unescape(key): value for key, value in self._parameters.items()}
+        given = {unescape(key): value for key, value in self._parameters.items()}
         state = {"params": dict(given), "constraints": {n: self.constraints[n] for n in given}}
         with _Swapped(self), _pyro_store(state), _Frozen():
             yield
@@ -72,7 +72,7 @@ class ParameterStore(nn.Module):
     def values(self) -> dict[str, Tensor]:
         """Return the parameters by name, on the constrained scale."""
         return {
-            _unescape(key): transform_to(self.constraints[_unescape(key)])(value.detach())
+            unescape(key): transform_to(self.constraints[unescape(key)])(value.detach())
             for key, value in self._parameters.items()
         }
 
@@ -146,7 +146,7 @@ class ParameterStore(nn.Module):
             name = key.removeprefix(prefix)
             if not key.startswith(prefix) or name in self._parameters or name in self._buffers:
                 continue
-            if _unescape(name) in self.constraints:
+            if unescape(name) in self.constraints:
                 self._parameters[name] = nn.Parameter(torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -241,5 +241,6 @@ def _escape(name: str) -> str:
     return name.replace("%", "%25").replace(".", "%2E")
 
 
-def _unescape(key: str) -> str:
+def unescape(key: str) -> str:
+    """Return a parameter's name from its key in a store."""
     return key.replace("%2E", ".").replace("%25", "%")

@@ -146,7 +146,7 @@ class FittedModel:
     @contextlib.contextmanager
     def at(self, chain: int) -> Iterator[None]:
         """Be at one chain: its parameters, its seed, the model's dtype and device."""
-        with self.chain(chain), self.seeded(chain), self.model.defaults():
+        with self.chain(chain), self.seeded(chain), self.model.defaults(), self.model.whole():
             yield
 
     # ---- draws ------------------------------------------------------------------------------

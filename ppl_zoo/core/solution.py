@@ -42,6 +42,8 @@ class Solution:
         What a sampler says of its draws, ``{name: (chain, draw)}``.
     state
         What resuming takes beyond the parameters: tensors by name, and plain values.
+    unsaved_options
+        Options of the solver that a saved fit did not hold (an ELBO object, a schedule).
     """
 
     parameters: dict[str, Tensor]
@@ -55,6 +57,7 @@ class Solution:
     sample_stats: dict[str, np.ndarray] = field(default_factory=dict)
     state_tensors: dict[str, Tensor] = field(default_factory=dict)
     state_values: dict[str, Any] = field(default_factory=dict)
+    unsaved_options: dict[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> int:

@@ -160,7 +160,11 @@ def _log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) ->
         if reader.plate is not None and values.ndim == 3:
             lead = (names.dim(reader.plate),)
         elif name in reader.sites:
-            lead = tuple(names.dim(plate) for plate, _, _ in reader.sites[name].plates)
+            plates = reader.sites[name].plates
+            # dimensions of observations without a plate are those of the site itself
+            lead = tuple(names.dim(plate) for plate, _, _ in plates)
+            if len(lead) != values.ndim - 2:
+                lead = names.of_site(reader.sites[name])[: values.ndim - 2]
         variables[name] = (("chain", "draw", *lead), values, about)
     return names.dataset(variables, _rows(reader, names, reader.observed_rows))
 

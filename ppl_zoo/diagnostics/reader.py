@@ -119,20 +119,23 @@ class Reader:
             self.plate = self.model.find_data_plate(self.rows)
             self.guide = no_latents if fit.guide is None else fit.guide
             sampled = fit.solution.draws is not None
-            amortised = self.model.guide is not None and not isinstance(self.guide, AutoGuide)
+            own = self.model.guide is not None and self.model.any_rows
+            amortised = own and not isinstance(self.guide, AutoGuide)
             self.amortised = amortised and not sampled
             # all rows only where the guide has parameters for each of them
             probe = self.rows.head(1) if self.amortised else self.rows.all()
             names = set(fit.solution.draws) if sampled else self._guide_sites(probe)
             self.summed_out = tuple(
                 s.name
-                for s in self.model.sites(*self.rows.head(1)).values()
+                for s in self.model.sites(*self._first_rows()).values()
                 if s.kind == "latent" and s.name not in names
             )
             if not names and self.summed_out and self.model.queries["encode"] == "exact":
                 # the solver summed them out, and the model's own guide is their exact posterior
                 self.guide, self.amortised, self.summed_out = self.model.guide, True, ()
                 names = self._guide_sites(probe)
+        if not self.model.any_rows:
+            max_observations = len(self.rows)
         self.observed_rows = even_indices(len(self.rows), max_observations)
         with fit.seeded(0):
             self.sites = self.model.sites(*self.data_at(self.observed_rows))
@@ -146,8 +149,13 @@ class Reader:
         self.local_rows = self.observed_rows[even_indices(len(self.observed_rows), max_local)]
 
     def data_at(self, rows: np.ndarray) -> tuple[Tensor, ...]:
-        """Return the data of some rows."""
+        """Return the data of some rows; of all, where the program may take no others."""
+        if not self.model.any_rows:
+            return self.rows.all()
         return self.rows[torch.from_numpy(rows)]
+
+    def _first_rows(self) -> tuple[Tensor, ...]:
+        return self.rows.head(1) if self.model.any_rows else self.rows.all()
 
     def observed_values(self) -> dict[str, Tensor]:
         """Values of the observed sites at the observed rows."""
@@ -200,6 +208,11 @@ class Reader:
             data = self.data_at(self.local_rows)
             drawn = draw(model, program, data, self.num_samples, self.plate, MAX_NUMBERS_PER_BLOCK)
             out.posterior = drawn.values
+            if not self.model.any_rows:
+                out.posterior = {
+                    name: self._rows_of(value, self.sites[name], self.local_rows)
+                    for name, value in drawn.values.items()
+                }
             data = self.data_at(self.observed_rows)
             new = predict(
                 model,
@@ -326,7 +339,8 @@ class Reader:
     ) -> dict[str, Tensor]:
         """Log likelihood of the observed rows given the draws; summed-out sites summed out."""
         observed = [s for s in sites.values() if s.kind == "observed" and s.is_local(self.plate)]
-        if not observed:
+        if not observed or (not self.model.any_rows and drawn.log_likelihood):
+            # of each observation: a function's own plates may cross that of the rows
             return drawn.log_likelihood
         name = observed[0].name if len(observed) == 1 else "joint"
         if all(s.name in drawn.log_likelihood for s in observed):

@@ -21,7 +21,15 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.solver import Solver, find_solver
 from ppl_zoo.solvers.elbos import LocalELBO
 
-__all__ = ["class_name", "decode", "decode_solver", "encode", "encode_solver", "find_class"]
+__all__ = [
+    "class_name",
+    "decode",
+    "decode_solver",
+    "encode",
+    "encode_solver",
+    "find_class",
+    "unsaved_options",
+]
 
 PACKAGE = "ppl_zoo"
 
@@ -97,31 +105,45 @@ def encode_solver(solver: Solver) -> dict[str, Any]:
     return {"class": name, "options": options}
 
 
+def unsaved_options(record: dict[str, Any]) -> dict[str, str]:
+    """Return the options of a solver that JSON did not hold, as they were written down."""
+    known = {class_name(c) for c in _torch_and_pyro_classes()}
+    return {
+        name: value.get("type") or value.get("unsaved")
+        for name, value in record["options"].items()
+        if isinstance(value, dict) and "local_elbo" not in value and value.get("type") not in known
+    }
+
+
 def decode_solver(record: dict[str, Any], guide: Any = None) -> Solver:
-    """Make the solver again; ``guide`` stands for one that was not saved.
+    """Make the solver again; options that were not saved have their default.
+
+    ``guide`` stands for one that was not saved.
 
     Raises
     ------
     RunError
-        If it is not known here, or an option was no plain value.
+        If it is not known here, or the guide was not saved.
     """
     cls = find_solver(record["class"])
     if cls is None:
         raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
     options = {}
+    unsaved = unsaved_options(record)
     for name, value in record["options"].items():
         if name == "guide" and guide is not None:
             value = guide
+        elif name == "guide" and name in unsaved:
+            raise RunError(
+                f"the guide {unsaved[name]} cannot be read from a file: pass it, "
+                "zoo.load(path, guide=...)"
+            )
+        elif name in unsaved:
+            continue
         elif isinstance(value, dict) and "local_elbo" in value:
             value = LocalELBO(**value["local_elbo"])
         elif isinstance(value, dict):
-            known = {class_name(c): c for c in _torch_and_pyro_classes()}
-            if value.get("type") not in known:
-                raise RunError(
-                    f"solver option {name}={value.get('type') or value.get('unsaved')} cannot "
-                    "be read from a file: pass zoo.load(path, solver=...)"
-                )
-            value = known[value["type"]]
+            value = {class_name(c): c for c in _torch_and_pyro_classes()}[value["type"]]
         options[name] = value
     return cls(**options)
 

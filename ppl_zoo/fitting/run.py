@@ -95,6 +95,11 @@ def fit(
                 f"resume: got a fit of {type(before.model).__name__}, "
                 f"expected one of {type(model).__name__}"
             )
+        if solver is None and before.solution.unsaved_options:
+            raise DataError(
+                f"resume: the options {before.solution.unsaved_options} were not saved: pass "
+                "solver="
+            )
         solver = before.solver if solver is None else solver
         seed = before.seed
     solver = default_solver(model) if solver is None else solver

@@ -32,6 +32,7 @@ from ppl_zoo.fitting.encoding import (
     encode,
     encode_solver,
     find_class,
+    unsaved_options,
 )
 from ppl_zoo.fitting.run_directory import FILES, read_run, write_run
 
@@ -133,6 +134,7 @@ def read(
     own = _build_model(record["model"], weights, model, path)
     own.to(pick_device(device), getattr(torch, record["dtype"]))
     own.data_plate = record["rows_plate"]
+    unsaved = {} if solver is not None else unsaved_options(record["solver"])
     solver = decode_solver(record["solver"], guide) if solver is None else solver
     rows = None
     if isinstance(own, FunctionModel) and data is None:
@@ -173,6 +175,7 @@ def read(
         sample_stats={k.removeprefix("sample_stats."): v for k, v in stats.items()},
         state_tensors={k: v.to(own.device) for k, v in tensors["state"].items()},
         state_values=record["state"],
+        unsaved_options={k: v for k, v in unsaved.items() if k != "guide"},
     )
     fit = cls(own, solver, solution, rows, seed=record["seed"], seconds=record["seconds"])
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -336,9 +337,47 @@ ELBOS: dict[str, Callable[..., infer.ELBO]] = {
 }
 
 
-def make_elbo(spec: str | infer.ELBO, pair: Pair, num_particles: int) -> infer.ELBO:
-    """Return the bound that a name stands for; an ELBO object is taken as it is."""
+class FunctionELBO(infer.ELBO):
+    """A loss function of the user's own, as Pyro's ``SVI(loss=...)`` takes it.
+
+    Parameters
+    ----------
+    function
+        ``function(model, guide, *data)`` returns the negative bound, differentiable.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> Any:
+        raise NotImplementedError("a loss function makes its own traces")
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Return the negative bound, differentiable."""
+        return self.function(model, guide, *args, **kwargs)
+
+
+def make_elbo(
+    spec: str | infer.ELBO | Callable[..., Tensor], pair: Pair, num_particles: int
+) -> infer.ELBO:
+    """Return the bound that a name stands for, or that an ELBO object or a loss function is."""
+    if not isinstance(spec, (str, infer.ELBO)):
+        return FunctionELBO(spec)
+    if type(spec) is infer.RenyiELBO and spec.alpha != 1 and not pair.score_function:
+        # the same bound, differentiable
+        spec = ImportanceELBO(
+            spec.alpha,
+            spec.num_particles,
+            max_plate_nesting=spec.max_plate_nesting,
+            vectorize_particles=spec.vectorize_particles,
+        )
     if not isinstance(spec, str):
+        if spec.max_plate_nesting == math.inf and type(spec).__module__.startswith("pyro."):
+            spec = copy.copy(spec)  # which would run the programs once more to find it out
+            spec.max_plate_nesting = pair.nesting
         return spec
     if spec == "auto":
         spec = "enum" if pair.summed_out else "graph" if pair.score_function else "trace"

@@ -60,6 +60,14 @@ class Unconstrained:
         self.model, self.data = model, rows.all()
         name = model.model_name
         trace = trace_program(model, self.data)
+        for place, node in trace.nodes.items():
+            fn = node.get("fn")
+            if type(fn).__name__ == "_Subsample" and fn.subsample_size not in (None, fn.size):
+                raise DataError(
+                    f"{name}: got the plate {place!r}, which subsamples {fn.subsample_size} of "
+                    f"{fn.size} rows, expected all of them: the density would be noise (leave "
+                    "subsample_size out, or use zoo.SVI)"
+                )
         sites = describe(trace)
         latent = [s for s in sites.values() if s.kind == "latent"]
         self.summed_out = tuple(s.name for s in latent if s.discrete)
@@ -206,6 +214,11 @@ class _Forward(Messenger):
         transform = torch.distributions.biject_to(msg["fn"].support)
         u = self.z[start:stop].reshape(shape)
         value = transform(u)
+        if value.shape != transform.forward_shape(u.shape):
+            raise DataError(
+                f"site {msg['name']!r}: got the support {msg['fn'].support}, which depends on a "
+                "discrete latent that is summed out, expected one that does not"
+            )
         self.log_det = self.log_det + transform.log_abs_det_jacobian(u, value).sum()
         self.seen.add(msg["name"])
         msg["value"], msg["is_observed"] = value, True

@@ -68,8 +68,8 @@ CHANGING = {
     "iterator": (in_iterator, "numbers"),
     "list": (lambda: functools.partial(growing, []), r"len\(.*args\[0\]"),
     "random": (lambda: lambda: 0.5 if random.random() < 0.05 else 1.0, "draws from random"),
-    "numpy": (lambda: lambda: float(np.random.rand() > 0.05), "draws from numpy.random"),
-    "generator": (lambda: lambda: float(RNG.random() > -1), "RNG"),
+    "numpy": (lambda: lambda: 1.0 + (np.random.rand() < 0.05), "draws from numpy.random"),
+    "generator": (lambda: lambda: 1.0 + (RNG.random() < 0.05), "RNG"),
 }
 
 

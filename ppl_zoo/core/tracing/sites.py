@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -19,6 +22,7 @@ __all__ = [
     "is_sample",
     "nesting_of",
     "trace_program",
+    "whole_plates",
     "with_summed_out",
 ]
 
@@ -51,6 +55,26 @@ def trace_program(program: Program, data: tuple) -> Trace:
     """Run a Pyro program once, away from any handler outside, and return its trace."""
     with torch.no_grad(), poutine.block():
         return poutine.trace(program).get_trace(*data)
+
+
+@contextlib.contextmanager
+def whole_plates() -> Iterator[None]:
+    """Let plates that choose a subsample themselves have all of their rows."""
+    original = SubsampleMessenger._subsample
+
+    def choose_all(
+        name: str,
+        size: int | None = None,
+        subsample_size: int | None = None,
+        subsample: Any = None,
+        *options: Any,
+    ) -> Any:
+        if size is not None and subsample is None:
+            subsample_size = None
+        return original(name, size, subsample_size, subsample, *options)
+
+    with mock.patch.object(SubsampleMessenger, "_subsample", staticmethod(choose_all)):
+        yield
 
 
 def is_sample(site: dict) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.tracing.vectorize import is_batched
 from ppl_zoo.models.common.validation import check_features, read_given
 from ppl_zoo.models.discrete.columns import ClassConditional, Features
 from ppl_zoo.models.discrete.gaussian_columns import GaussianColumns
@@ -393,7 +394,8 @@ def _bayes_rule(joint: Tensor, prior: Tensor) -> Tensor:
     """
     out = joint.mT.contiguous().softmax(0).mT  # five times as fast along the first dimension
     impossible = out[:, :1].isnan()
-    return torch.where(impossible, prior, out) if bool(impossible.any()) else out
+    some = is_batched(impossible) or bool(impossible.any())
+    return torch.where(impossible, prior, out) if some else out
 
 
 def _log_dirichlet_multinomial(x: Tensor, concentration: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.tracing.vectorize import is_batched
+
 __all__ = ["multiply", "pick", "weighted_logs"]
 
 
@@ -58,7 +60,7 @@ def weighted_logs(x: Tensor, p: Tensor) -> Tensor:
     """Sum of ``x * log(p)`` over features, 0 log 0 = 0; shapes as for ``multiply``."""
     out = multiply(x, p.clamp_min(torch.finfo(p.dtype).tiny).log())
     # gradients are taken in the E-step, at tables of the same data: none of its rows has p = 0
-    if not p.requires_grad and bool((p == 0).any()):
+    if not p.requires_grad and (is_batched(p) or bool((p == 0).any())):
         impossible = multiply(x, (p == 0).to(p.dtype)) > 0
         out = out.masked_fill(impossible, -torch.inf)
     return out

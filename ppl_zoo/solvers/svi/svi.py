@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.parameters import unescape
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
@@ -73,7 +76,8 @@ class SVI(Solver):
     elbo
         "auto", "trace", "stl" (sticking the landing), "mean-field" (analytic KL), "enum",
         "graph", "importance", "iwae" (a bound for each row, for local latents), or an
-        ELBO object: any of Pyro's, or ``zoo.LocalELBO``.
+        ELBO object: any of Pyro's, or ``zoo.LocalELBO``; or a loss function
+        ``loss(model, guide, *data)``, as Pyro's SVI takes it.
     num_particles
         Draws of the guide in each step's estimate.
     guide
@@ -83,6 +87,7 @@ class SVI(Solver):
         with the model's arguments.
     optimizer
         Called with the parameters; returns a torch optimizer. ``torch.optim.Adam`` by default.
+        Or one of ``pyro.optim``, with its own learning rate.
     learning_rate
         Of the default optimizer, or passed as ``lr`` to an optimizer class.
     schedule
@@ -449,7 +454,12 @@ def _make_chain(
     if not chain.parameters:
         raise ConvergenceError(f"{model.model_name} and its guide have no parameter to fit")
     chain.precision = options.precision
-    chain.optimizer = _make_optimizer(options, chain.parameters)
+    names = {
+        id(p): unescape(name.removeprefix("_declared."))
+        for module in modules
+        for name, p in module.named_parameters()
+    }
+    chain.optimizer = _make_optimizer(options, chain.parameters, names)
     if options.schedule == "cosine":
         chain.schedule = CosineAnnealingLR(chain.optimizer, options.steps)
     elif callable(options.schedule):
@@ -479,7 +489,22 @@ def _make_chain(
     return chain
 
 
-def _make_optimizer(options: SVI, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def _make_optimizer(
+    options: SVI, parameters: list[Tensor], names: Mapping[int, str]
+) -> torch.optim.Optimizer:
+    """Make the optimizer; one of Pyro's may have options by the name of a parameter."""
+    if isinstance(options.optimizer, PyroOptim):
+        given = options.optimizer
+        if given.pt_clip_args or isinstance(given, PyroLRScheduler):
+            raise ValueError(
+                f"optimizer: got {type(given).__name__} with a schedule or clipping of its own, "
+                "expected SVI(schedule=..., clip_norm=...) for these"
+            )
+        arguments = given.pt_optim_args
+        if not callable(arguments):
+            return given.pt_optim_constructor(parameters, **arguments)
+        groups = [{"params": [p], **arguments(names[id(p)])} for p in parameters]
+        return given.pt_optim_constructor(groups)
     if isinstance(options.optimizer, type):
         return options.optimizer(parameters, lr=options.learning_rate)
     return options.optimizer(parameters)

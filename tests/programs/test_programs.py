@@ -1,0 +1,100 @@
+"""Programs of others go through unchanged: Pyro's numbers, and all that follows a fit."""
+
+import warnings
+
+import pyro
+import pytest
+import torch
+from published import PUBLISHED
+from pyro.infer import SVI
+from pyro.infer.autoguide import AutoNormal
+
+import ppl_zoo as zoo
+from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
+
+for module in ("tutorials", "regressions", "sequences", "mixtures", "nets", "epidemics"):
+    __import__(module)
+
+CASES = [pytest.param(p, id=name, marks=p.marks) for name, p in PUBLISHED.items()]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    pyro.clear_param_store()
+    with warnings.catch_warnings():
+        # what programs are warned of by Pyro as well: latents that a guide leaves out
+        warnings.filterwarnings("ignore", message="Found vars in model but not guide")
+        warnings.filterwarnings("ignore", message="the guide leaves out the latents")
+        yield
+    pyro.clear_param_store()
+
+
+def make(case):
+    """Model, guide and data anew, nets from one seed; an autoguide class made an object."""
+    with fork_generators(CPU):
+        torch.manual_seed(0)
+        return case.make()
+
+
+def fitted(case, **options):
+    model, guide, data = make(case)
+    solver = zoo.SVI(guide=guide, elbo=case.elbo(), **options)
+    return zoo.fit(model, data, solver, progress=False), model, guide
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pyros_numbers(case):
+    """Losses and parameters of Pyro's own SVI, step by step, from the same noise."""
+    steps, rate = 4, 0.01
+    model, guide, data = make(case)
+    args, kwargs = ((), data) if isinstance(data, dict) else (data, {})
+    with fork_generators(CPU):
+        if guide is None or isinstance(guide, type):
+            guide = (guide or AutoNormal)(model)
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": rate}), case.elbo())
+        svi.evaluate_loss(*args, **kwargs)  # declares the parameters
+        losses = []
+        for step in range(steps):
+            set_seed(chain_seed(0, 0, step), CPU)
+            losses.append(svi.step(*args, **kwargs))
+    theirs = {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+    pyro.clear_param_store()
+    options = {"steps": steps, "learning_rate": rate, "schedule": "constant", "compile": False}
+    ours = fitted(case, objective="stochastic", **options)[0]
+    assert [-v for v in ours.history["objective"][0]] == pytest.approx(losses, rel=2e-4, abs=1e-3)
+    found = ours.params
+    assert found.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4)
+    assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_or_told_why_not(case):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit, _, _ = fitted(case, steps=3, compile="xla", objective="stochastic")
+    said = [str(w.message) for w in told if "uncompiled" in str(w.message)]
+    if case.falls_back:
+        assert fit.solution.engine == "interpreted"
+        assert len(said) == 1 and case.falls_back in said[0]
+        assert __file__.rpartition("/")[0] in said[0] or "the program" in said[0]
+    else:
+        assert (fit.solution.engine, said) == ("xla", [])
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.values[0].exports])
+def test_what_follows_a_fit(case, tmp_path):
+    fit, model, guide = fitted(case, steps=5, compile=False, objective="stochastic")
+    assert fit.model.model_name == getattr(model, "__name__", type(model).__name__)
+    draws = fit.posterior(8)
+    assert draws and all(v.shape[:2] == (1, 8) for v in draws.values())
+    exported = fit.to_arviz(8)
+    assert exported["posterior"].sizes["draw"] == 8
+    assert fit.check(num_samples=20).verdict is not None
+    own = None if guide is None or isinstance(guide, type) else guide
+    again = zoo.load(fit.save(tmp_path / "run"), model=model, guide=own)
+    assert again.params.keys() == fit.params.keys()
+    for name, value in fit.posterior(8).items():
+        torch.testing.assert_close(again.posterior(8)[name], value)
