@@ -193,7 +193,8 @@ def capture(
     except Exception as error:
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
         where = line_of_user(error)
-        raise CaptureError(f"{where}: {_reason(error)}" if where else _reason(error)) from error
+        where = where or "a density or a gradient, after the program has run"
+        raise CaptureError(f"{where}: {_reason(error)}") from error
     with _forgotten_sources():
         graph.graph.eliminate_dead_code()
         _fold_indices(graph)

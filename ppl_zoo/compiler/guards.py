@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ppl_zoo.core.parameters import unescape
+
 __all__ = [
     "AnswerGuards",
     "RejectConstants",
@@ -275,7 +277,11 @@ def refuse_held_parameters(
     StateError
         With the parameter's name.
     """
-    storages = {p.untyped_storage().data_ptr(): held[0][1] for p, held in owners if p.numel()}
+    storages = {
+        p.untyped_storage().data_ptr(): unescape(held[0][1].removeprefix("_declared."))
+        for p, held in owners
+        if p.numel()
+    }
     for node in graph.graph.nodes:
         if node.op != "get_attr":
             continue

@@ -276,7 +276,8 @@ class Model(PyroModule):
         torch.set_default_dtype(self.dtype)
         try:
             # on a CPU the device mode would only cost time
-            with torch.device(self.device) if self.device.type != "cpu" else _nothing():
+            device = torch.device(self.device) if self.device.type != "cpu" else _nothing()
+            with device, self.declared.installed():
                 yield
         finally:
             torch.set_default_dtype(before)

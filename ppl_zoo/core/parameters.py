@@ -16,6 +16,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
@@ -56,9 +57,10 @@ class ParameterStore(nn.Module):
         *owners
             Modules whose own parameters are not declared here, though Pyro lists them.
         """
-        given = {unescape(key): value for key, value in self._parameters.items()}
+        given = self._tensors()
         state = {"params": dict(given), "constraints": {n: self.constraints[n] for n in given}}
-        with _Swapped(self), _pyro_store(state), _Frozen():
+        shown = _Shown()
+        with _Swapped(self), _pyro_store(state), shown:
             yield
         found = state["params"]
         for name, value in given.items():
@@ -67,22 +69,37 @@ class ParameterStore(nn.Module):
         known = given.keys() | self._foreign
         new = {name: value for name, value in found.items() if name not in known}
         if new:
-            self._declare(new, state["constraints"], owners)
+            self._declare(new, state["constraints"], owners, shown.names)
+
+    def installed(self) -> contextlib.AbstractContextManager[None]:
+        """Let nets have this chain's parameters: some are run by a density, after the program."""
+        return _Swapped(self)
 
     def values(self) -> dict[str, Tensor]:
         """Return the parameters by name, on the constrained scale."""
         return {
-            unescape(key): transform_to(self.constraints[unescape(key)])(value.detach())
-            for key, value in self._parameters.items()
+            name: transform_to(self.constraints[name])(value.detach())
+            for name, value in self._tensors().items()
         }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the parameters by name, on the unconstrained scale."""
+        kept = {unescape(k): v for k, v in self._buffers.items()}
+        hidden = {name: v for name, v in kept.items() if name in self.constraints}
+        return {unescape(k): v for k, v in self._parameters.items()} | hidden
 
     def _declare(
         self,
         found: Mapping[str, Tensor],
         found_constraints: Mapping[str, constraints.Constraint],
         owners: tuple[nn.Module | None, ...],
+        shown: set[str],
     ) -> None:
-        """Keep new parameters; those of the owners only by name."""
+        """Keep new parameters; those of the owners only by name.
+
+        What a program hides (``poutine.block(hide_types=["param"])``) is not learnt, as in Pyro:
+        it is a buffer here.
+        """
         held = {id(p) for owner in owners if owner is not None for p in owner.parameters()}
         self._foreign |= {name for name, value in found.items() if id(value) in held}
         found = {name: value for name, value in found.items() if name not in self._foreign}
@@ -90,9 +107,9 @@ class ParameterStore(nn.Module):
         for name, value in found.items():
             self.constraints[name] = found_constraints[name]
             if not isinstance(value, nn.Parameter) or self.copies:
-                value = nn.Parameter(value.detach().clone())
+                value = nn.Parameter(detach_provenance(value).detach().clone())
             # past register_parameter, which refuses names that a module has otherwise ("type")
-            self._parameters[_escape(name)] = value
+            (self._parameters if name in shown else self._buffers)[_escape(name)] = value
         if self.copies:
             self._draw_anew(places)
         for module in {id(p.module()): p.module() for p in places}.values():
@@ -119,16 +136,21 @@ class ParameterStore(nn.Module):
             for place in places:
                 if place.module() is module:
                     drawn = module._parameters[place.attribute]
-                    self._parameters[_escape(place.name)].copy_(drawn)
+                    self._tensors()[place.name].copy_(drawn)
             module.load_state_dict(before)
 
     @torch.no_grad()
     def _overwrite(self, name: str, value: Tensor) -> None:
         """Take a value that a program wrote into Pyro's store."""
-        own = self._parameters[_escape(name)]
-        if type(own) is not nn.Parameter:
+        own = self._tensors()[name]
+        if not isinstance(own, nn.Parameter):  # a graph is being recorded
             raise ValueError(f"the program writes the parameter {name!r} into Pyro's store")
-        own.copy_(value)
+        value = detach_provenance(value).detach()
+        if own.shape == value.shape:
+            own.copy_(value)
+        else:
+            held = self._parameters if _escape(name) in self._parameters else self._buffers
+            held[_escape(name)] = nn.Parameter(value.clone())
 
     # ---- copies, and what was saved ---------------------------------------------------------
 
@@ -146,15 +168,16 @@ class ParameterStore(nn.Module):
             name = key.removeprefix(prefix)
             if not key.startswith(prefix) or name in self._parameters or name in self._buffers:
                 continue
-            if unescape(name) in self.constraints:
-                self._parameters[name] = nn.Parameter(torch.empty_like(value))
+            # one that no program declares is an estimator's own, as a baseline: unconstrained
+            self.constraints.setdefault(unescape(name), constraints.real)
+            self._parameters[name] = nn.Parameter(torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 @contextlib.contextmanager
 def isolated_store() -> Iterator[None]:
     """Let Pyro's parameter store be empty for a while; what is declared is forgotten."""
-    with _pyro_store({"params": {}, "constraints": {}}), _Frozen():
+    with _pyro_store({"params": {}, "constraints": {}}), _Shown():
         yield
 
 
@@ -174,10 +197,18 @@ def _pyro_store(state: dict[str, Any]) -> Iterator[None]:
             value.unconstrained = weakref.ref(value)
 
 
-class _Frozen(Messenger):
-    """Keep frozen weights of modules out of Pyro's store, which would let them learn."""
+class _Shown(Messenger):
+    """Note the parameters that programs show to their solver.
+
+    Frozen weights of modules are kept out of Pyro's store, which would let them learn.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
 
     def _pyro_param(self, msg: dict) -> None:
+        self.names.add(msg["name"])
         value = msg["args"][1] if len(msg["args"]) > 1 else None
         if isinstance(value, nn.Parameter) and not value.requires_grad:
             msg["value"], msg["done"] = value, True
@@ -210,8 +241,8 @@ class _Swapped:
             if module is None:
                 continue
             held = module._buffers if place.is_buffer else module._parameters
-            own = self.store._buffers if place.is_buffer else self.store._parameters
-            value = own[_escape(place.name)]
+            key = _escape(place.name)
+            value = self.store._parameters.get(key, self.store._buffers.get(key))
             if held[place.attribute] is not value:
                 self.before.append((held, place.attribute, held[place.attribute]))
                 held[place.attribute] = value

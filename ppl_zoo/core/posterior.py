@@ -104,7 +104,9 @@ class FittedModel:
                         for name, node in trace.nodes.items()
                         if node["type"] == "param"
                     }
-        return found
+            declared = self.model.declared.values()
+        # some are an estimator's own, as running averages of baselines
+        return found | {k: v.clone() for k, v in declared.items() if k not in found}
 
     def data(self) -> tuple[Tensor, ...]:
         """Return the data of the fit.

@@ -115,7 +115,7 @@ class Reader:
         if fit.rows is None:
             fit.data()  # says what is missing
         self.rows = fit.rows
-        with fit.seeded(0), self.model.defaults():
+        with fit.seeded(0), self.model.defaults(), self.model.whole():
             self.plate = self.model.find_data_plate(self.rows)
             self.guide = no_latents if fit.guide is None else fit.guide
             sampled = fit.solution.draws is not None
@@ -137,7 +137,7 @@ class Reader:
         if not self.model.any_rows:
             max_observations = len(self.rows)
         self.observed_rows = even_indices(len(self.rows), max_observations)
-        with fit.seeded(0):
+        with fit.seeded(0), self.model.whole():
             self.sites = self.model.sites(*self.data_at(self.observed_rows))
         latent = {s.name: s for s in self.sites.values() if s.name in names}
         self.local_sites = tuple(n for n, s in latent.items() if s.is_local(self.plate))
@@ -159,7 +159,7 @@ class Reader:
 
     def observed_values(self) -> dict[str, Tensor]:
         """Values of the observed sites at the observed rows."""
-        with self.fit.seeded(0), self.model.defaults():
+        with self.fit.seeded(0), self.model.defaults(), self.model.whole():
             nodes = trace_program(self.model, self.data_at(self.observed_rows)).nodes
         names = (s.name for s in self.sites.values() if s.kind == "observed")
         return {name: torch.as_tensor(nodes[name]["value"]).detach() for name in names}
@@ -204,7 +204,7 @@ class Reader:
         model = self.model
         program = poutine.block(model, hide_fn=lambda site: site.get("is_observed", False))
         out = ChainRecord()
-        with self.fit.seeded(0), model.defaults(), torch.no_grad():
+        with self.fit.seeded(0), model.defaults(), model.whole(), torch.no_grad():
             data = self.data_at(self.local_rows)
             drawn = draw(model, program, data, self.num_samples, self.plate, MAX_NUMBERS_PER_BLOCK)
             out.posterior = drawn.values

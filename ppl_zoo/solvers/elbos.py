@@ -377,7 +377,9 @@ def make_elbo(
     if not isinstance(spec, str):
         if spec.max_plate_nesting == math.inf and type(spec).__module__.startswith("pyro."):
             spec = copy.copy(spec)  # which would run the programs once more to find it out
-            spec.max_plate_nesting = pair.nesting
+            # as Pyro's own guess: particles take a dimension on the left
+            vectorised = spec.vectorize_particles and spec.num_particles > 1
+            spec.max_plate_nesting = pair.nesting + vectorised
         return spec
     if spec == "auto":
         spec = "enum" if pair.summed_out else "graph" if pair.score_function else "trace"

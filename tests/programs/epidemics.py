@@ -2,7 +2,6 @@
 
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from published import published
 from pyro import poutine
@@ -11,7 +10,6 @@ from pyro.infer.autoguide import AutoNormal
 from torch.distributions import constraints
 
 SIR_HMC = "pyro.ai/examples/sir_hmc.html"
-SLOW = (pytest.mark.slow,)
 RECOVERY_TIME = 3.0
 
 
@@ -41,7 +39,7 @@ def only_global(model):
     return AutoNormal(poutine.block(model, expose=["R0", "rho"]))
 
 
-@published("SIR enumerated", SIR_HMC, elbo=enumerated, marks=SLOW)
+@published("SIR enumerated", SIR_HMC, elbo=enumerated)
 def sir_enumerated():
     population = 4
 
@@ -72,7 +70,7 @@ def quantize(name, x_real, low, high):
     return pyro.deterministic(name, torch.min(x, 2 * high + 1 - x))
 
 
-@published("SIR relaxed", SIR_HMC, elbo=enumerated, marks=SLOW)
+@published("SIR relaxed", SIR_HMC, elbo=enumerated)
 def sir_relaxed():
     population = torch.tensor(6.0)
 
@@ -106,7 +104,7 @@ def starts_of_sir(site):
     return values[site["name"]]
 
 
-@published("SEIR continuous", "pyro.ai/examples/epi_intro.html", marks=SLOW)
+@published("SEIR continuous", "pyro.ai/examples/epi_intro.html")
 def seir_continuous():
     population = 50.0
 

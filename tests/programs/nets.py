@@ -2,7 +2,6 @@
 
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from published import published
 from pyro import poutine
@@ -12,7 +11,6 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.distributions import constraints
 
-SLOW = (pytest.mark.slow,)
 PIXELS = 6
 
 
@@ -75,7 +73,6 @@ def vae():
     "VAE with batch normalisation",
     "pyro.ai/examples/prodlda.html",
     falls_back="it changes a tensor that it keeps from run to run",
-    marks=SLOW,
 )
 def vae_with_batch_norm():
     net = VAE(norm=nn.BatchNorm1d)
@@ -125,9 +122,7 @@ class SemiSupervisedVAE(nn.Module):
 SS_VAE = "pyro.ai/examples/ss-vae.html"
 
 
-@published(
-    "SS-VAE without classes", SS_VAE, elbo=lambda: TraceEnum_ELBO(max_plate_nesting=1), marks=SLOW
-)
+@published("SS-VAE without classes", SS_VAE, elbo=lambda: TraceEnum_ELBO(max_plate_nesting=1))
 def ss_vae_unsupervised():
     net = SemiSupervisedVAE()
     return net.model, config_enumerate(net.guide, "parallel", expand=True), pictures()[:1]
@@ -215,7 +210,7 @@ def flow_of_splines():
     return density(coupling, coupling)
 
 
-@published("flow, autoregressive", FLOWS, exports=False, falls_back="past its module")
+@published("flow, autoregressive", FLOWS, exports=False)
 def flow_autoregressive():
     net = dist.transforms.affine_autoregressive(2, hidden_dims=[4])
     return density(net, net.inv)
@@ -306,7 +301,7 @@ def belief_net():
     "sigmoid belief net, baselines by decaying average",
     BELIEF,
     elbo=TraceGraph_ELBO,
-    falls_back="change from one run to the next",
+    falls_back="changes from one run to the next",
 )
 def belief_net_with_average():
     net = BeliefNet()
@@ -322,7 +317,6 @@ def belief_net_with_average():
     "sigmoid belief net, baselines by a net",
     BELIEF,
     elbo=TraceGraph_ELBO,
-    falls_back="past its module",
 )
 def belief_net_with_baseline():
     net = BeliefNet()
@@ -434,7 +428,6 @@ class AttendInferRepeat(nn.Module):
     "pyro.ai/examples/air.html",
     elbo=TraceGraph_ELBO,
     falls_back="aten.grid_sampler_2d",
-    marks=SLOW,
 )
 def attend_infer_repeat():
     net = AttendInferRepeat()

@@ -7,7 +7,7 @@ knows of the zoo: plain Pyro functions, guides and data.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyro.infer
@@ -41,7 +41,6 @@ class Published:
     elbo: Callable[[], Any] = pyro.infer.Trace_ELBO
     falls_back: str = ""
     exports: bool = True
-    marks: tuple[Any, ...] = field(default=())
 
 
 PUBLISHED: dict[str, Published] = {}

@@ -2,7 +2,6 @@
 
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from published import published
 from pyro import poutine
@@ -12,7 +11,6 @@ from torch import nn
 from torch.distributions import constraints
 
 HMM = "pyro.ai/examples/hmm.html"
-SLOW = (pytest.mark.slow,)
 HIDDEN = 3
 PARALLEL = {"enumerate": "parallel"}
 
@@ -47,7 +45,7 @@ def emissions(*shape):
     return dist.Beta(0.5, 0.9).expand(shape).to_event(len(shape))
 
 
-@published("HMM 0", HMM, elbo=one_plate, falls_back="lengths[i]", marks=SLOW)
+@published("HMM 0", HMM, elbo=one_plate, falls_back="lengths[i]")
 def hmm_one_by_one():
     """Sequences in a Python loop."""
 
@@ -97,7 +95,7 @@ def hmm_without_prior():
     return model, guide, {**data, "include_prior": False}
 
 
-@published("HMM 2", HMM, elbo=two_plates, marks=SLOW)
+@published("HMM 2", HMM, elbo=two_plates)
 def hmm_of_tones():
     """Each tone also hangs on whether it sounded before; sequences are subsampled."""
 
@@ -120,7 +118,7 @@ def hmm_of_tones():
     return model, of_probs(model), {"sequences": sequences, "lengths": lengths, "batch_size": 2}
 
 
-@published("HMM 3", HMM, elbo=two_plates, marks=SLOW)
+@published("HMM 3", HMM, elbo=two_plates)
 def hmm_of_two_chains():
     def model(sequences, lengths):
         probs_w = pyro.sample("probs_w", transitions())
@@ -140,7 +138,7 @@ def hmm_of_two_chains():
     return model, of_probs(model), chorales()
 
 
-@published("HMM 4", HMM, elbo=two_plates, marks=SLOW)
+@published("HMM 4", HMM, elbo=two_plates)
 def hmm_of_dependent_chains():
     def model(sequences, lengths):
         probs_w = pyro.sample("probs_w", transitions())
@@ -179,7 +177,7 @@ class TonesGenerator(nn.Module):
         return self.hidden_to_logits(hidden)
 
 
-@published("HMM 5", HMM, elbo=two_plates, marks=SLOW)
+@published("HMM 5", HMM, elbo=two_plates)
 def hmm_with_net():
     net = TonesGenerator(2)
 
@@ -199,7 +197,7 @@ def hmm_with_net():
     return model, of_probs(model), chorales()
 
 
-@published("HMM 6", HMM, elbo=two_plates, marks=SLOW)
+@published("HMM 6", HMM, elbo=two_plates)
 def hmm_of_second_order():
     def model(sequences, lengths):
         num_tones = sequences.shape[2]
@@ -244,7 +242,7 @@ def hmm_as_distribution():
     return model, of_probs(model), chorales()[:1]
 
 
-@published("Gaussian HMM", "docs.pyro.ai/en/stable/distributions.html", marks=SLOW)
+@published("Gaussian HMM", "docs.pyro.ai/en/stable/distributions.html")
 def gaussian_hmm():
     """A harmonic oscillator with noisy positions."""
 
@@ -344,13 +342,13 @@ def masked_chorales():
     return sequences, (torch.arange(4) < lengths[:, None])
 
 
-@published("deep Markov model", "pyro.ai/examples/dmm.html", marks=SLOW)
+@published("deep Markov model", "pyro.ai/examples/dmm.html")
 def deep_markov():
     dmm = DeepMarkov(nn.RNN)
     return dmm.model, dmm.guide, masked_chorales()
 
 
-@published("deep Markov model, annealed", "pyro.ai/examples/dmm.html", marks=SLOW)
+@published("deep Markov model, annealed", "pyro.ai/examples/dmm.html")
 def deep_markov_annealed():
     dmm = DeepMarkov(nn.GRU)
     sequences, mask = masked_chorales()

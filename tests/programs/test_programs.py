@@ -15,7 +15,18 @@ from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 for module in ("tutorials", "regressions", "sequences", "mixtures", "nets", "epidemics"):
     __import__(module)
 
-CASES = [pytest.param(p, id=name, marks=p.marks) for name, p in PUBLISHED.items()]
+CASES = [pytest.param(p, id=name) for name, p in PUBLISHED.items()]
+#: programs that are compiled, exported and saved in the quick tests; the others in the slow ones
+QUICK = {
+    *("coin", "coin in mini-batches", "Bayesian regression by PyroSample", "crossed plates"),
+    *("a guide of blocks by EasyGuide", "arguments by name, a mapping, a flag and None"),
+    *("two normals at their mode", "HMM 1", "local level, vectorised particles"),
+}
+WHOLE = [
+    pytest.param(p, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+    for name, p in PUBLISHED.items()
+]
+assert QUICK <= PUBLISHED.keys()
 CPU = torch.device("cpu")
 
 
@@ -70,11 +81,12 @@ def test_pyros_numbers(case):
     assert len(pyro.get_param_store()) == 0
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_compiled_or_told_why_not(case):
+@pytest.mark.parametrize("case", WHOLE)
+def test_compiled_or_told_why_not(case, monkeypatch):
+    monkeypatch.setattr("ppl_zoo.solvers.svi.engines.COMPILE_FROM", 0)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        fit, _, _ = fitted(case, steps=3, compile="xla", objective="stochastic")
+        fit, _, _ = fitted(case, steps=3, objective="stochastic")
     said = [str(w.message) for w in told if "uncompiled" in str(w.message)]
     if case.falls_back:
         assert fit.solution.engine == "interpreted"
@@ -84,7 +96,7 @@ def test_compiled_or_told_why_not(case):
         assert (fit.solution.engine, said) == ("xla", [])
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.values[0].exports])
+@pytest.mark.parametrize("case", [c for c in WHOLE if c.values[0].exports])
 def test_what_follows_a_fit(case, tmp_path):
     fit, model, guide = fitted(case, steps=5, compile=False, objective="stochastic")
     assert fit.model.model_name == getattr(model, "__name__", type(model).__name__)

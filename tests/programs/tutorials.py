@@ -78,7 +78,6 @@ def coins_in_mini_batches():
     "coin with a baseline",
     "pyro.ai/examples/svi_part_iii.html",
     elbo=TraceGraph_ELBO,
-    falls_back="past its module",  # the bound runs the baseline after the guide
 )
 def coin_with_baseline():
     baseline = nn.Sequential(nn.Linear(10, 2), nn.Tanh(), nn.Linear(2, 1))

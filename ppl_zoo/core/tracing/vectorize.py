@@ -87,6 +87,8 @@ def vmapped(single: Callable[[Values], Values], given: Values, count: int) -> Va
         with traceable(), _plain_functions(), warnings.catch_warnings():
             # an operation without a rule of its own runs in a loop: slower, and right
             warnings.filterwarnings("ignore", message=".*performance drop")
+            # torch.binomial of a count that all draws share
+            warnings.filterwarnings("ignore", message="An output with one or more elements was")
             device = next((v.device for v in given.values()), torch.get_default_device())
             index = torch.arange(count, device=device)
             return torch.vmap(run, randomness="different")(index, given)

@@ -13,6 +13,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.core.tracing.sites import is_sample
@@ -77,7 +78,9 @@ class SVIChain(Chain):
         if self.precision is not None:
             kind = self.parameters[0].device.type
             precision = torch.autocast(kind, getattr(torch, self.precision))
-        with self.model.scaled_to(total):
+        # in the store throughout: nets are run by densities, and baselines kept, after a program
+        store = self.model.declared.scope(self.model, module_of(self.guide))
+        with self.model.scaled_to(total), store:
             return estimate_and_differentiate(
                 self.elbo, self.pair, data, self.parameters, precision
             )

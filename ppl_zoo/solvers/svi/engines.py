@@ -402,11 +402,11 @@ def capture_step(
     same = _order(other, again) == order and again.fingerprint() == identity
     if not same or any(own != shapes[0] for own in shapes):
         what = (
-            "differ in more than their parameters"
+            "the programs of chains differ in more than their parameters"
             if chains[1:]
-            else "change from one run to the next by something that is not a tensor"
+            else "the program changes from one run to the next by something that is not a tensor"
         )
-        raise CaptureError(f"{type(other.model).__name__}: its programs {what}")
+        raise CaptureError(what)
     return captured, order
 
 
