@@ -23,6 +23,7 @@ from ppl_zoo.data import Dataset
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit
 from ppl_zoo.models.card import Card, Recipe
+from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.pretrained import load_pretrained
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 #: names of the solvers' classes
+#: models around another one, trained before
+AROUND_A_PRIOR = (EPLL,)
 SOLVERS = tuple(n for n in solvers.__all__ if issubclass(getattr(solvers, n), Solver))
 
 
@@ -141,7 +144,7 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
     }
     settings = dict(settings)
     make: Any = cls
-    if "prior" in settings and hasattr(cls, "of"):  # a model around another one, trained before
+    if "prior" in settings and issubclass(cls, AROUND_A_PRIOR):
         make = functools.partial(cls.of, load_pretrained(settings.pop("prior")))
         parameters = {k: p for k, p in parameters.items() if p.default is not p.empty}
     for name in settings:

@@ -157,7 +157,7 @@ def capture(
                     if owner is module
                 }
                 stack.enter_context(_reparametrize_module(module, own))
-            constants = RejectConstants(modules, inputs)
+            constants = RejectConstants(modules, (*inputs, *leaves))
             stack.enter_context(AnswerGuards(constants))
             stack.enter_context(constants)
             with torch.enable_grad():

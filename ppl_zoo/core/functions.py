@@ -341,7 +341,10 @@ def _bind(data: Any, signature: inspect.Signature) -> tuple[tuple, dict[str, Any
         return (), {}
     if isinstance(data, Mapping):
         names = signature.parameters
-        if data and all(name in names for name in data):
+        if any(name in names for name in data):
+            unknown = [name for name in data if name not in names]
+            if unknown:
+                raise DataError(f"data: got {unknown[0]!r}, expected the names {tuple(names)}")
             return (), dict(data)
         takes_dict = any(p.default is p.empty for p in names.values())
         if data and not takes_dict:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.nn import module as pyro_module
 from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
@@ -58,9 +59,12 @@ class ParameterStore(nn.Module):
             Modules whose own parameters are not declared here, though Pyro lists them.
         """
         given = self._tensors()
+        if _OPEN and _OPEN[-1] is not None and _OPEN[-1].is_of(self, given):
+            yield  # a program within a step, which has the store open already
+            return
         state = {"params": dict(given), "constraints": {n: self.constraints[n] for n in given}}
         shown = _Shown()
-        with _Swapped(self), _pyro_store(state), shown:
+        with _Swapped(self), _pyro_store(state, _Opened(self, given)), shown:
             yield
         found = state["params"]
         for name, value in given.items():
@@ -158,6 +162,7 @@ class ParameterStore(nn.Module):
         """Return an empty store, whose programs declare parameters of their own."""
         other = ParameterStore(copies=True)
         other.constraints = dict(self.constraints)
+        other._places = list(self._places)
         return other
 
     def _load_from_state_dict(
@@ -177,20 +182,42 @@ class ParameterStore(nn.Module):
 @contextlib.contextmanager
 def isolated_store() -> Iterator[None]:
     """Let Pyro's parameter store be empty for a while; what is declared is forgotten."""
-    with _pyro_store({"params": {}, "constraints": {}}), _Shown():
+    with _pyro_store({"params": {}, "constraints": {}}, None), _Shown():
         yield
 
 
+class _Opened:
+    """A store that is open, with the tensors that it had when it was opened."""
+
+    def __init__(self, store: ParameterStore, tensors: Mapping[str, Tensor]) -> None:
+        self.store, self.tensors = store, tensors
+
+    def is_of(self, store: ParameterStore, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether this is the store's scope, with these very tensors."""
+        own = self.tensors
+        return (
+            self.store is store
+            and len(own) == len(tensors)
+            and all(own.get(name) is value for name, value in tensors.items())
+        )
+
+
+#: scopes that are open, the innermost last; None for an isolated store
+_OPEN: list[_Opened | None] = []
+
+
 @contextlib.contextmanager
-def _pyro_store(state: dict[str, Any]) -> Iterator[None]:
+def _pyro_store(state: dict[str, Any], opened: _Opened | None) -> Iterator[None]:
     """Let Pyro's global store have a state for a while; ``state`` takes what it has then."""
-    local = pyro.settings.get("module_local_params")
-    pyro.settings.set(module_local_params=False)  # modules then read and write this store
+    local = pyro_module._MODULE_LOCAL_PARAMS
+    pyro_module._MODULE_LOCAL_PARAMS = False  # modules then read and write this store
+    _OPEN.append(opened)
     try:
         with pyro.get_param_store().scope(state):
             yield
     finally:
-        pyro.settings.set(module_local_params=local)
+        _OPEN.pop()
+        pyro_module._MODULE_LOCAL_PARAMS = local
     if any(isinstance(m, TraceMessenger) and m.param_only for m in _PYRO_STACK):
         # a step of Pyro's own SVI, which looks for what the scope's end takes away
         for value in state["params"].values():
@@ -243,7 +270,7 @@ class _Swapped:
             held = module._buffers if place.is_buffer else module._parameters
             key = _escape(place.name)
             value = self.store._parameters.get(key, self.store._buffers.get(key))
-            if held[place.attribute] is not value:
+            if value is not None and held[place.attribute] is not value:
                 self.before.append((held, place.attribute, held[place.attribute]))
                 held[place.attribute] = value
 

@@ -195,6 +195,8 @@ def _draws_vectorise(case: Case) -> None:
     done = case.fitted()
     model, data = done.model, done.data()
     guide = no_latents if done.guide is None else done.guide
+    if not any(s.kind == "latent" for s in model.sites(*data).values()):
+        return
     with model.defaults():
         vectorised = tracing.vectorises(model, guide, data)
     demand(

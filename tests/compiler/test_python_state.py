@@ -83,30 +83,29 @@ def test_what_changes_is_named_and_interpreted(name):
 
 
 def test_a_counter_that_raises_a_weight_late():
-    svi = zoo.SVI(steps=2000, learning_rate=0.05)
+    svi = zoo.SVI(steps=800, learning_rate=0.1, compile="xla", objective="stochastic")
     with pytest.warns(UserWarning, match="calls"):
         fit = zoo.fit(program(in_closure()), Y, svi, progress=False)
-    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.05)
+    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.15)
 
 
-def test_a_change_from_outside_is_found_while_fitting():
+def test_a_change_from_outside_is_found_while_fitting(monkeypatch):
+    monkeypatch.setattr("ppl_zoo.solvers.svi.engines.CHECK_FROM", 100)
     state = {"weight": 1e-3}
 
     def schedule(optimizer):
         def rate(step):
-            if step > 1500:
+            if step > 150:
                 state["weight"] = 1.0  # somebody else, in the course of the fit
             return 1.0
 
         return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
-    svi = zoo.SVI(
-        steps=6000, learning_rate=0.05, schedule=schedule, objective="stochastic", tol=0.0,
-        parameter_tol=0.0, compile="xla",
-    )  # fmt: skip
+    options = {"window": 50, "tol": 0.0, "parameter_tol": 0.0, "objective": "stochastic"}
+    svi = zoo.SVI(700, learning_rate=0.1, schedule=schedule, compile="xla", **options)
     with pytest.warns(UserWarning, match=r"goes on uncompiled from step \d+.*state\['weight'\]"):
         fit = zoo.fit(program(lambda: state["weight"]), Y, svi, progress=False)
-    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.1)
+    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.15)
 
 
 def test_what_stays_is_not_held_against_a_program():

@@ -202,3 +202,189 @@ def test_published_programs_compile_to_the_interpreters_numbers(name):
     assert [r.solution.engine for r in runs] == ["interpreted", "xla"]
     one, other = (r.history["objective"][0] for r in runs)
     assert one == pytest.approx(other, rel=1e-4)
+
+
+# ---- arguments are what they are in Python -------------------------------------------------
+
+
+def location(y, scale=1.0, *, rows="rows", prior=None, options=None):
+    assert isinstance(scale, float) and isinstance(rows, str)
+    mu = pyro.sample("mu", prior or dist.Normal(0.0, 10.0))
+    shift = options["shift"] if options else 0.0
+    with pyro.plate(rows, len(y)):
+        pyro.sample("y", dist.Normal(mu + shift, scale), obs=y)
+
+
+Y = 3 + torch.randn(50, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("data", "shift"),
+    [
+        (Y, 0.0),
+        ((Y, 1.0), 0.0),
+        ({"y": Y, "rows": "people", "prior": None}, 0.0),
+        ({"y": Y, "options": {"shift": torch.tensor(2.0), "unused": [1, "a"]}}, 2.0),
+    ],
+    ids=["a tensor", "positional", "by name", "nested"],
+)
+def test_arguments(data, shift, tmp_path):
+    fit = zoo.fit(location, data, progress=False)
+    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(
+        Y.mean().item() - shift, abs=0.03
+    )
+    again = zoo.load(fit.save(tmp_path / "run"), model=location)
+    assert torch.equal(again.posterior(5)["mu"], fit.posterior(5)["mu"])
+    assert fit.model.model_name == "location" and repr(fit).startswith("Fit(location, ")
+
+
+def test_ragged_lists_and_a_number_of_rows():
+    parts = [Y[:10], Y[10:17], Y[17:]]
+
+    def ragged(parts, num):
+        assert num == 3
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        for i in pyro.plate("parts", num):
+            normal = dist.Normal(mu, 1.0).expand([len(parts[i])]).to_event(1)
+            pyro.sample(f"y_{i}", normal, obs=parts[i])
+
+    fit = zoo.fit(ragged, (parts, 3), progress=False)
+    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.03)
+    assert "posterior" in fit.to_arviz(20)
+
+
+def test_a_program_without_arguments():
+    def chain():
+        mean = pyro.sample("mean", dist.Normal(1.0, 1.0))
+        pyro.sample("x", dist.Normal(mean, 1.0))
+
+    fit = zoo.fit(chain, None, zoo.NUTS(300, 300, num_chains=2), progress=False)
+    draws = fit.posterior()["x"]
+    assert draws.mean().item() == pytest.approx(1.0, abs=0.3)
+    assert draws.std().item() == pytest.approx(2**0.5, rel=0.2)
+    assert "posterior" in fit.to_arviz(20)
+
+
+def test_what_the_function_does_not_take():
+    with pytest.raises(zoo.DataError, match="missing a required argument: 'sigma'"):
+        zoo.fit(eight_schools, Y, progress=False)
+    with pytest.raises(zoo.DataError, match="got 'sigma', expected the names"):
+        zoo.fit(location, {"y": Y, "sigma": 1.0}, progress=False)
+
+
+def test_dtypes_are_kept():
+    y = (Y.double() + 1e8).numpy()
+
+    def far(y):
+        assert y.dtype == torch.float64
+        mu = pyro.sample("mu", dist.Normal(1e8, 100.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fit = zoo.fit(far, y, progress=False)
+    draws = fit.posterior(4000)["mu"]
+    assert draws.dtype == torch.float64
+    assert draws.mean().item() - 1e8 == pytest.approx(y.mean() - 1e8, abs=0.02)
+    assert draws.std().item() == pytest.approx(50**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.float32])
+def test_binary_data_of_any_dtype(dtype):
+    x = (torch.arange(40) < 30).to(dtype)
+
+    def tosses(x):
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        with pyro.plate("tosses", len(x)):
+            pyro.sample("x", dist.Bernoulli(p), obs=x)
+
+    fit = zoo.fit(tosses, x, progress=False)
+    assert fit.posterior(4000)["p"].mean().item() == pytest.approx(32 / 44, abs=0.02)
+    assert "x" in fit.to_arviz(20)["observed_data"]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int64])
+def test_indices_of_any_dtype(dtype):
+    groups = (torch.arange(50) % 3).to(dtype)
+
+    def by_group(groups, y):
+        with pyro.plate("groups", 3):
+            mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu[groups], 1.0), obs=y)
+
+    means = zoo.fit(by_group, (groups, Y), progress=False).posterior(2000)["mu"].mean((0, 1))
+    exact = torch.stack([Y[groups.long() == k].mean() for k in range(3)])
+    torch.testing.assert_close(means, exact, atol=0.05, rtol=0.02)
+
+
+def test_nan_that_the_program_masks_and_nan_that_it_does_not():
+    y = Y.clone()
+    y[::5] = float("nan")
+
+    def masked(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        seen = ~y.isnan()
+        with pyro.plate("rows", len(y)), pyro.poutine.mask(mask=seen):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.where(seen, y, torch.zeros(())))
+
+    fit = zoo.fit(masked, y, progress=False)
+    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(
+        y[~y.isnan()].mean().item(), abs=0.03
+    )
+    with pytest.raises(zoo.DataError, match=r"site 'y': got a log density of nan, which is in y"):
+        zoo.fit(location, y, progress=False)
+
+
+def subsampled(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    with pyro.plate("rows", len(y), subsample_size=10) as chosen:
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y[chosen])
+
+
+def test_a_plate_that_subsamples():
+    fit = zoo.fit(subsampled, Y, zoo.SVI(steps=4000, guide="normal"), progress=False)
+    assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.1)
+    exported = fit.to_arviz(20)
+    assert exported["log_likelihood"]["y"].shape == (1, 20, 50)  # all rows, not a draw of them
+    with pytest.raises(zoo.DataError, match=r"'rows', which subsamples 10 of 50"):
+        zoo.fit(subsampled, Y, zoo.NUTS(5, 5, num_chains=1), progress=False)
+
+
+def test_crossed_plates_export_each_observation():
+    y = torch.randn(6, 4)
+
+    def crossed(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 6, dim=-2), pyro.plate("columns", 4, dim=-1):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fit = zoo.fit(crossed, y, progress=False)
+    exported = fit.to_arviz(30)["log_likelihood"]["y"]
+    assert dict(exported.sizes) == {"chain": 1, "draw": 30, "rows": 6, "columns": 4}
+    mu = fit.to_arviz(30)["posterior"]["mu"].values[0, 3]
+    assert exported.values[0, 3] == pytest.approx(
+        dist.Normal(torch.tensor(mu), 1.0).log_prob(y).numpy(), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["same for all", "by name"])
+def test_optimizers_of_pyro(optimizer):
+    options = {"lr": 0.05}
+    given = pyro.optim.Adam(options if optimizer == "same for all" else lambda name: options)
+    tosses = torch.tensor([1.0] * 6 + [0.0] * 4)
+    fits = [
+        zoo.fit(coin, tosses, zoo.SVI(guide=coin_guide, steps=50, **o), progress=False)
+        for o in ({"optimizer": given}, {"learning_rate": 0.05})
+    ]
+    assert (fits[0].history["objective"] == fits[1].history["objective"]).all()
+
+
+def test_a_loss_function_and_a_renyi_bound():
+    elbo = pyro.infer.Trace_ELBO(num_particles=4)
+    tosses = torch.tensor([1.0] * 6 + [0.0] * 4)
+    for bound in (elbo.differentiable_loss, pyro.infer.RenyiELBO(alpha=0.5, num_particles=4)):
+        svi = zoo.SVI(elbo=bound, guide=coin_guide, steps=2500)
+        fit = zoo.fit(coin, tosses, svi, progress=False)
+        assert fit.solution.engine == "xla"
+        draws = fit.posterior(4000)["latent_fairness"]
+        assert draws.mean().item() == pytest.approx(16 / 30, abs=0.03)

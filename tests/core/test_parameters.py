@@ -210,6 +210,17 @@ def test_restarts_of_nets_start_apart_and_keep_to_themselves(compiled):
     torch.testing.assert_close(first, only, rtol=1e-5, atol=0)
 
 
+def test_restarts_of_nets_go_on_where_they_were():
+    options = {"restarts": 2, "compile": False, "learning_rate": 0.02}
+    model, _, data = module()
+    whole = zoo.fit(model, data, zoo.SVI(steps=20, **options), progress=False)
+    model, _, data = module()
+    half = zoo.fit(model, data, zoo.SVI(steps=10, **options), progress=False)
+    model, _, data = module()
+    rest = zoo.fit(model, data, zoo.SVI(steps=20, **options), resume=half, progress=False)
+    torch.testing.assert_close(rest.history["objective"], whole.history["objective"])
+
+
 def test_tied_weights_are_one_parameter():
     first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     second.weight = first.weight

@@ -226,7 +226,7 @@ def compare(seed):
 
 
 def test_some_random_programs():
-    assert sum(compare(seed) for seed in range(12)) > 8
+    assert sum(compare(seed) for seed in range(4)) > 2
 
 
 @pytest.mark.slow

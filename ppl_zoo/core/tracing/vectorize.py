@@ -188,6 +188,7 @@ def _plain_functions() -> Iterator[None]:
 
     def apply(cls: type[torch.autograd.Function], *args: Any) -> Any:
         context = types.SimpleNamespace(
+            needs_input_grad=(False,) * len(args),
             save_for_backward=lambda *_: None,
             mark_non_differentiable=lambda *_: None,
             set_materialize_grads=lambda *_: None,

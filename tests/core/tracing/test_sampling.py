@@ -4,11 +4,15 @@ import itertools
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
+from pyro import poutine
 from tiny_models import Switch, line
 
 import ppl_zoo as zoo
-from ppl_zoo.core.tracing import draw_discrete
+from ppl_zoo.core.functions import FunctionModel
+from ppl_zoo.core.tracing import describe, draw, draw_discrete, trace_program
+from ppl_zoo.core.tracing.vectorize import traceable
 
 
 class HiddenMarkov(zoo.Model):
@@ -66,3 +70,87 @@ def test_fits_give_them_on_request():
     nuts = zoo.NUTS(20, 50, num_chains=2, target_accept=0.95)
     sampled = zoo.fit(Switch(), x, nuts, progress=False)
     assert sampled.posterior(discrete=True)["z"].shape == (2, 20, 20)
+
+
+X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+ROWS = torch.randn(20, generator=torch.Generator().manual_seed(1))
+
+
+def product(y):
+    b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(X.matmul(b), 1.0), obs=y)
+
+
+def bounded(y):
+    p = pyro.sample("p", dist.Beta(2.0, 3.0))
+    u = pyro.sample("u", dist.Uniform(-1.0, 1.0))
+    d = pyro.sample("d", dist.Dirichlet(torch.ones(3)))
+    angle = pyro.sample("angle", dist.VonMises(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(u + d[0] + angle, p), obs=y)
+
+
+def indexed(y):
+    locs = pyro.sample("locs", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(locs[torch.arange(20) % 4], scale), obs=y)
+
+
+def enumerated(y):
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("components", 2):
+        locs = pyro.sample("locs", dist.Normal(0.0, 3.0))
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("y", dist.Normal(locs[z], 1.0), obs=y)
+
+
+def kalman(y):
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    one = torch.eye(1)
+    normal = dist.MultivariateNormal(torch.zeros(1), one)
+    noise = dist.MultivariateNormal(torch.zeros(1), one * scale)
+    hmm = dist.GaussianHMM(normal, 0.9 * one, noise, one, normal, duration=20)
+    pyro.sample("y", hmm, obs=y[:, None])
+
+
+def intervened(y):
+    return pyro.poutine.do(product, data={"b": torch.ones(3)})(y)
+
+
+@pytest.mark.parametrize("program", [product, bounded, indexed, enumerated, kalman, intervened])
+def test_draws_in_one_run_score_as_each_does_alone(program, monkeypatch):
+    model = FunctionModel(program)
+    data = model.as_rows(ROWS).all()
+    sites = describe(trace_program(model, data)).values()
+    names = [s.name for s in sites if s.kind == "latent" and not s.discrete]
+
+    def prior(*data):
+        hidden = {"hide_fn": lambda site: site["type"] == "sample" and site["name"] not in names}
+        return poutine.block(model, **hidden)(*data)
+
+    torch.manual_seed(0)
+    together = draw(model, prior, data, 7, "rows")
+    latents = {name: together.values[name] for name in names}
+    scored = draw(model, prior, data, 7, "rows", latents=latents)
+    monkeypatch.setattr("ppl_zoo.core.tracing.vectorize.vmapped", lambda *_: None)
+    alone = draw(model, prior, data, 7, "rows", latents=latents)
+    torch.testing.assert_close(scored.log_joint, alone.log_joint, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.log_joint, alone.log_joint, rtol=1e-4, atol=1e-4)
+    if alone.log_joint_rows is not None:
+        rows, each = scored.log_joint_rows, alone.log_joint_rows
+        torch.testing.assert_close(rows, each, rtol=1e-3, atol=1e-3)
+    assert scored.log_likelihood.keys() == alone.log_likelihood.keys()
+
+
+@pytest.mark.parametrize("concentration", [0.3, 4.0])
+def test_von_mises_by_a_fixed_number_of_proposals(concentration):
+    kappa, loc = torch.tensor(concentration).double(), torch.tensor(1.0).double()
+    with traceable():
+        drawn = dist.VonMises(loc, kappa).sample((200_000,))
+    ratio = torch.special.i1(kappa) / torch.special.i0(kappa)
+    assert (drawn - loc).cos().mean().item() == pytest.approx(ratio.item(), abs=0.006)
+    assert (drawn - loc).sin().mean().item() == pytest.approx(0.0, abs=0.006)
+    assert drawn.abs().max() <= torch.pi
