@@ -63,17 +63,15 @@ def pyros(posterior, guide):
     pyro.clear_param_store()
     guide = GUIDES[guide](model)
     optimizer = ClippedAdam({"lr": 0.02, "lrd": 0.1 ** (1 / STEPS)})
-    # the zoo keeps parameters in their modules; Pyro's SVI looks for them in its store
-    with pyro.settings.context(module_local_params=False):
-        svi = pyro.infer.SVI(model, guide, optimizer, pyro.infer.Trace_ELBO())
-        begun = time.process_time()
-        for _ in range(STEPS):
-            svi.step(*data)
-        seconds = time.process_time() - begun
-        with torch.no_grad():
-            elbo = -sum(svi.evaluate_loss(*data) for _ in range(300)) / 300
-            predictive = pyro.infer.Predictive(model, guide=guide, num_samples=2_000)
-            draws = predictive(*data)
+    svi = pyro.infer.SVI(model, guide, optimizer, pyro.infer.Trace_ELBO())
+    begun = time.process_time()
+    for _ in range(STEPS):
+        svi.step(*data)
+    seconds = time.process_time() - begun
+    with torch.no_grad():
+        elbo = -sum(svi.evaluate_loss(*data) for _ in range(300)) / 300
+        predictive = pyro.infer.Predictive(model, guide=guide, num_samples=2_000)
+        draws = predictive(*data)
     mean, sd = posterior.errors({k: v.numpy() for k, v in draws.items()})
     return {"elbo": elbo, "mean_error": mean, "sd_error": sd, "cpu_seconds": seconds}
 

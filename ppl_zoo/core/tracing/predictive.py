@@ -41,7 +41,7 @@ def predict(
     num_draws: int,
     data_plate: str | None = None,
     keep_local: bool = False,
-    max_elements: int = 2**25,
+    max_elements: int = 2**24,
     latents: dict[str, Tensor] | None = None,
     fixed: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:

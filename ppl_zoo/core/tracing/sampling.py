@@ -37,7 +37,7 @@ def draw(
     data: tuple,
     num_draws: int,
     data_plate: str | None = None,
-    max_elements: int = 2**25,
+    max_elements: int = 2**24,
     latents: dict[str, Tensor] | None = None,
 ) -> Draws:
     """Draw the latents from the guide and score them by model and guide.
