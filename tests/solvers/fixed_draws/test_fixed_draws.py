@@ -289,7 +289,8 @@ def test_restarts_start_apart_and_are_repeatable():
     assert np.array_equal(first[np.isfinite(first)], alone.history["objective"][0])
     assert np.ptp(one.solution.objective) < 1e-3  # Gaussian: one optimum
     other = fitted(Groups(), x, seed=1, guide="normal")
-    assert not np.array_equal(other.history["objective"], alone.history["objective"])
+    # the optimum may be the same to the last digit; the draws from it are not
+    assert not torch.equal(other.posterior(5)["mu"], alone.posterior(5)["mu"])
 
 
 @pytest.mark.parametrize("through_disk", [False, True])
