@@ -351,6 +351,9 @@ def _bind(data: Any, signature: inspect.Signature) -> tuple[tuple, dict[str, Any
             unknown = next(name for name in data if name not in names)
             raise DataError(f"data: got {unknown!r}, expected the names {tuple(names)}")
         return ((data,) if takes_dict else ()), {}
+    columns, names = list(getattr(data, "columns", ())), signature.parameters
+    if len(names) > 1 and columns and all(column in names for column in columns):
+        return (), {column: data[column] for column in columns}  # a frame of the arguments
     several = isinstance(data, tuple) and not hasattr(data, "_fields")
     if several or (
         isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)

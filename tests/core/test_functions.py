@@ -238,6 +238,17 @@ def test_arguments(data, shift, tmp_path):
     assert fit.model.model_name == "location" and repr(fit).startswith("Fit(location, ")
 
 
+def test_a_frame_whose_columns_are_the_arguments():
+    import pandas
+
+    x = torch.linspace(-1, 1, 60)
+    frame = pandas.DataFrame({"y": (0.5 + 2.0 * x).numpy(), "x": x.numpy()})
+    fit = zoo.fit(regression, frame, zoo.SVI(steps=3, compile=False), progress=False)
+    assert [t.tolist() for t in fit.data()] == [frame["y"].tolist(), frame["x"].tolist()]
+    a, b = (fit.model.arguments(*fit.data())[1][name] for name in ("x", "y"))
+    assert torch.equal(a, x) and torch.equal(b, 0.5 + 2.0 * x)
+
+
 def test_ragged_lists_and_a_number_of_rows():
     parts = [Y[:10], Y[10:17], Y[17:]]
 

@@ -204,6 +204,9 @@ def test_restarts_of_nets_start_apart_and_keep_to_themselves(compiled):
     three = zoo.fit(model, data, zoo.SVI(steps=20, restarts=3, **options), progress=False)
     weights = three.solution.parameters["model._declared.net$$$weight"].flatten()
     assert len(set(weights.tolist())) == 3
+    # each is run with its own weights, and moves them
+    assert len(set(three.history["objective"][:, 0].tolist())) == 3
+    assert (three.history["objective"][:, -1] > three.history["objective"][:, 0]).all()
     model, _, data = module()
     alone = zoo.fit(model, data, zoo.SVI(steps=20, **options), progress=False)
     first, only = three.history["objective"][0], alone.history["objective"][0]
