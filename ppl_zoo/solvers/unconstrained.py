@@ -144,6 +144,25 @@ class Unconstrained:
             poutine.trace(inverse(self.model)).get_trace(*self.data)
         return torch.cat([inverse.found[name].flatten() for name in self.places])
 
+    def refuse_noise(self) -> None:
+        """Refuse a program that draws outside of its sample sites: its density is noise.
+
+        Raises
+        ------
+        DataError
+            If two runs at one point give two densities.
+        """
+        z = torch.zeros(self.size, dtype=self.model.dtype, device=self.model.device)
+        with torch.no_grad():
+            first, second = (self.energy(z, *self.data) for _ in range(2))
+        if not torch.equal(first, second) and not (first.isnan() or second.isnan()):
+            raise DataError(
+                f"{self.model.model_name}: got the log densities {-first.item():.6g} and "
+                f"{-second.item():.6g} at one point, expected one: the program draws outside of "
+                "its sample sites, and a sampler would follow that noise (make the draw a "
+                "pyro.sample site, or use zoo.SVI)"
+            )
+
     def parameters(self) -> list[str]:
         """Name the model's parameters that the density depends on."""
         named = {k: p for k, p in self.model.named_parameters() if p.requires_grad}

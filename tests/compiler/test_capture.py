@@ -40,7 +40,14 @@ ZOO = {
     "gaussian mixture": (lambda: zoo.GaussianMixture(2, 2), lambda: (real(20, 2),)),
 }
 OWN = ("no latents", "local discrete", "gaussian mixture")  # guides by name have no more to do
-CASES = [(name, guide) for name in ZOO for guide in GUIDES if guide is None or name not in OWN]
+#: each model with its own guide, and each guide with one model, every time
+QUICK = {("eight schools", guide) for guide in GUIDES} | {(name, None) for name in ZOO}
+CASES = [
+    pytest.param(name, guide, marks=[] if (name, guide) in QUICK else [pytest.mark.slow])
+    for name in ZOO
+    for guide in GUIDES
+    if guide is None or name not in OWN
+]
 
 
 @pytest.mark.parametrize(("name", "guide"), CASES)

@@ -134,7 +134,14 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "data"), STRANGERS, ids=[m.__name__ for m, _ in STRANGERS])
+QUICK = (Horseshoe, Censored, Counts, HiddenMarkov)
+CASES = [
+    pytest.param(m, d, id=m.__name__, marks=[] if m in QUICK else [pytest.mark.slow])
+    for m, d in STRANGERS
+]
+
+
+@pytest.mark.parametrize(("model", "data"), CASES)
 def test_a_stranger_compiles_to_the_interpreters_numbers(model, data, monkeypatch):
     check_agreement(model().double(), (data().double(),), monkeypatch)
 

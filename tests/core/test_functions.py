@@ -38,7 +38,7 @@ def store_untouched():
     pyro.clear_param_store()
 
 
-@pytest.mark.parametrize("compiled", ["xla", False])
+@pytest.mark.parametrize("compiled", ["xla", pytest.param(False, marks=pytest.mark.slow)])
 def test_coin_tutorial(compiled):
     tosses = torch.tensor([1.0] * 6 + [0.0] * 4)
     steps = 2500 if compiled else 1000

@@ -76,6 +76,7 @@ def test_prior_and_box_are_poor_proposals(linear):
     assert prior.mean[0] == pytest.approx(model.exact_log_prob(x).mean().item(), abs=0.03)
 
 
+@pytest.mark.slow
 def test_annealing_and_its_two_sides(linear):
     model, x = linear
     exact = model.exact_log_prob(x[:20])

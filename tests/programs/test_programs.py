@@ -5,12 +5,16 @@ import warnings
 import pyro
 import pytest
 import torch
+from potentials import by_enumeration, by_potential_fn
 from published import PUBLISHED
 from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_zoo as zoo
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
+from ppl_zoo.solvers.unconstrained import Unconstrained
 
 for module in ("tutorials", "regressions", "sequences", "mixtures", "nets", "epidemics"):
     __import__(module)
@@ -27,6 +31,25 @@ WHOLE = [
     for name, p in PUBLISHED.items()
 ]
 assert QUICK <= PUBLISHED.keys()
+#: programs that Pyro's NUTS takes, without latents to enumerate and with
+SAMPLED = [
+    *("coin", "a prior that depends on another", "eight schools, non-centred by a handler"),
+    *("Bayesian regression by PyroSample", "baseball, partially pooled", "sparse regression"),
+    *("Gaussian process, priors on its kernel", "a prior on correlations", "ordinal regression"),
+    *("varying intercepts and slopes", "robust regression by auxiliary gammas", "crossed plates"),
+    *(
+        "HMM 7",
+        "Gaussian HMM",
+        "autoregression in pyro.markov",
+        "SEIR continuous",
+        "nested plates",
+    ),
+]
+ENUMERATED = [
+    *("captures, one rate of survival", "captures, a rate of survival each season", "HMM 1"),
+    *("HMM 4", "HMM 6", "two normals at their mode", "Dirichlet process mixture", "topics"),
+    *("answers known, guessed or slipped", "SIR enumerated", "SIR relaxed"),
+]
 CPU = torch.device("cpu")
 
 
@@ -110,3 +133,33 @@ def test_what_follows_a_fit(case, tmp_path):
     assert again.params.keys() == fit.params.keys()
     for name, value in fit.posterior(8).items():
         torch.testing.assert_close(again.posterior(8)[name], value)
+
+
+@pytest.mark.parametrize("name", SAMPLED + ENUMERATED)
+def test_potential_of_nuts(name):
+    """NUTS' potential and its gradient are Pyro's.
+
+    With latents summed out they are those of ``TraceEnum_ELBO``: ``potential_fn`` leaves out masks
+    and scales of enumerated sites, so that each masked state adds the log of their number.
+    """
+    model, _, data = make(PUBLISHED[name])
+    args, kwargs = ((), data) if isinstance(data, dict) else (data, {})
+    own = FunctionModel(model)
+    with own.defaults():
+        problem = Unconstrained(own, own.as_rows(data))
+        z = 0.3 * torch.randn(problem.size)
+        energy = problem.energy(z.requires_grad_(), *problem.data)
+        (gradient,) = torch.autograd.grad(energy, z)
+    assert bool(problem.summed_out) == (name in ENUMERATED)
+    theirs = by_enumeration if name in ENUMERATED else by_potential_fn
+    pyro.clear_param_store()
+    value, their_gradient = theirs(model, args, kwargs, problem, z)
+    assert energy.item() == pytest.approx(value, rel=1e-5)
+    torch.testing.assert_close(gradient, their_gradient, rtol=1e-3, atol=1e-3)
+
+
+def test_a_density_that_is_noise_is_refused_by_nuts():
+    """Pyro's Binary likelihood draws the process's value outside of a sample site."""
+    model, _, data = make(PUBLISHED["Gaussian process, variational"])
+    with pytest.raises(DataError, match="draws outside of its sample sites"):
+        zoo.fit(model, data, zoo.NUTS(5, 5, num_chains=1), progress=False)

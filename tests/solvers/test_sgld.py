@@ -31,7 +31,7 @@ def exact():
     ("options", "tolerance"),
     [
         pytest.param({"memory": None, "step_size": 0.01}, 0.15, marks=pytest.mark.slow),
-        ({"memory": 0.99, "step_size": 0.03}, 0.2),
+        pytest.param({"memory": 0.99, "step_size": 0.03}, 0.2, marks=pytest.mark.slow),
         pytest.param(
             {"memory": None, "step_size": 0.01, "batch_size": 40}, 0.35, marks=pytest.mark.slow
         ),

@@ -12,6 +12,8 @@ import torch
 from pyro import poutine
 from pyro.infer import infer_discrete
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ppl_zoo.core.tracing.scoring import Draws, Scored
 from ppl_zoo.core.tracing.sites import (
@@ -54,7 +56,8 @@ def draw(
     data_plate
         Name of the plate over the data, if there is one.
     max_elements
-        Bound on ``draws x numbers a draw`` held at once; more draws are made in parts.
+        Bound on ``draws x numbers a draw`` held at once, those of its sites or of its largest
+        tensor; more draws are made in parts.
     latents
         Draws to score instead of the guide's, ``{site: (num_draws, ...)}``; the guide then
         counts as 0.
@@ -67,8 +70,9 @@ def draw(
     if latents is not None:
         given = Given(describe(trace_program(model, data)))
         guide = given.program({name: value[0] for name, value in latents.items()})
-    first_guide = trace_program(guide, data)
-    first_model = trace_program(poutine.replay(model, trace=first_guide), data)
+    with _Largest() as largest:
+        first_guide = trace_program(guide, data)
+        first_model = trace_program(poutine.replay(model, trace=first_guide), data)
     sites = describe(first_model)
     nesting = max([nesting_of(first_model, first_guide), *(s.batch_ndim for s in sites.values())])
 
@@ -77,7 +81,7 @@ def draw(
         return _collect(Scored(model, own, data, nesting), sites, data_plate)
 
     per_draw = sum(max(1, torch.Size(site.shape).numel()) for site in sites.values()) + 1
-    block = max(2, min(num_draws, max_elements // per_draw))
+    block = max(2, min(num_draws, max_elements // max(per_draw, largest.numbers)))
     found = over_draws(single, num_draws, block, latents)
     parts: dict[str, dict[str, Tensor]] = {"value": {}, "likelihood": {}, "log": {}}
     for name, value in found.items():
@@ -92,6 +96,23 @@ def draw(
         log_guide_rows=own.get("guide_rows"),
         log_likelihood=parts["likelihood"],
     )
+
+
+class _Largest(TorchDispatchMode):
+    """Count the numbers of the largest tensor that a run makes: a site may hold far fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self.numbers = max(self.numbers, value.numel())
+        return result
 
 
 def _collect(run: Scored, sites: dict[str, Site], data_plate: str | None) -> dict[str, Tensor]:

@@ -148,6 +148,7 @@ class NUTS(Solver):
         seed, resume = context.seed, context.resume
         self._load_parameters_of_init(model)
         problem = Unconstrained(model, rows)
+        problem.refuse_noise()
         if self.init is None and resume is None:
             self._warn_of_parameters(problem)
         backend = self.backend
@@ -227,6 +228,7 @@ class NUTS(Solver):
         num_chains = self.num_chains
         wide = dataclasses.replace(self, num_chains=num_chains * len(tables))
         problem = Unconstrained(model, tables[0])
+        problem.refuse_noise()
         data = [table.all() for table in tables for _ in range(num_chains)]
         engine = NumPyroEngine(problem, self.kernel_options(), wide.num_chains, seed, data)
         engine.start(wide._find_start(problem, engine, seed))

@@ -27,6 +27,12 @@ CONTRACT = {
 }
 
 
-@pytest.mark.parametrize("name", CONTRACT)
+#: nets whose contract takes five seconds and more
+LONG = {"PixelCNN", "TransformerAR", "RecurrentAR", "DeepNADE"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in CONTRACT]
+)
 def test_contract(name):
     assert check_model(*CONTRACT[name]) == tuple(CLAUSES)

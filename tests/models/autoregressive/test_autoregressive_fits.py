@@ -157,7 +157,7 @@ def test_cosine_schedule_ends_at_zero():
             lambda: zoo.TransformerAR((8, 8), 16, num_heads=2, num_layers=1),
             marks=pytest.mark.slow,
         ),
-        lambda: zoo.PixelCNN((8, 8), 8, 2),
+        pytest.param(lambda: zoo.PixelCNN((8, 8), 8, 2), marks=pytest.mark.slow),
     ],
 )
 def test_mixed_precision_fits_like_single(make):

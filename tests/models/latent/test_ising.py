@@ -42,7 +42,13 @@ def enumerated(x, coupling, noise):
     return log_joint.logsumexp(-1), torch.einsum("ns,shw->nhw", weights, states)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (12, 11)], ids=["narrow", "wide"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((4, 4), id="narrow"),
+        pytest.param((12, 11), id="wide", marks=pytest.mark.slow),
+    ],
+)
 def test_contract(shape):
     def make():
         return zoo.Ising(*shape, coupling=0.3, noise=0.9, learn_noise=True)

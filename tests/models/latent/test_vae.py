@@ -39,7 +39,10 @@ def rows(kind, n=40):
     return (x > 0).float() if likelihood == "bernoulli" else x
 
 
-@pytest.mark.parametrize("kind", ["plain", "vamp prior", "categorical", "convolutions"])
+LONG = [pytest.param(k, marks=pytest.mark.slow) for k in ("vamp prior", "convolutions")]
+
+
+@pytest.mark.parametrize("kind", ["plain", *LONG, "categorical"])
 def test_contract(kind):
     solver = zoo.SVI(steps=30, batch_size=20, learning_rate=1e-3, compile=False)
     passed = zoo.testing.check_model(lambda: made(kind), lambda: rows(kind), solver=solver)
@@ -99,7 +102,7 @@ def test_analytic_kl_changes_the_noise_not_the_value(small):
     ("options", "gradient"),
     [
         ({"num_particles": 4, "bound": "iwae"}, "doubly-reparametrised"),
-        ({"num_particles": 1}, "sticking-the-landing"),
+        pytest.param({"num_particles": 1}, "sticking-the-landing", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_without_the_score_have_the_same_mean(small, options, gradient):
@@ -235,6 +238,7 @@ def test_linear_vae_arrives_at_probabilistic_pca():
     assert (model.exact_log_prob(x).mean() - model.elbo(x, 200).mean()).abs() < 0.02
 
 
+@pytest.mark.slow
 def test_variational_em_takes_turns_and_arrives():
     torch.manual_seed(0)
     x = torch.randn(200, 1) @ torch.tensor([[1.0, -1.0, 0.5]]) + 0.5 * torch.randn(200, 3)
@@ -321,6 +325,7 @@ def test_bad_options(options, message):
         zoo.VAE(**({"num_features": 16, "num_latents": 2} | options))
 
 
+@pytest.mark.slow
 def test_collapse_is_flagged_and_free_bits_mend_it():
     x = torch.bernoulli(torch.full((1000, 8), 0.5))
     solver = {"steps": 300, "learning_rate": 3e-3, "batch_size": 100, "compile": False}

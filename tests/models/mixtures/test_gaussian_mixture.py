@@ -139,6 +139,7 @@ def test_old_faithful(faithful):
     assert fit.model.bic(faithful) == pytest.approx(2322.192, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_old_faithful_tied_is_best(faithful):
     bic = {}
     for kind in KINDS:

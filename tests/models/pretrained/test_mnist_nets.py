@@ -16,7 +16,13 @@ KINDS = ("fvsbn", "nade", "made", "pixelcnn", "transformer")
 NETS = [name for name in PRETRAINED if name.removesuffix("-mnist") in KINDS]
 
 
-@pytest.mark.parametrize("name", NETS)
+#: a transformer draws pixel by pixel without a cache over rows: ten seconds
+LONG = {"transformer-mnist"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NETS]
+)
 def test_shipped_nets_draw_digits_as_probable_as_digits_are(name):
     torch.manual_seed(0)
     net = zoo.load(name)

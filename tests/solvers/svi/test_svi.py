@@ -89,7 +89,10 @@ def test_chains_do_not_depend_on_how_many_run_beside_them():
     assert len(set(starts.flatten().tolist())) == 3
 
 
-@pytest.mark.parametrize("elbo", ["auto", "trace", "mean-field", "graph", "importance"])
+LONG = [pytest.param(e, marks=pytest.mark.slow) for e in ("auto", "trace", "graph", "importance")]
+
+
+@pytest.mark.parametrize("elbo", ["mean-field", *LONG])
 def test_every_elbo_finds_the_posterior(elbo):
     x = line(10)
     svi = zoo.SVI(steps=1000, elbo=elbo, num_particles=2)
@@ -196,7 +199,7 @@ RESUMED = [
 
 
 @pytest.mark.parametrize(("model", "data", "svi"), RESUMED, ids=["chains", "batches", "SGD"])
-@pytest.mark.parametrize("through_disk", [False, True])
+@pytest.mark.parametrize("through_disk", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_resuming_equals_never_stopping(model, data, svi, through_disk, tmp_path):
     import dataclasses
 
