@@ -1,9 +1,9 @@
 """Published Pyro programs: compiled or why not, and a step beside Pyro's own.
 
-The programs of `tests/programs/` go unchanged through `zoo.fit`. A compiled step's time is the
-slope between two fits of unlike length, so that capturing and compiling do not count (their cost
-is the column beside it); Pyro's is that of `pyro.infer.SVI.step` with the same bound, guide and
-Adam. CPU seconds, one thread, one after the other in one run.
+The programs of `tests/programs/` go unchanged through `zoo.fit`. A compiled step's time is
+that of the blocks of steps after the first, so that capturing and compiling do not count (their
+cost is the column beside it); Pyro's is that of `pyro.infer.SVI.step` with the same bound,
+guide and Adam. CPU seconds, one thread, one after the other in one run.
 
     python benchmarks/programs.py            # writes results/programs.json, docs/programs.md
     python benchmarks/programs.py --only HMM # prints, and writes nothing
@@ -17,6 +17,7 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 os.environ["PPL_ZOO_XLA_CACHE"] = "off"
 
 import argparse
+import dataclasses
 import json
 import platform
 import sys
@@ -25,6 +26,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import pyro
 import torch
@@ -32,6 +34,8 @@ from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
 
 import ppl_zoo as zoo
+from ppl_zoo.compiler.xla import svi_steps
+from ppl_zoo.solvers.svi.engines import COMPILE_FROM
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "programs.json"
@@ -44,8 +48,8 @@ for module in ("tutorials", "regressions", "sequences", "mixtures", "nets", "epi
     __import__(module)
 
 RATE = 0.001
-#: CPU seconds that a slope is measured over, and at most so many steps
-MEASURED, MOST = 0.5, 200_000
+#: CPU seconds that steps are measured over, at most so many of them, and steps of a block
+MEASURED, MOST, WINDOW = 0.5, 400_000, 1000
 
 
 def made(case):
@@ -73,39 +77,34 @@ def time_pyro(case):
 
 def time_ours(case):
     """How the zoo runs it: engine, reason, CPU seconds of a step and until the first one."""
+    blocks, run = [], svi_steps.Stepper.run
 
-    def fit(steps):
-        model, guide, data = made(case)
-        # windows of one length, so that unlike fits share one compiled block
-        options = {"window": 20, "tol": 0.0, "parameter_tol": 0.0, "schedule": "constant"}
-        solver = zoo.SVI(
-            steps=steps,
-            guide=guide,
-            elbo=case.elbo(),
-            objective="stochastic",
-            learning_rate=RATE,
-            **options,
-        )
+    def timed(self, steps, rates, *rest):
+        if len(blocks) > 1 and sum(seconds for _, seconds in blocks[1:]) > MEASURED:
+            raise KeyboardInterrupt  # the fit ends with what it has
         begun = time.process_time()
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            done = zoo.fit(model, data, solver, progress=False, device="cpu")
-        spent = time.process_time() - begun
-        reason = [str(w.message) for w in told if "uncompiled" in str(w.message)]
-        return done.solution.engine, "".join(reason[:1]), spent
+        values = run(self, steps, rates, *rest)
+        blocks.append((len(rates), time.process_time() - begun))
+        return values
 
-    few = 2000  # from here on "auto" compiles whatever can be
-    engine, reason, first = fit(few)
-    if engine != "xla":
-        return engine, reason, None, None
-    short, steps = min(fit(few)[2] for _ in range(2)), few
-    while True:
-        steps = min(4 * steps, MOST)
-        long = fit(steps)[2]
-        if long - short > MEASURED or steps == MOST:
-            break
-    step = max(long - short, 0.0) / (steps - few)
-    return engine, "", step, max(first - few * step, 0.0)
+    model, guide, data = made(case)
+    options = {"guide": guide, "elbo": case.elbo(), "learning_rate": RATE}
+    options |= {"tol": 0.0, "parameter_tol": 0.0, "schedule": "constant", "window": WINDOW}
+    solver = zoo.SVI(steps=MOST, objective="stochastic", **options)
+    begun = time.process_time()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with mock.patch.object(svi_steps.Stepper, "run", timed):
+            if case.falls_back:
+                solver = dataclasses.replace(solver, steps=COMPILE_FROM)
+            done = zoo.fit(model, data, solver, progress=False, device="cpu")
+    spent = time.process_time() - begun
+    reason = [str(w.message) for w in told if "uncompiled" in str(w.message)]
+    if done.solution.engine != "xla":
+        return done.solution.engine, "".join(reason[:1]), None, None
+    measured = blocks[1:]
+    step = sum(seconds for _, seconds in measured) / sum(count for count, _ in measured)
+    return "xla", "", step, spent - sum(seconds for _, seconds in measured)
 
 
 def shown(record):

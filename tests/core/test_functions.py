@@ -189,6 +189,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow  # tests/programs/ has more of them
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_programs_compile_to_the_interpreters_numbers(name):
     program, data = PUBLISHED[name]

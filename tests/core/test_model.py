@@ -32,6 +32,7 @@ def testno_latents_maximum_likelihood():
     assert model.log_prob(states).exp().sum().item() == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_local_discrete_em_and_svi_agree():
     x = binary(300)
     em = zoo.fit(Coins(), x, zoo.EM(tol=1e-9), progress=False)
@@ -44,6 +45,7 @@ def test_local_discrete_em_and_svi_agree():
     assert torch.allclose(frequency, em.model.encode(x).double(), atol=0.04)
 
 
+@pytest.mark.slow
 def test_amortised_guide_bounds_the_density():
     x = real(200)
     fit = zoo.fit(Factor(), x, zoo.SVI(num_particles=4), progress=False)

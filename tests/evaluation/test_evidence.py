@@ -105,7 +105,8 @@ class Pair(zoo.Model):
             pyro.sample("x", dist.Normal(3.0 * z, 1.0), obs=x)
 
 
-@pytest.mark.parametrize("method", ["bridge", pytest.param("annealed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bridge", "annealed"])
 def test_discrete_latents_are_summed_out(method):
     x = torch.cat([torch.randn(12), 3.0 + torch.randn(8)]).double()
     done = zoo.fit(Pair().double(), x, zoo.SVI(guide="normal", steps=500), progress=False)

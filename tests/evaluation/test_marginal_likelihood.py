@@ -142,9 +142,8 @@ def test_every_model_of_the_zoo_can_be_evaluated(name):
         assert len(z) > 10 and z.abs().max() < 5
 
 
-@pytest.mark.parametrize(
-    "name", [list(EXACT)[0], pytest.param(list(EXACT)[1], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(EXACT)[:2])
 def test_models_with_real_latents_can_be_annealed(name):
     model, x = fitted(name)
     value, error = evaluation.annealed(model, x[:15], num_particles=64, num_steps=10).mean

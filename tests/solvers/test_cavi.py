@@ -66,7 +66,10 @@ def test_restarts_keep_the_best():
     assert fit.posterior(10)["means"].shape == (3, 10, 6, 2)
 
 
-@pytest.mark.parametrize("options", [{}, {"stochastic": True, "batch_size": 64}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"stochastic": True, "batch_size": 64}, marks=pytest.mark.slow)],
+)
 def test_resuming_equals_never_stopping(options, tmp_path):
     cavi = zoo.CAVI(max_steps=8, restarts=2, tol=0.0, **options)
     x = blobs()

@@ -118,6 +118,7 @@ def test_evicted_potentials_are_freed(small):
     assert executables().count("jit_at_all") == before
 
 
+@pytest.mark.slow
 def test_evicted_steps_are_freed(small):
     svi = zoo.SVI(objective="stochastic", steps=4, window=2, compile="xla")
     before = executables().count("jit_run")

@@ -103,7 +103,10 @@ def test_samples_given_any_variables_by_resampling(name):
     check_conditional(model, drawn, given, slack=0.02)
 
 
-@pytest.mark.parametrize("name", ["FVSBN, order", "MADE, orders", "OrderEnsemble"])
+@pytest.mark.parametrize(
+    "name",
+    ["FVSBN, order", "MADE, orders", pytest.param("OrderEnsemble", marks=pytest.mark.slow)],
+)
 def test_samples_given_any_variables_by_gibbs(name):
     """One particle a row is far from the conditional distribution; sweeps converge to it."""
     model = shaken(DISCRETE[name], 1.0)

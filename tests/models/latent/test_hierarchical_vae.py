@@ -132,6 +132,7 @@ def test_held_features_stay_and_free_ones_have_the_right_distribution():
     assert torch.allclose(torch.bincount(code, minlength=4).double() / 4000, share, atol=0.04)
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_layers_go_to_arviz():
     x, model = rows(200), small()
     before = model.elbo(x, 20).mean()

@@ -66,6 +66,7 @@ def test_partition_functions(shape, coupling):
     torch.testing.assert_close(ising_grid.log_partition(field, j), exact)
 
 
+@pytest.mark.slow
 def test_the_determinant_agrees_with_transfer_matrices_and_with_onsager():
     j = torch.tensor(0.44, dtype=torch.float64)
     field = torch.zeros(9, 30, dtype=torch.float64)
@@ -141,6 +142,7 @@ def test_samples_of_the_prior_are_exact_on_narrow_grids():
         assert ((found - expected) ** 2 / expected).sum() < 103
 
 
+@pytest.mark.slow
 def test_wide_grids_are_sampled_by_gibbs():
     """The mean energy of a bond is the derivative of log Z."""
     model = zoo.Ising(12, 12, coupling=0.3, noise=0.1)

@@ -115,6 +115,7 @@ def test_gradients_without_the_score_have_the_same_mean(small, options, gradient
     assert z.square().mean() < 1.5
 
 
+@pytest.mark.slow
 def test_doubly_reparametrised_gradients_are_quieter_near_the_optimum():
     torch.manual_seed(0)
     x = torch.randn(30, 4) @ torch.randn(4, 4)
@@ -341,6 +342,7 @@ def test_collapse_is_flagged_and_free_bits_mend_it():
     assert len(found["free"].lines) == 3 * 30
 
 
+@pytest.mark.slow
 def test_posterior_of_chosen_rows_by_guide_and_by_nuts():
     model = zoo.LinearVAE(3, 1)
     x = torch.randn(200, 1) @ torch.tensor([[1.0, -1.0, 0.5]]) + 0.5 * torch.randn(200, 3)

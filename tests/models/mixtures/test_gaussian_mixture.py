@@ -152,6 +152,7 @@ def test_old_faithful_tied_is_best(faithful):
     assert bic["tied", 3] == pytest.approx(2314.296, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_svi_reaches_em(faithful):
     x = ((faithful - faithful.mean(0)) / faithful.std(0)).float()
     em = fitted(x, 2)

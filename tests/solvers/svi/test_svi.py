@@ -95,7 +95,7 @@ LONG = [pytest.param(e, marks=pytest.mark.slow) for e in ("auto", "trace", "grap
 @pytest.mark.parametrize("elbo", ["mean-field", *LONG])
 def test_every_elbo_finds_the_posterior(elbo):
     x = line(10)
-    svi = zoo.SVI(steps=1000, elbo=elbo, num_particles=2)
+    svi = zoo.SVI(steps=600, elbo=elbo, num_particles=2)
     fit = zoo.fit(Mean(), x, svi, progress=False)
     mean, sd = (t.item() for t in fit.model.posterior(x))
     draws = fit.posterior(4000)["mu"]
