@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.tracing import describe, trace_program
+from ppl_zoo.core.tracing import describe, first_run
 from ppl_zoo.core.tracing.sites import is_sample, whole_plates
 from ppl_zoo.core.tracing.vectorize import traceable
 
@@ -254,10 +254,10 @@ class FunctionModel(Model):
         """Run the function with all rows of its plates, if it can."""
         try:
             with whole_plates():
-                return trace_program(self, rows.all())
+                return first_run(self, rows.all())
         except (RuntimeError, ValueError, IndexError):
             self._takes_all = False  # data of a batch stand for those of a larger plate
-            return trace_program(self, rows.all())
+            return first_run(self, rows.all())
 
     def check_data(self, rows: Rows) -> None:
         """Take any numbers: the program may mask what is missing; see :meth:`validate`."""
@@ -271,7 +271,7 @@ class FunctionModel(Model):
             Names the observed site, and the argument that holds NaN.
         """
         super().validate(rows)
-        trace = trace_program(self, rows.all())
+        trace = first_run(self, rows.all())
         with traceable():
             trace.compute_log_prob()
         for name, node in trace.nodes.items():

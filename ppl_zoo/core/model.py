@@ -27,7 +27,7 @@ from torch.distributions import Bernoulli, TransformedDistribution
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.parameters import ParameterStore
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.tracing import Site, describe, draw, predict, trace_program
+from ppl_zoo.core.tracing import Site, describe, draw, first_run, predict
 from ppl_zoo.core.tracing.sites import whole_plates
 from ppl_zoo.core.tracing.validation import refuse_broadcast, refuse_unobserved
 
@@ -335,7 +335,7 @@ class Model(PyroModule):
     def sites(self, *data: Any) -> dict[str, Site]:
         """Describe the sample sites that one run on these data shows."""
         with self.defaults():
-            return describe(trace_program(self, data))
+            return describe(first_run(self, data))
 
     def fresh(self) -> Model:
         """Make another model of the same arguments, with new random parameters."""
@@ -348,7 +348,7 @@ class Model(PyroModule):
         if self.data_plate is None:
             self._opened = []
             try:
-                trace_program(self, data.head(1) if isinstance(data, Rows) else data)
+                first_run(self, self._shown(data) if isinstance(data, Rows) else data)
                 if self._opened:
                     self.data_plate = self._opened[-1]
             finally:
@@ -363,11 +363,14 @@ class Model(PyroModule):
         DataError
             If nothing is observed, or observations are broadcast beyond their plates.
         """
-        numbers = sum(math.prod(shape) for shape in rows.sizes())
-        small = numbers <= MAX_VALIDATED_NUMBERS
-        trace = trace_program(self, rows.all() if small else rows.head(1000))
+        trace = first_run(self, self._shown(rows))
         refuse_unobserved(trace, self.argument_names)
         refuse_broadcast(trace)
+
+    def _shown(self, rows: Rows) -> tuple:
+        """Rows that a first run sees: all of them, or the first where they are many."""
+        numbers = sum(math.prod(shape) for shape in rows.sizes())
+        return rows.all() if numbers <= MAX_VALIDATED_NUMBERS else rows.head(1000)
 
     # ---- the three queries, by importance sampling and ancestral sampling -------------------
 
@@ -501,7 +504,7 @@ class Model(PyroModule):
     def observed_arguments(self, *data: Any) -> dict[str, str]:
         """Map each argument that a site observes to that site."""
         with self.defaults():
-            trace = trace_program(self, data)
+            trace = first_run(self, data)
         out = {}
         for name, given in zip(self.argument_names, data, strict=False):
             for site in describe(trace):

@@ -21,7 +21,7 @@ from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows, evenly_spaced
 from ppl_zoo.core.solution import Solution, load_chain
 from ppl_zoo.core.solver import FitContext, Solver
-from ppl_zoo.core.tracing import Draws, describe, draw, draw_discrete, predict, trace_program
+from ppl_zoo.core.tracing import Draws, describe, draw, draw_discrete, first_run, predict
 
 __all__ = ["FittedModel", "PosteriorDraws"]
 
@@ -185,7 +185,7 @@ class FittedModel:
                 plate = self.model.find_data_plate(data)
                 given, num = self._sampled(index, num_samples)
                 drawn = predict(self.model, guide, data, num, plate, True, latents=given)
-                sites = describe(trace_program(self.model, data))
+                sites = describe(first_run(self.model, data))
             out.append({k: v for k, v in drawn.items() if sites[k].kind == "observed"})
         return out
 

@@ -54,7 +54,8 @@ def to_arviz(
     Groups: ``posterior``, ``sample_stats`` (lp = log p(x, z), log_q, log_weight),
     ``log_likelihood``, ``posterior_predictive``, ``prior``, ``prior_predictive``,
     ``observed_data``, ``constant_data`` and ``fit`` (objective, learned parameters, k-hat, ...).
-    A chain is a restart, or a chain of the sampler. ``prior`` has one.
+    A chain is a restart, or a chain of the sampler. ``prior`` has one; the prior groups are left
+    out where a prior is improper (``dist.ImproperUniform``), which has no draws.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def to_arviz(
         "log_likelihood": _log_likelihood(reader, names, records),
         "posterior_predictive": _predictive(reader, names, records),
     }
-    if reader.has_latents:
+    if reader.has_latents and not any(site.flat for site in reader.sites.values()):
         prior = [reader.prior()]
         groups["prior"] = _posterior(reader, names, prior)
         groups["prior_predictive"] = _predictive(reader, names, prior)

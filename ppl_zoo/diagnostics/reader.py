@@ -20,7 +20,7 @@ from torch import Tensor
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import no_latents
 from ppl_zoo.core.posterior import FittedModel
-from ppl_zoo.core.tracing import Draws, Site, describe, draw, predict, trace_program
+from ppl_zoo.core.tracing import Draws, Site, describe, draw, first_run, predict, trace_program
 from ppl_zoo.core.tracing.sites import Program
 from ppl_zoo.diagnostics.arrays import even_indices
 from ppl_zoo.diagnostics.dims import has_plate, plate_axis
@@ -160,7 +160,7 @@ class Reader:
     def observed_values(self) -> dict[str, Tensor]:
         """Values of the observed sites at the observed rows."""
         with self.fit.seeded(0), self.model.defaults(), self.model.whole():
-            nodes = trace_program(self.model, self.data_at(self.observed_rows)).nodes
+            nodes = first_run(self.model, self.data_at(self.observed_rows)).nodes
         names = (s.name for s in self.sites.values() if s.kind == "observed")
         return {name: torch.as_tensor(nodes[name]["value"]).detach() for name in names}
 

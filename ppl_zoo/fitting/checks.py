@@ -14,7 +14,7 @@ from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solver import Solver
-from ppl_zoo.core.tracing import trace_program
+from ppl_zoo.core.tracing import first_run
 from ppl_zoo.diagnostics.check import Check, check_draws
 from ppl_zoo.diagnostics.khat import khat, khat_of_rows
 from ppl_zoo.diagnostics.row_check import RowCheck
@@ -57,7 +57,7 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         ]
     sites = fit.model.sites(*data)
     observed = {
-        name: trace_program(fit.model, data).nodes[name]["value"]
+        name: first_run(fit.model, data).nodes[name]["value"]
         for name, site in sites.items()
         if site.kind == "observed"
     }

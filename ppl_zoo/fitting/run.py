@@ -14,7 +14,7 @@ from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.random import fork_generators
+from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.fitting.result import Fit
@@ -113,6 +113,7 @@ def fit(
         valid = model.as_rows(data.valid)
         model.check_data(valid)
     with fork_generators(model.device), model.defaults():
+        set_seed(seed, model.device)  # a first run must not depend on what ran before it
         model.find_data_plate(rows)
         model.validate(rows)
     started = time.perf_counter()
@@ -133,6 +134,7 @@ def fit(
     )
     try:
         with fork_generators(model.device), model.defaults():
+            set_seed(seed, model.device)
             solution = solver.solve(model, rows, context)
     except ConvergenceError as error:
         if error.solution is not None:

@@ -21,8 +21,8 @@ from ppl_zoo.core.functions import FunctionModel, GuideProgram, module_of
 from ppl_zoo.core.model import Model, no_latents
 from ppl_zoo.core.parameters import isolated_store
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.tracing import Site, describe, trace_program, with_summed_out
-from ppl_zoo.core.tracing.sites import Program
+from ppl_zoo.core.tracing import Site, describe, first_run, trace_program, with_summed_out
+from ppl_zoo.core.tracing.sites import Program, feasible_point
 from ppl_zoo.core.tracing.validation import refuse_outside_support, validate_names
 
 __all__ = ["GUIDES", "AutoFlow", "GuideSpec", "Pair", "copy_guide", "make_pair"]
@@ -144,7 +144,7 @@ def make_pair(
     """
     minibatch = batch_size is not None and batch_size < len(rows)
     data = rows.head(batch_size) if minibatch else rows.all()
-    sites = describe(trace_program(model, data))
+    sites = describe(first_run(model, data))
     discrete = tuple(s.name for s in sites.values() if s.kind == "latent" and s.discrete)
     guide = _make_guide(model, spec, sites, batch_size if minibatch else None, chain)
     if minibatch and isinstance(model, FunctionModel):
@@ -229,8 +229,31 @@ class _OwnStore(_Context):
 def _autoguide_by_name(name: str, chain: int) -> Callable[..., autoguide.AutoGuide]:
     if name not in GUIDES:
         raise ValueError(f"guide: got {name!r}, expected one of {sorted(GUIDES)} or a program")
-    start = autoguide.init_to_feasible if chain == 0 else autoguide.init_to_uniform
-    return functools.partial(GUIDES[name], init_loc_fn=start)
+    return functools.partial(GUIDES[name], init_loc_fn=init_to_zero if chain == 0 else init_near)
+
+
+def init_to_zero(site: dict) -> Tensor:
+    """Start at 0 on the unconstrained scale, as Pyro's ``init_to_feasible``."""
+    return _start(site, autoguide.init_to_feasible, lambda zeros: zeros)
+
+
+def init_near(site: dict) -> Tensor:
+    """Start within 2 of 0 on the unconstrained scale, as Pyro's ``init_to_uniform``."""
+    return _start(site, autoguide.init_to_uniform, lambda zeros: zeros.uniform_(-2.0, 2.0))
+
+
+def _start(
+    site: dict, pyros: Callable[[dict], Tensor], move: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Start of a site as Pyro gives it, which draws from its prior; also where it has no draws."""
+    try:
+        return pyros(site)
+    except NotImplementedError:
+        value = feasible_point(site["fn"])
+        if value is None:
+            raise
+        transform = torch.distributions.transform_to(site["fn"].support)
+        return transform(move(torch.zeros_like(transform.inv(value))))
 
 
 def _is_autoguide_maker(spec: GuideSpec) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.tracing import describe, trace_program, with_summed_out
+from ppl_zoo.core.tracing import describe, first_run, with_summed_out
 
 __all__ = ["Unconstrained"]
 
@@ -59,7 +59,7 @@ class Unconstrained:
     def __init__(self, model: Model, rows: Rows) -> None:
         self.model, self.data = model, rows.all()
         name = model.model_name
-        trace = trace_program(model, self.data)
+        trace = first_run(model, self.data)
         for place, node in trace.nodes.items():
             fn = node.get("fn")
             if type(fn).__name__ == "_Subsample" and fn.subsample_size not in (None, fn.size):

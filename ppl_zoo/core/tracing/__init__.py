@@ -7,7 +7,13 @@ stands for many draws, so that programs need not broadcast (``weights[0]``, ``x 
 from ppl_zoo.core.tracing.predictive import predict, simulate
 from ppl_zoo.core.tracing.sampling import draw, draw_discrete, vectorises
 from ppl_zoo.core.tracing.scoring import Draws
-from ppl_zoo.core.tracing.sites import Site, describe, trace_program, with_summed_out
+from ppl_zoo.core.tracing.sites import (
+    Site,
+    describe,
+    first_run,
+    trace_program,
+    with_summed_out,
+)
 
 __all__ = [
     "Draws",
@@ -15,6 +21,7 @@ __all__ = [
     "describe",
     "draw",
     "draw_discrete",
+    "first_run",
     "predict",
     "simulate",
     "trace_program",

@@ -9,7 +9,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from ppl_zoo.core.tracing.sites import Program, describe, is_sample
+from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.tracing.sites import Program, base_of, describe, is_sample
 from ppl_zoo.core.tracing.vectorize import over_draws
 
 __all__ = ["predict", "simulate"]
@@ -25,11 +26,22 @@ class _Unobserve(Messenger):
             msg.update(is_observed=False, value=None, done=False)
 
 
+class _RefuseFlatPrior(Messenger):
+    """Name the latent that is to be drawn from an improper prior; the outermost handler."""
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["value"] is None and isinstance(base_of(msg["fn"]), dist.ImproperUniform):
+            raise QueryError(
+                f"site {msg['name']!r}: got an improper prior ({msg['fn'].support}), which has no "
+                "draws, expected a proper one for draws from the prior"
+            )
+
+
 @torch.no_grad()
 def simulate(model: Program, data: tuple) -> dict[str, Tensor]:
     """Sample the joint distribution once: ``{site: value}``, observed sites included."""
     with poutine.block():
-        trace = poutine.trace(_Unobserve()(model)).get_trace(*data)
+        trace = poutine.trace(_RefuseFlatPrior()(_Unobserve()(model))).get_trace(*data)
     return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in describe(trace)}
 
 
@@ -80,7 +92,7 @@ def predict(
                     and (keep_local or all(f.name != data_plate for f in node["cond_indep_stack"]))
                 }
             known = poutine.condition(free, data=known | held)
-            return poutine.trace(known).get_trace(*data)
+            return poutine.trace(_RefuseFlatPrior()(known)).get_trace(*data)
 
     first = run({k: v[0] for k, v in (latents or {}).items()})
     shapes = {

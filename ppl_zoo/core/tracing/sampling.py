@@ -20,6 +20,7 @@ from ppl_zoo.core.tracing.sites import (
     Program,
     Site,
     describe,
+    first_run,
     nesting_of,
     trace_program,
     with_summed_out,
@@ -68,7 +69,7 @@ def draw(
     """
     given = None
     if latents is not None:
-        given = Given(describe(trace_program(model, data)))
+        given = Given(describe(first_run(model, data)))
         guide = given.program({name: value[0] for name, value in latents.items()})
     with _Largest() as largest:
         first_guide = trace_program(guide, data)
@@ -213,7 +214,7 @@ def draw_discrete(
         ``{site: (num_draws, ...)}``.
     """
     names = tuple(names)
-    first = trace_program(model, data)
+    first = first_run(model, data)
     sites, nesting = describe(first), nesting_of(first)
     latents = {k: v for k, v in latents.items() if k in sites and sites[k].kind == "latent"}
     num = len(next(iter(latents.values())))

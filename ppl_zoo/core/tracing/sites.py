@@ -11,6 +11,7 @@ from unittest import mock
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -18,7 +19,10 @@ from torch import Tensor
 __all__ = [
     "Program",
     "Site",
+    "base_of",
     "describe",
+    "feasible_point",
+    "first_run",
     "is_sample",
     "nesting_of",
     "trace_program",
@@ -40,6 +44,7 @@ class Site:
     event_dim: int
     discrete: bool  # a latent of finite support, which can be summed out
     reparametrised: bool
+    flat: bool = False  # an improper prior, which has no draws
 
     @property
     def batch_ndim(self) -> int:
@@ -55,6 +60,49 @@ def trace_program(program: Program, data: tuple) -> Trace:
     """Run a Pyro program once, away from any handler outside, and return its trace."""
     with torch.no_grad(), poutine.block():
         return poutine.trace(program).get_trace(*data)
+
+
+def first_run(program: Program, data: tuple) -> Trace:
+    """Trace a model to see its sites, its continuous latents at a feasible point.
+
+    A draw from the prior may overflow, and a flat prior has none.
+    """
+    return trace_program(_AtFeasiblePoint()(program), data)
+
+
+class _AtFeasiblePoint(Messenger):
+    """Hold continuous latents at 0 on the unconstrained scale."""
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["value"] is None and is_sample(msg):
+            msg["value"] = feasible_point(msg["fn"])
+
+
+def base_of(fn: Any) -> Any:
+    """Return a distribution without its masks, expansions and transforms."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def feasible_point(fn: Any) -> Tensor | None:
+    """Value of a continuous distribution at 0 on the unconstrained scale.
+
+    None for a discrete or deterministic one, and for a support that has no transform.
+    """
+    base = base_of(fn)
+    if isinstance(base, dist.Delta | dist.Unit):
+        return None
+    try:
+        if fn.support.is_discrete:
+            return None
+        transform = torch.distributions.transform_to(fn.support)
+        shape = transform.inverse_shape(fn.shape())
+    except (NotImplementedError, AttributeError):
+        return None
+    tensors = [v for v in vars(base).values() if isinstance(v, Tensor) and v.is_floating_point()]
+    zeros = tensors[0].new_zeros(shape) if tensors else torch.zeros(shape)
+    return transform(zeros)
 
 
 @contextlib.contextmanager
@@ -109,6 +157,7 @@ def describe(trace: Trace) -> dict[str, Site]:
             event_dim=0 if deterministic and frames else len(node["fn"].event_shape),
             discrete=bool(discrete),
             reparametrised=bool(getattr(node["fn"], "has_rsample", False)),
+            flat=isinstance(base_of(node["fn"]), dist.ImproperUniform),
         )
     return sites
 

@@ -13,7 +13,7 @@ from torch.distributions import biject_to
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.tracing import trace_program
+from ppl_zoo.core.tracing import first_run
 from ppl_zoo.core.tracing.sites import Program
 from ppl_zoo.solvers.fixed_draws.families import read_location, read_scales
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
@@ -129,7 +129,7 @@ def _jacobian_of_means(
     size = len(loc)
     sd = torch.from_numpy(scale) * theta[size:].exp()
     draws: Tensor = theta[:size] + sd * torch.from_numpy(normals)
-    trace = trace_program(potential.problem.model, potential.problem.data)
+    trace = first_run(potential.problem.model, potential.problem.data)
     means, found, labels = {}, [], []
     for name, (first, end, shape) in potential.problem.places.items():
         transform = biject_to(trace.nodes[name]["fn"].support)
