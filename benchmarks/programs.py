@@ -49,7 +49,7 @@ for module in ("tutorials", "regressions", "sequences", "mixtures", "nets", "epi
 
 RATE = 0.001
 #: CPU seconds that steps are measured over, at most so many of them, and steps of a block
-MEASURED, MOST, WINDOW = 0.5, 400_000, 1000
+MEASURED, MOST, WINDOW = 0.5, 10_000, 1000
 
 
 def made(case):

@@ -1,31 +1,55 @@
-"""Check of a fit: a table of its posterior, and a verdict with the thresholds that it used."""
+"""Check of a fit: is this the posterior, does the model describe the data, will it generalise.
+
+Three questions, three verdicts, each with what was measured, the limit it was held against, the
+latents that are off, and the next step to take.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+
+from ppl_zoo.diagnostics.khat import Reweighted, effective_share, khat, khat_of_rows, psis_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LIMITS", "Check", "ScalarCheck", "check_draws"]
+__all__ = [
+    "LIMITS",
+    "Check",
+    "Finding",
+    "ScalarCheck",
+    "SolverDiagnostics",
+    "Verdict",
+    "check_draws",
+]
 
-#: thresholds of the verdict: k-hat (Yao et al. 2018), R-hat (Vehtari et al. 2021), error of a mean
-#: in reference sds, relative error of an sd, distance over that of two halves of the reference,
-#: tail probability of a predictive check, and share of a row's latents that are active
+#: limits of the verdicts: k-hat (Yao et al. 2018), which counts where fewer than ``steady`` of
+#: the draws are effective; the least share of effective draws; R-hat (Vehtari et al. 2021) and
+#: effective draws of a sampler, in all; error of a mean in posterior sds and relative error of an
+#: sd, against the reweighted draws or a reference; distance over that of two halves of the
+#: reference; tail probability of a predictive check; share of a row's latents that are active
 LIMITS: Mapping[str, float] = {
     "khat": 0.7,
+    "steady": 0.9,
+    "share": 0.2,
     "rhat": 1.05,
-    "mean": 0.25,
+    "ess": 100.0,
+    "mean": 0.15,
     "sd": 0.15,
     "distance": 5.0,
     "p": 0.005,
     "active": 0.1,
 }
+#: an error is told where it exceeds its limit and so many of its own standard errors
+NOISE_FACTOR = 2.0
+#: sites named in a finding
+MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +58,8 @@ class ScalarCheck:
 
     ``mean_error`` is in units of the reference sd, ``sd_error`` relative (-0.26: 26 % too small),
     ``distance`` the Wasserstein distance to the reference over that between its two halves; NaN
-    without a reference.
+    without a reference. ``reweighted`` holds the same errors against the guide's own draws under
+    importance weights; None where there are no weights.
     """
 
     name: str
@@ -45,6 +70,65 @@ class ScalarCheck:
     mean_error: float = math.nan
     sd_error: float = math.nan
     distance: float = math.nan
+    reweighted: Reweighted | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something beyond its limit.
+
+    Attributes
+    ----------
+    measure, value, limit
+        What was measured, and the limit of :data:`LIMITS`; NaN where it has none.
+    text
+        In words, with the next step to take.
+    sites
+        Scalars that are off, the worst first.
+    """
+
+    measure: str
+    value: float
+    limit: float
+    text: str
+    sites: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Answer to one question about a fit.
+
+    Attributes
+    ----------
+    findings
+        What is wrong.
+    measured
+        What was measured and found within its limit, in words.
+    unchecked
+        What was not, or cannot be, checked, in words.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    measured: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was measured, and nothing is wrong."""
+        return not self.findings and bool(self.measured)
+
+    def __str__(self) -> str:
+        """Say it in a paragraph."""
+        if self.findings:
+            parts = ["NO: " + self.findings[0].text, *(f.text for f in self.findings[1:])]
+        else:
+            parts = ["yes, by " + ", ".join(self.measured)] if self.measured else []
+        parts += [f"not checked: {text}" for text in self.unchecked]
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -53,46 +137,70 @@ class Check:
 
     Attributes
     ----------
+    inference
+        Is this the model's posterior? ``passed`` is its answer.
+    model
+        Does the model describe the data?
+    generalisation
+        Will it predict rows that it has not seen?
     lines
         One for each scalar of the posterior.
     khat, khat_error
         Pareto k-hat of each chain, and its standard error; NaN where there are no weights.
+    share
+        Share of the draws that are effective under their importance weights, a chain.
     p_values
         ``{"SITE STATISTIC": p}``, posterior predictive: the share of replicates whose statistic
         is at least that of the data.
-    verdict
-        What is wrong, in words, with the threshold; empty if nothing was found.
     draws, reference
         ``{scalar: (chain, draw)}``; the reference's None if there is none.
     limits
-        The thresholds.
+        The limits.
     """
 
+    inference: Verdict
+    model: Verdict
+    generalisation: Verdict
     lines: tuple[ScalarCheck, ...]
     khat: np.ndarray
     khat_error: np.ndarray
+    share: np.ndarray
     p_values: Mapping[str, float]
-    verdict: tuple[str, ...]
     draws: Mapping[str, np.ndarray]
     reference: Mapping[str, np.ndarray] | None
     limits: Mapping[str, float]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
-        return not self.verdict
+        """Whether the answer can be taken for the model's posterior: ``inference.passed``."""
+        return self.inference.passed
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """What is wrong, of all three questions, in words; empty if nothing was found."""
+        parts = (self.inference, self.model, self.generalisation)
+        return tuple(finding.text for part in parts for finding in part.findings)
 
     def __str__(self) -> str:
-        """Format the table, with the verdict below."""
+        """Format the table, with the verdicts below."""
         against = self.reference is not None
+        weighted = not against and any(line.reweighted is not None for line in self.lines)
         width = max([len(line.name) for line in self.lines], default=4)
         head = f"{'':{width}}       mean         sd  R-hat    ESS"
-        rows = [head + ("  mean error  sd error  distance" if against else "")]
+        if against:
+            head += "  mean error  sd error  distance"
+        elif weighted:
+            head += "  mean error  sd error (reweighted)"
+        rows = [head]
         for line in self.lines:
             row = f"{line.name:{width}} {line.mean:10.4g} {line.sd:10.4g}"
             row += f" {_formatted(line.rhat, 6, 3)} {line.ess:6.0f}"
             if against:
                 row += f"  {line.mean_error:+10.2f} {line.sd_error:+9.0%} {line.distance:9.1f}"
+            elif line.reweighted is not None:
+                found = line.reweighted
+                row += f"  {found.mean_error:+10.2f} {found.sd_error:+9.0%}"
+                row += f" +- {found.sd_noise:.0%}"
             rows.append(row)
         if np.isfinite(self.khat).any():
             pairs = zip(self.khat, self.khat_error, strict=True)
@@ -100,7 +208,9 @@ class Check:
         if self.p_values:
             shown = ", ".join(f"{name} {p:.2f}" for name, p in self.p_values.items())
             rows.append(f"predictive p-values: {shown}")
-        rows += [f"! {text}" for text in self.verdict] or ["nothing wrong was found"]
+        rows.append(f"Is this the model's posterior? {self.inference}")
+        rows.append(f"Does the model describe the data? {self.model}")
+        rows.append(f"Will it predict new rows? {self.generalisation}")
         return "\n".join(rows)
 
     def plot(self) -> Figure:
@@ -110,16 +220,45 @@ class Check:
         return plot_check(self)
 
 
+@dataclass(frozen=True)
+class SolverDiagnostics:
+    """Diagnostics of a solver: why it stopped, its importance weights, divergences.
+
+    Attributes
+    ----------
+    stopped
+        Why each chain stopped.
+    converges
+        Whether the solver has an end to converge to (a sampler has none).
+    log_weights
+        Log importance weights of the draws, ``(chain, draw)``; None for a sampler's.
+    row_log_weights
+        Those of single rows, ``(draw, row)`` a chain, in the place of ``log_weights`` under an
+        amortised guide.
+    diverging
+        Divergent transitions ``(chain, draw)`` of a sampler.
+    mean_field
+        Whether the guide leaves out correlations, which the advice depends on.
+    active
+        Which local latent dimensions are active, ``(num_latents,)``.
+    """
+
+    stopped: Sequence[str]
+    converges: bool = True
+    log_weights: torch.Tensor | None = None
+    row_log_weights: Sequence[torch.Tensor] = field(default=())
+    diverging: np.ndarray | None = None
+    mean_field: bool = False
+    active: np.ndarray | None = None
+
+
 def check_draws(
     draws: Mapping[str, np.ndarray],
+    solver: SolverDiagnostics,
     *,
-    khat: Sequence[float],
-    num_weights: int,
     reference: Mapping[str, np.ndarray] | None,
     replicates: Mapping[str, np.ndarray],
     observed: Mapping[str, np.ndarray],
-    mean_field: bool,
-    active: np.ndarray | None = None,
 ) -> Check:
     """Check posterior draws.
 
@@ -127,19 +266,18 @@ def check_draws(
     ----------
     draws, reference
         ``{site: (chain, draw, ...)}``.
-    khat, num_weights
-        Pareto k-hat of each chain, and the number of importance weights it was estimated from.
+    solver
+        What else is known of the fit.
     replicates, observed
         ``{site: (draw, ...)}`` and ``{site: (...)}``.
-    mean_field
-        Whether the guide leaves out correlations, which the advice depends on.
-    active
-        Which local latent dimensions are active, ``(num_latents,)``.
     """
     from ppl_zoo.diagnostics.arviz_compat import ess_and_rhat
 
     scalars = _scalars(draws)
     other = None if reference is None else _scalars(reference)
+    weights = solver.log_weights
+    smoothed = None if weights is None else np.stack([psis_weights(w).numpy() for w in weights])
+    best = 0 if smoothed is None else int(np.argmax([effective_share(w) for w in weights]))
     lines = []
     for name, values in scalars.items():
         ess, rhat = ess_and_rhat(values)
@@ -147,15 +285,352 @@ def check_draws(
         line |= {"rhat": rhat, "ess": ess}
         if other is not None and name in other:
             line |= _errors(values.ravel(), other[name])
+        if smoothed is not None and np.isfinite(smoothed[best]).all():
+            line["reweighted"] = Reweighted.of(values[best].astype(np.float64), smoothed[best])
         lines.append(ScalarCheck(**line))
-    khat = np.asarray(khat, float)
-    tail = math.ceil(min(0.2 * num_weights, 3.0 * math.sqrt(num_weights)))
+    khats, shares, num_weights = _weights(solver)
+    tail = math.ceil(min(0.2 * num_weights, 3.0 * math.sqrt(num_weights))) or 1
     khat_error = np.where(
-        np.isfinite(khat), (1 + np.maximum(khat, -0.5)) / math.sqrt(tail), np.nan
+        np.isfinite(khats), (1 + np.maximum(khats, -0.5)) / math.sqrt(tail), np.nan
     )
     p_values = _p_values(replicates, observed)
-    verdict = _posterior_collapse(active) + _verdict(lines, khat, p_values, mean_field, other)
-    return Check(tuple(lines), khat, khat_error, p_values, verdict, scalars, other, LIMITS)
+    return Check(
+        inference=_judge_inference(lines, solver, khats, shares, other),
+        model=_judge_model(p_values, solver.active),
+        generalisation=Verdict(
+            unchecked=("no rows were held out; compare the log density of rows kept back",)
+        ),
+        lines=tuple(lines),
+        khat=khats,
+        khat_error=khat_error,
+        share=shares,
+        p_values=p_values,
+        draws=scalars,
+        reference=other,
+        limits=LIMITS,
+    )
+
+
+def _weights(solver: SolverDiagnostics) -> tuple[np.ndarray, np.ndarray, int]:
+    """K-hat and share of effective draws of each chain, and the number of weights."""
+    if solver.log_weights is not None:
+        each = solver.log_weights
+        return (
+            np.array([khat(w) for w in each]),
+            np.array([effective_share(w) for w in each]),
+            each.shape[1],
+        )
+    if solver.row_log_weights:
+        rows = solver.row_log_weights
+        # nine rows of ten are above, as k-hat's are below
+        shares = [float(np.quantile([effective_share(w) for w in r.mT], 0.1)) for r in rows]
+        return np.array([khat_of_rows(r) for r in rows]), np.array(shares), len(rows[0])
+    none = np.full(len(solver.stopped), np.nan)
+    return none, none, 1
+
+
+def _judge_inference(
+    lines: Sequence[ScalarCheck],
+    solver: SolverDiagnostics,
+    khats: np.ndarray,
+    shares: np.ndarray,
+    reference: Mapping[str, np.ndarray] | None,
+) -> Verdict:
+    """Judge whether this is the model's posterior."""
+    found: list[Finding] = []
+    measured: list[str] = []
+    unchecked: list[str] = []
+    advice = (
+        "a full-rank guide (guide='multivariate-normal') may mend it"
+        if solver.mean_field
+        else "zoo.NUTS(init=fit) samples it"
+    )
+    weighted = solver.log_weights is not None or bool(solver.row_log_weights)
+    found += _convergence(solver)
+    if solver.converges and not found:
+        measured.append("convergence")
+    if weighted:
+        found += _judge_weights(solver, khats, shares, lines, advice)
+        shown = np.nanmin(shares) if np.isfinite(shares).any() else math.nan
+        measured.append(f"{shown:.0%} effective draws")
+        if solver.log_weights is not None and lines:
+            measured.append("means and sds of the reweighted draws")
+    elif solver.converges and lines:
+        unchecked.append("the posterior is closed or a point: it has no importance weights")
+    found += _judge_chains(lines, sampled=not solver.converges)
+    if not solver.converges and lines:
+        measured.append("R-hat, effective draws and divergences")
+    if reference is None:
+        if lines:
+            unchecked.append(
+                "parts of the posterior where no draw fell (another mode, a tail), which "
+                "check(zoo.NUTS()) may find"
+            )
+    else:
+        found += _judge_reference(lines, advice, reference)
+        measured.append("means, sds and distributions of the reference")
+    return Verdict(tuple(found), tuple(measured), tuple(unchecked))
+
+
+def _convergence(solver: SolverDiagnostics) -> list[Finding]:
+    """Chains that did not reach an end, and transitions that diverged."""
+    found = []
+    if solver.converges:
+        ended = [reason for reason in solver.stopped if reason != "converged"]
+        if ended and "converged" not in solver.stopped:
+            why = {
+                "max_steps": "it used up its steps before it converged: allow more",
+                "interrupted": "it was interrupted: resume it",
+                "diverged": "it diverged: start anew with a smaller learning rate",
+            }.get(ended[0], f"it stopped by {ended[0]}")
+            found.append(Finding("convergence", math.nan, math.nan, f"the fit is not done, {why}"))
+    elif "interrupted" in solver.stopped:
+        text = "the sampler was interrupted: resume it"
+        found.append(Finding("convergence", math.nan, math.nan, text))
+    if solver.diverging is not None and solver.diverging.any():
+        count, size = int(solver.diverging.sum()), solver.diverging.size
+        found.append(
+            Finding(
+                "divergences",
+                float(count),
+                0.0,
+                f"{count} of {size} draws diverged: the chains may have left out a part of the "
+                "posterior; take smaller steps (a higher target_accept), or write a hierarchy "
+                "non-centred",
+            )
+        )
+    return found
+
+
+def _judge_weights(
+    solver: SolverDiagnostics,
+    khats: np.ndarray,
+    shares: np.ndarray,
+    lines: Sequence[ScalarCheck],
+    advice: str,
+) -> list[Finding]:
+    """Judge by the importance weights: finite, enough effective draws, moments as reweighted."""
+    found = []
+    weights = solver.log_weights
+    if weights is not None:
+        bad = ~torch.isfinite(weights) & (weights != -math.inf)
+        if bad.any() or (weights == -math.inf).all():
+            count = int((~torch.isfinite(weights)).sum())
+            return [
+                Finding(
+                    "weights",
+                    float(count),
+                    0.0,
+                    f"{count} of {weights.numel()} importance weights are not finite: the fit ran "
+                    "away, or the density overflows; start anew with another seed or smaller "
+                    "steps",
+                )
+            ]
+    share, worst = float(np.nanmin(shares)), _nanmax(khats)
+    off = _off(lines)
+    named = _named(off)
+    if share < LIMITS["share"]:
+        found.append(
+            Finding(
+                "effective draws",
+                share,
+                LIMITS["share"],
+                f"{share:.1%} of the guide's draws are effective (below {LIMITS['share']:.0%}): "
+                f"the guide is far from the posterior{named}; {advice}",
+                tuple(line.name for line in off),
+            )
+        )
+    if worst > LIMITS["khat"] and share < LIMITS["steady"]:
+        found.append(
+            Finding(
+                "k-hat",
+                worst,
+                LIMITS["khat"],
+                f"k-hat is {worst:.2f} (above {LIMITS['khat']}): the guide is far from the "
+                f"posterior{named}; {advice}",
+                tuple(line.name for line in off),
+            )
+        )
+    for kind, unit in (("mean", "posterior sds"), ("sd", "")):
+        bad = [line for line in off if kind in _beyond(line.reweighted)]
+        if not bad:
+            continue
+        line = max(bad, key=lambda line: abs(getattr(line.reweighted, f"{kind}_error")))
+        value = getattr(line.reweighted, f"{kind}_error")
+        size = (
+            f"off by {abs(value):.2f} {unit}"
+            if kind == "mean"
+            else f"{abs(value):.0%} too {'small' if value < 0 else 'large'}"
+        )
+        limit = LIMITS[kind]
+        shown = f"{limit:.2f}" if kind == "mean" else f"{limit:.0%}"
+        found.append(
+            Finding(
+                kind,
+                value,
+                limit,
+                f"the {kind} of {line.name} is {size} (above {shown}) by the reweighted "
+                f"draws{_and_others(bad)}; {advice}",
+                tuple(line.name for line in bad),
+            )
+        )
+    return found
+
+
+def _beyond(found: Reweighted | None) -> tuple[str, ...]:
+    """Which moments are off by more than their limit and their noise."""
+    if found is None:
+        return ()
+    errors = {
+        "mean": (found.mean_error, found.mean_noise),
+        "sd": (found.sd_error, found.sd_noise),
+    }
+    return tuple(
+        kind
+        for kind, (error, noise) in errors.items()
+        if abs(error) > max(LIMITS[kind], NOISE_FACTOR * noise)
+    )
+
+
+def _off(lines: Sequence[ScalarCheck]) -> list[ScalarCheck]:
+    """Scalars that the reweighted draws contradict, the worst first."""
+    bad = [line for line in lines if _beyond(line.reweighted)]
+    return sorted(
+        bad, key=lambda line: -max(abs(line.reweighted.mean_error), abs(line.reweighted.sd_error))
+    )
+
+
+def _named(lines: Sequence[ScalarCheck]) -> str:
+    names = ", ".join(line.name for line in lines[:MAX_NAMED])
+    return f" (most in {names}{', ...' if len(lines) > MAX_NAMED else ''})" if lines else ""
+
+
+def _judge_chains(lines: Sequence[ScalarCheck], sampled: bool) -> list[Finding]:
+    """Judge by R-hat, and by the effective draws of a sampler."""
+    found = []
+    apart = [line for line in lines if line.rhat > LIMITS["rhat"]]
+    if apart:
+        apart.sort(key=lambda line: -line.rhat)
+        line = apart[0]
+        step = (
+            "draw more, or start the chains from a fit (init=)"
+            if sampled
+            else "compare their objectives, and take more steps or restarts"
+        )
+        found.append(
+            Finding(
+                "R-hat",
+                line.rhat,
+                LIMITS["rhat"],
+                f"R-hat of {line.name} is {line.rhat:.2f} (above {LIMITS['rhat']}): the chains "
+                f"found different answers{_and_others(apart)}; {step}",
+                tuple(line.name for line in apart),
+            )
+        )
+    few = [line for line in lines if sampled and line.ess < LIMITS["ess"]]
+    if few:
+        few.sort(key=lambda line: line.ess)
+        found.append(
+            Finding(
+                "effective draws",
+                few[0].ess,
+                LIMITS["ess"],
+                f"{few[0].name} has {few[0].ess:.0f} effective draws (below "
+                f"{LIMITS['ess']:.0f}){_and_others(few)}; draw more",
+                tuple(line.name for line in few),
+            )
+        )
+    return found
+
+
+def _judge_reference(
+    lines: Sequence[ScalarCheck], advice: str, reference: Mapping[str, np.ndarray]
+) -> list[Finding]:
+    """Judge by errors of mean, sd and distribution against the reference."""
+    found = []
+    shifted = [line for line in lines if abs(line.mean_error) > LIMITS["mean"]]
+    if shifted:
+        shifted.sort(key=lambda line: -abs(line.mean_error))
+        line = shifted[0]
+        found.append(
+            Finding(
+                "mean",
+                line.mean_error,
+                LIMITS["mean"],
+                f"the mean of {line.name} is off by {abs(line.mean_error):.2f} posterior sds "
+                f"(above {LIMITS['mean']}){_and_others(shifted)}",
+                tuple(line.name for line in shifted),
+            )
+        )
+    narrow = [line for line in lines if abs(line.sd_error) > LIMITS["sd"]]
+    if narrow:
+        narrow.sort(key=lambda line: -abs(line.sd_error))
+        line = narrow[0]
+        size = "small" if line.sd_error < 0 else "large"
+        mend = line.sd_error < 0 and _strongest_correlation(reference) > 0.5
+        found.append(
+            Finding(
+                "sd",
+                line.sd_error,
+                LIMITS["sd"],
+                f"the sd of {line.name} is {abs(line.sd_error):.0%} too {size} (above "
+                f"{LIMITS['sd']:.0%}){_and_others(narrow)}{f'; {advice}' if mend else ''}",
+                tuple(line.name for line in narrow),
+            )
+        )
+    far = [
+        line
+        for line in lines
+        if line.distance > LIMITS["distance"] and line not in shifted and line not in narrow
+    ]
+    if far:
+        far.sort(key=lambda line: -line.distance)
+        line = far[0]
+        found.append(
+            Finding(
+                "distance",
+                line.distance,
+                LIMITS["distance"],
+                f"the distribution of {line.name} is {line.distance:.0f} times as far from the "
+                f"reference as its halves are from each other (above {LIMITS['distance']:.0f})",
+                tuple(line.name for line in far),
+            )
+        )
+    return found
+
+
+def _judge_model(p_values: Mapping[str, float], active: np.ndarray | None) -> Verdict:
+    """Judge whether the model describes the data."""
+    found = []
+    if active is not None and active.mean() < LIMITS["active"]:
+        found.append(
+            Finding(
+                "active latents",
+                float(active.mean()),
+                LIMITS["active"],
+                f"{active.sum()} of {len(active)} latents carry anything (below "
+                f"{LIMITS['active']:.0%}): the posterior has collapsed onto the prior; free bits, "
+                "elbo=zoo.LocalELBO(free_bits=0.1), or a KL that grows from 0, "
+                "beta=lambda step: min(1.0, step / 5000), keep them in use",
+            )
+        )
+    for name, p in p_values.items():
+        if min(p, 1 - p) < LIMITS["p"]:
+            found.append(
+                Finding(
+                    "predictive p-value",
+                    p,
+                    LIMITS["p"],
+                    f"replicates do not look like the data: {name} has a predictive p-value of "
+                    f"{p:.3f} (within {LIMITS['p']} of 0 or 1); the model, not the fit, is at "
+                    "fault",
+                    (name,),
+                )
+            )
+    measured = ("mean, sd, minimum and maximum of replicated data",) if p_values else ()
+    return Verdict(
+        tuple(found), measured, () if p_values else ("nothing observed can be drawn anew",)
+    )
 
 
 def _scalars(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -212,88 +687,6 @@ def _p_values(
     return out
 
 
-def _verdict(
-    lines: Sequence[ScalarCheck],
-    khat: np.ndarray,
-    p_values: Mapping[str, float],
-    mean_field: bool,
-    reference: Mapping[str, np.ndarray] | None,
-) -> tuple[str, ...]:
-    """Describe what is beyond its threshold: k-hat, R-hat, errors, predictive p-values."""
-    advice = ""
-    if mean_field:
-        advice = "; a full-rank guide (guide='multivariate-normal') may mend it"
-    found = []
-    worst = np.nanmax(khat) if np.isfinite(khat).any() else math.nan
-    if worst > LIMITS["khat"]:
-        found.append(
-            f"k-hat is {worst:.2f} (above {LIMITS['khat']}): the guide is far from the "
-            f"posterior{advice}"
-        )
-    apart = [line for line in lines if line.rhat > LIMITS["rhat"]]
-    if apart:
-        line = max(apart, key=lambda line: line.rhat)
-        found.append(
-            f"R-hat of {line.name} is {line.rhat:.2f} (above {LIMITS['rhat']}): the chains found "
-            "different answers; compare their objectives, and take more steps or restarts"
-        )
-    found += _reference_errors(lines, advice, reference)
-    for name, p in p_values.items():
-        if min(p, 1 - p) < LIMITS["p"]:
-            found.append(
-                f"replicates do not look like the data: {name} has a predictive p-value of "
-                f"{p:.3f} (within {LIMITS['p']} of 0 or 1); the model, not the fit, is at fault"
-            )
-    return tuple(found)
-
-
-def _reference_errors(
-    lines: Sequence[ScalarCheck], advice: str, reference: Mapping[str, np.ndarray] | None
-) -> list[str]:
-    """Describe errors of mean, sd and distribution against the reference."""
-    found = []
-    shifted = [line for line in lines if abs(line.mean_error) > LIMITS["mean"]]
-    if shifted:
-        line = max(shifted, key=lambda line: abs(line.mean_error))
-        found.append(
-            f"the mean of {line.name} is off by {abs(line.mean_error):.2f} posterior sds (above "
-            f"{LIMITS['mean']}){_and_others(shifted)}"
-        )
-    narrow = [line for line in lines if abs(line.sd_error) > LIMITS["sd"]]
-    if narrow:
-        line = max(narrow, key=lambda line: abs(line.sd_error))
-        size = "small" if line.sd_error < 0 else "large"
-        strongest = 0.0 if reference is None else _strongest_correlation(reference)
-        mend = advice if line.sd_error < 0 and strongest > 0.5 else ""
-        found.append(
-            f"the sd of {line.name} is {abs(line.sd_error):.0%} too {size} (above "
-            f"{LIMITS['sd']:.0%}){_and_others(narrow)}{mend}"
-        )
-    far = [
-        line
-        for line in lines
-        if line.distance > LIMITS["distance"] and line not in shifted and line not in narrow
-    ]
-    if far:
-        line = max(far, key=lambda line: line.distance)
-        found.append(
-            f"the distribution of {line.name} is {line.distance:.0f} times as far from the "
-            f"reference as its halves are from each other (above {LIMITS['distance']:.0f})"
-        )
-    return found
-
-
-def _posterior_collapse(active: np.ndarray | None) -> tuple[str, ...]:
-    if active is None or active.mean() >= LIMITS["active"]:
-        return ()
-    return (
-        f"{active.sum()} of {len(active)} latents carry anything (below {LIMITS['active']:.0%}): "
-        "the posterior has collapsed onto the prior; free bits, elbo=zoo.LocalELBO("
-        "free_bits=0.1), or a KL that grows from 0, beta=lambda step: min(1.0, step / 5000), keep "
-        "them in use",
-    )
-
-
 def _and_others(lines: Sequence[ScalarCheck]) -> str:
     return f", and {len(lines) - 1} more beside it" if len(lines) > 1 else ""
 
@@ -308,3 +701,7 @@ def _strongest_correlation(scalars: Mapping[str, np.ndarray]) -> float:
 
 def _formatted(value: float, width: int, digits: int) -> str:
     return f"{value:{width}.{digits}f}" if math.isfinite(value) else f"{'-':>{width}}"
+
+
+def _nanmax(values: np.ndarray) -> float:
+    return float(np.nanmax(values)) if not np.isnan(values).all() else math.nan

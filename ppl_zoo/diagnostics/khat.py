@@ -1,8 +1,9 @@
-"""Pareto k-hat of importance weights: how far a guide can be trusted."""
+"""Pareto-smoothed importance sampling: k-hat, effective draws, and reweighted moments."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,12 +11,15 @@ from jaxtyping import Float
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-__all__ = ["KHAT_DRAWS", "khat", "khat_of_rows"]
+__all__ = ["KHAT_DRAWS", "Reweighted", "effective_share", "khat", "khat_of_rows", "psis_weights"]
 
 #: draws that k-hat is estimated from, at least; with 1,000 it moves by 0.2
 KHAT_DRAWS = 4000
 #: quantile of the rows' k-hats that stands for all rows
 ROW_QUANTILE = 0.9
+#: weights are constant where so small a share of the draws is lost to them: the shape of their
+#: tail is then that of rounding
+CONSTANT_SHARE = 1e-4
 
 
 def khat(log_weights: Float[Tensor, " draws"]) -> float:
@@ -39,18 +43,116 @@ def khat(log_weights: Float[Tensor, " draws"]) -> float:
     Vehtari et al. 2015, Pareto smoothed importance sampling, https://arxiv.org/abs/1507.02646.
     Yao et al. 2018, Yes, but did it work?, https://arxiv.org/abs/1802.02538.
     """
+    tail = _tail(log_weights)
+    return math.nan if tail is None else tail.shape
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """Generalised Pareto distribution of the largest weights, in units of the largest."""
+
+    shape: float
+    scale: float
+    cutoff: float
+    count: int
+
+
+def _tail(log_weights: Tensor) -> _Tail | None:
+    """Fit the largest weights; None where the weights are constant."""
     lw = log_weights.detach().double().flatten().cpu()
-    lw = (lw - lw.max()).sort().values
-    eps = 64 * torch.finfo(log_weights.dtype).eps * max(1.0, float(log_weights.abs().max()))
-    if float(lw[-1] - lw[0]) <= eps:
-        return math.nan
+    if not bool(torch.isfinite(lw).any()):
+        return _Tail(math.inf, math.nan, math.nan, 0)
+    if 1.0 - effective_share(lw) < CONSTANT_SHARE:
+        return None
+    lw = (lw - lw[torch.isfinite(lw)].max()).sort().values
     count = math.ceil(min(0.2 * len(lw), 3.0 * math.sqrt(len(lw))))
     cutoff = max(math.log(1e-15), float(lw[-count - 1]))
     tail = lw[lw > cutoff]
     if len(tail) < 5:
-        return math.inf  # a handful of draws carries all the weight
-    shape, _ = fit_generalized_pareto(tail.exp() - math.exp(cutoff))
-    return float(shape)
+        return _Tail(math.inf, math.nan, cutoff, len(tail))  # a handful carries all the weight
+    shape, scale = fit_generalized_pareto(tail.exp() - math.exp(cutoff))
+    return _Tail(float(shape), float(scale), cutoff, len(tail))
+
+
+def effective_share(log_weights: Float[Tensor, " draws"]) -> float:
+    """Share of the draws that are effective under their weights: ``(sum w)^2 / (n sum w^2)``.
+
+    1 for constant weights, 0 where one draw of very many carries all, or a weight is not a
+    number (Kish 1965, Survey Sampling).
+    """
+    lw = log_weights.detach().double().flatten().cpu()
+    if bool(lw.isnan().any()) or bool((lw == math.inf).any()):
+        return 0.0
+    both = 2 * lw.logsumexp(0) - (2 * lw).logsumexp(0)
+    return float(both.exp() / len(lw)) if math.isfinite(both) else 0.0
+
+
+def psis_weights(log_weights: Float[Tensor, " draws"]) -> Float[Tensor, " draws"]:
+    """Normalised importance weights, the largest replaced by quantiles of their Pareto fit.
+
+    Parameters
+    ----------
+    log_weights
+        log p(x, z) - log q(z) of independent draws z of q, ``(draws,)``.
+
+    Returns
+    -------
+    Tensor
+        ``(draws,)``, float64, summing to 1; those of draws without a finite weight are 0.
+
+    References
+    ----------
+    Vehtari et al. 2015, Pareto smoothed importance sampling, https://arxiv.org/abs/1507.02646.
+    """
+    lw = log_weights.detach().double().flatten().cpu()
+    lw = torch.where(torch.isfinite(lw), lw, -math.inf)
+    weights = (lw - lw.max()).exp()
+    tail = _tail(log_weights)
+    if tail is not None and math.isfinite(tail.shape) and tail.count >= 5:
+        order = weights.argsort()[-tail.count :]
+        p = (torch.arange(tail.count, dtype=torch.float64) + 0.5) / tail.count
+        excess = (
+            -torch.log1p(-p)
+            if abs(tail.shape) < 1e-8
+            else torch.expm1(-tail.shape * torch.log1p(-p)) / tail.shape
+        )
+        weights[order] = (math.exp(tail.cutoff) + tail.scale * excess).clamp(max=1.0)
+    return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Reweighted:
+    """Mean and sd of a scalar under importance weights, beside those of the draws alone.
+
+    Attributes
+    ----------
+    mean_error, sd_error
+        What the draws' mean is off, in reweighted sds, and their sd, relative: positive where the
+        guide's is larger.
+    mean_noise, sd_noise
+        Standard errors of both.
+    """
+
+    mean_error: float
+    sd_error: float
+    mean_noise: float
+    sd_noise: float
+
+    @classmethod
+    def of(cls, values: np.ndarray, weights: np.ndarray) -> Reweighted:
+        """Compare draws ``(n,)`` with the same under normalised weights ``(n,)``."""
+        mean = float(weights @ values)
+        centred = values - mean
+        sd = math.sqrt(max(float(weights @ centred**2), 0.0))
+        if sd == 0.0:
+            return cls(math.nan, math.nan, math.nan, math.nan)
+        z, extra = centred / sd, weights - 1.0 / len(values)
+        return cls(
+            mean_error=float(z.mean()),
+            sd_error=float(values.std() / sd - 1.0),
+            mean_noise=float(np.sqrt(np.sum(extra**2 * z**2))),
+            sd_noise=float(0.5 * np.sqrt(np.sum(extra**2 * (z**2 - 1.0) ** 2))),
+        )
 
 
 def khat_of_rows(log_weights: Float[Tensor, "draws rows"]) -> float:

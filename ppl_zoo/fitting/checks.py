@@ -15,8 +15,7 @@ from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solver import Solver
 from ppl_zoo.core.tracing import first_run
-from ppl_zoo.diagnostics.check import Check, check_draws
-from ppl_zoo.diagnostics.khat import khat, khat_of_rows
+from ppl_zoo.diagnostics.check import Check, SolverDiagnostics, check_draws
 from ppl_zoo.diagnostics.row_check import RowCheck
 from ppl_zoo.diagnostics.row_check import check_rows as compare_rows
 from ppl_zoo.evaluation.active_units import LatentUse, latent_use
@@ -41,38 +40,39 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         reference = fit.solved_by(reference, fit.rows if rows is None else rows)
     if isinstance(reference, FittedModel):
         reference = reference.posterior(ALL_DRAWS if reference.solution.draws else num_samples)
-    if use is None:
-        drawn, data = fit.posterior(num_samples), fit.data()
-        sampled = fit.solution.draws is not None
-        khats = [np.nan] * len(fit.solution.stopped)
-        if not sampled:
-            khats = [khat(weights) for weights in fit.log_weights(num_samples)]
+    sampled = fit.solution.draws is not None
+    chains = [] if sampled else fit.draws(num_samples, rows)
+    if sampled:
+        drawn = fit.posterior(num_samples)
     else:
-        chains = fit.draws(num_samples, rows)
         drawn = {k: torch.stack([d.values[k] for d in chains]) for k in chains[0].values}
-        data = rows.all()
-        khats = [
-            np.nan if d.log_weight_rows is None else khat_of_rows(d.log_weight_rows)
-            for d in chains
-        ]
-    sites = fit.model.sites(*data)
+    data = fit.data() if rows is None else rows.all()
+    by_row = [d.log_weight_rows for d in chains]
+    weights = [d.log_weight for d in chains]
+    latent = bool(drawn) and not sampled
+    solver = SolverDiagnostics(
+        stopped=fit.solution.stopped,
+        converges=not sampled,
+        log_weights=torch.stack(weights) if latent and use is None else None,
+        row_log_weights=[w for w in by_row if w is not None] if use is not None else (),
+        diverging=fit.solution.sample_stats.get("diverging"),
+        mean_field=type(module_of(fit.guide)).__name__ == "AutoNormal",
+        active=None if use is None else use.active.cpu().numpy(),
+    )
+    with fit.model.defaults():
+        nodes = first_run(fit.model, data).nodes
+        best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
     observed = {
-        name: first_run(fit.model, data).nodes[name]["value"]
-        for name, site in sites.items()
+        name: nodes[name]["value"]
+        for name, site in fit.model.sites(*data).items()
         if site.kind == "observed"
     }
-    with fit.model.defaults():
-        best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
-    guide = type(module_of(fit.guide)).__name__
     return check_draws(
         _arrays(drawn),
-        khat=khats,
-        num_weights=num_samples,
+        solver,
         reference=None if reference is None else _arrays(reference),
         replicates=_arrays(best),
         observed=_arrays(observed),
-        mean_field=guide == "AutoNormal",
-        active=None if use is None else use.active.cpu().numpy(),
     )
 
 

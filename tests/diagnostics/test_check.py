@@ -1,5 +1,6 @@
 """check() flags answers known to be wrong, and passes answers known to be right."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,7 +8,7 @@ import torch
 from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
-from ppl_zoo.diagnostics.check import LIMITS
+from ppl_zoo.diagnostics.check import LIMITS, SolverDiagnostics, check_draws
 
 
 class TwoModes(zoo.Model):
@@ -36,7 +37,10 @@ def test_conjugate_answer_passes():
     mean, sd = fit.model.posterior(line())
     check = fit.check({"mu": normal_draws(mean, sd)})
     assert check.passed, str(check)
-    assert "nothing wrong was found" in str(check)
+    assert check.inference.passed and check.model.passed
+    assert "Is this the model's posterior? yes, by convergence" in str(check)
+    # what was not measured is no pass
+    assert not check.generalisation.passed and "no rows were held out" in str(check)
     assert abs(check.lines[0].mean_error) < 0.1
     assert check.lines[0].distance < LIMITS["distance"]
 
@@ -59,6 +63,111 @@ def test_mean_field_on_a_correlated_posterior_is_flagged():
     assert full.check({"a": exact[..., 0], "b": exact[..., 1]}).passed
 
 
+def test_mean_field_on_a_correlated_posterior_is_flagged_without_a_reference():
+    fit = zoo.fit(Correlated(), line(50), zoo.SVI(guide="normal"), progress=False)
+    check = fit.check()
+    assert not check.passed
+    assert {"a", "b"} <= {site for f in check.inference.findings for site in f.sites}
+    for line_ in check.lines:
+        assert line_.reweighted.sd_error < -0.3  # -.8 in truth; few draws see the tails
+    full = zoo.fit(Correlated(), line(50), zoo.SVI(guide="multivariate-normal"), progress=False)
+    assert full.check().passed
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "word"),
+    [(0.3, 1.0, "mean of mu"), (0.0, 0.6, "small"), (0.0, 1.5, "large")],
+)
+def test_shifted_and_scaled_guides_are_caught(shift, scale, word):
+    model, x = right(), line()
+    mean, sd = model.posterior(x)
+
+    def guide(x):
+        off = pyro.param("off", torch.tensor(shift))
+        pyro.sample("mu", dist.Normal(mean + off * sd, scale * sd))
+
+    fit = zoo.fit(model, x, zoo.SVI(guide=guide, steps=2, learning_rate=1e-9), progress=False)
+    check = fit.check()
+    found = [f for f in check.inference.findings if f.measure in ("mean", "sd")]
+    assert [f.sites for f in found] == [("mu",)] and word in found[0].text
+    (line_,) = check.lines
+    assert line_.reweighted.mean_error == pytest.approx(shift, abs=0.2)
+    assert line_.reweighted.sd_error == pytest.approx(scale - 1, abs=0.1)
+
+
+def test_weights_that_are_nearly_constant_pass():
+    """Beta(1, 1), 30 heads of 40: k-hat was 3.56, that of rounding."""
+
+    def coin(heads):
+        p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        pyro.sample("heads", dist.Binomial(40, p), obs=heads)
+
+    fit = zoo.fit(coin, torch.tensor(30.0), progress=False)
+    check = fit.check()
+    assert check.passed, str(check)
+    (line_,) = check.lines
+    exact = dist.Beta(31.0, 11.0)
+    assert line_.mean == pytest.approx(exact.mean.item(), abs=0.005)
+    assert line_.sd == pytest.approx(exact.variance.sqrt().item(), rel=0.05)
+
+
+def draws_of(values):
+    return {"mu": values.numpy()}
+
+
+def judged(values, **options):
+    return check_draws(
+        draws_of(values),
+        SolverDiagnostics(stopped=("converged",) * len(values), **options),
+        reference=None,
+        replicates={},
+        observed={},
+    ).inference
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_fail(bad):
+    values, weights = torch.randn(1, 4000), torch.zeros(1, 4000)
+    weights[0, :3] = bad
+    verdict = judged(values, log_weights=weights)
+    assert [f.measure for f in verdict.findings] == ["weights"]
+    assert "3 of 4000 importance weights are not finite" in str(verdict)
+    assert not judged(values, log_weights=torch.full((1, 4000), -torch.inf)).passed
+
+
+def test_samplers_are_judged_by_chains_draws_and_divergences():
+    values = torch.randn(4, 1000)
+    assert judged(values, converges=False).passed
+    lost = values.clone()
+    lost[3] += 8.0  # a chain in another mode
+    assert [f.measure for f in judged(lost, converges=False).findings][0] == "R-hat"
+    stuck = torch.randn(4, 10).repeat_interleave(100, 1)
+    assert "effective draws" in [f.measure for f in judged(stuck, converges=False).findings]
+    diverging = np.zeros((4, 1000), bool)
+    diverging[0, :58] = True
+    (finding,) = judged(values, converges=False, diverging=diverging).findings
+    assert finding.value == 58 and "58 of 4000 draws diverged" in finding.text
+
+
+def test_fits_that_are_not_done_fail():
+    fit = zoo.fit(right(), line(), zoo.SVI(steps=3, objective="stochastic"), progress=False)
+    assert "used up its steps" in fit.check().inference.findings[0].text
+
+
+def test_k_hat_alone_does_not_refuse_where_nearly_all_draws_are_effective():
+    values = torch.randn(1, 4000)
+    heavy = 0.01 * torch.distributions.StudentT(1.5).sample((1, 4000)).abs().clamp(max=60.0)
+    check = check_draws(
+        draws_of(values),
+        SolverDiagnostics(stopped=("converged",), log_weights=heavy),
+        reference=None,
+        replicates={},
+        observed={},
+    )
+    assert check.khat[0] > 0.5 and check.share[0] > 0.9
+    assert check.passed, str(check)
+
+
 def test_one_mode_of_two_is_flagged_by_restarts_and_by_the_reference():
     x = 2.0 + torch.randn(40)
     fit = zoo.fit(TwoModes(), x, zoo.SVI(restarts=6), progress=False)
@@ -77,11 +186,12 @@ def test_replicates_unlike_the_data_are_the_model_s_fault():
     fit = zoo.fit(Mean(), x, progress=False)
     check = fit.check()
     assert any("x max" in text and "the model, not the fit" in text for text in check.verdict)
+    assert check.passed and not check.model.passed  # right answer, wrong model
 
 
 def test_check_runs_a_sampler_and_draws_a_picture():
     fit = zoo.fit(right(), line(), progress=False)
-    check = fit.check(zoo.NUTS(num_samples=300, num_warmup=200, num_chains=2))
+    check = fit.check(zoo.NUTS(num_samples=500, num_warmup=200, num_chains=2))
     assert check.passed, str(check)
     assert abs(check.lines[0].mean_error) < 0.2
     assert len(check.plot().axes) == 3

@@ -97,7 +97,7 @@ def plot_check(check: CheckResult) -> Figure:
             ax.hlines(places, 0, values, color=colours, linewidth=2)
             ax.scatter(values, places, color=colours, s=22, zorder=3)
             ax.set_xlabel(title, fontsize=SMALL)
-    title = "; ".join(check.verdict) if check.verdict else "nothing wrong was found"
+    title = "; ".join(check.verdict) or "nothing measured is beyond its limit"
     fig.suptitle(title if len(title) < 90 else title[:87] + "...", fontsize=10)
     return fig
 
