@@ -300,9 +300,7 @@ def posteriors():
             (lags(ark["y"], 5)[:, 1:], ark["y"][5:]),
             linear=True,
         ),
-        Posterior(
-            "eight_schools-eight_schools_noncentered", eight_schools_noncentered, schools
-        ),
+        Posterior("eight_schools-eight_schools_noncentered", eight_schools_noncentered, schools),
         Posterior("arma-arma11", arma11, (read("arma")["y"],)),
         Posterior("garch-garch11", garch11, (garch["y"], garch["sigma1"])),
         Posterior("gp_pois_regr-gp_pois_regr", gp_pois_regr, (gp["x"], gp["k"])),

@@ -62,7 +62,10 @@ def _tail(log_weights: Tensor) -> _Tail | None:
     lw = log_weights.detach().double().flatten().cpu()
     if not bool(torch.isfinite(lw).any()):
         return _Tail(math.inf, math.nan, math.nan, 0)
-    if 1.0 - effective_share(lw) < CONSTANT_SHARE:
+    finite = lw[torch.isfinite(lw)]
+    rounding = 64 * torch.finfo(log_weights.dtype).eps * max(1.0, float(finite.abs().max()))
+    spread = float(finite.max() - finite.min())
+    if len(finite) == len(lw) and spread <= rounding or 1 - effective_share(lw) < CONSTANT_SHARE:
         return None
     lw = (lw - lw[torch.isfinite(lw)].max()).sort().values
     count = math.ceil(min(0.2 * len(lw), 3.0 * math.sqrt(len(lw))))

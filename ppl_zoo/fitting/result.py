@@ -48,7 +48,7 @@ class Fit(FittedModel):
         *,
         num_samples: int = 4000,
     ) -> Check:
-        """Check the fit: k-hat, R-hat, predictive p-values, errors against a reference.
+        """Check the fit: is it the posterior, does the model describe the data, will it generalise.
 
         Parameters
         ----------
@@ -61,7 +61,8 @@ class Fit(FittedModel):
         Returns
         -------
         Check
-            Prints as a table with a verdict; ``.passed``, ``.verdict``, ``.plot()``. See
+            Prints as a table with three verdicts, ``.inference`` (whose answer is ``.passed``),
+            ``.model`` and ``.generalisation``; ``.plot()``. See
             :mod:`ppl_zoo.diagnostics.check` for what is measured and the limits.
         """
         return checks.check(self, reference, num_samples)

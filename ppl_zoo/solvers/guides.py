@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import autoguide
@@ -24,8 +27,17 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import Site, describe, first_run, trace_program, with_summed_out
 from ppl_zoo.core.tracing.sites import Program, feasible_point
 from ppl_zoo.core.tracing.validation import refuse_outside_support, validate_names
+from ppl_zoo.solvers.unconstrained import Forward, location_scale_sites
 
-__all__ = ["GUIDES", "AutoFlow", "GuideSpec", "Pair", "copy_guide", "make_pair"]
+__all__ = [
+    "GUIDES",
+    "AutoFlow",
+    "AutoNonCentredNormal",
+    "GuideSpec",
+    "Pair",
+    "copy_guide",
+    "make_pair",
+]
 
 #: a guide as the user gives it: a name, an autoguide class, a program, or None for the default
 GuideSpec = str | Callable[..., Any] | None
@@ -79,10 +91,65 @@ class AutoFlow(autoguide.AutoContinuous):
         raise NotImplementedError("a flow has no median in closed form; take draws")
 
 
+class AutoNonCentredNormal(autoguide.AutoMultivariateNormal):
+    """Full-rank normal autoguide that chooses how far a hierarchy is centred.
+
+    A latent whose location or scale is latent as well may be written centred,
+    ``x ~ Normal(m, s)``, or non-centred, ``x = m + s z``: where the data say little of it, a
+    normal fits the latter only. Supports that depend on other latents are followed.
+
+    References
+    ----------
+    Papaspiliopoulos, Roberts & Skold 2007, A general framework for the parametrization of
+    hierarchical models, https://doi.org/10.1214/088342307000000014. Gorinova, Moore & Hoffman
+    2020, Automatic reparameterisation of probabilistic programs,
+    https://arxiv.org/abs/1906.03028.
+    """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        self.places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        start = 0
+        for name, _ in self.prototype_trace.iter_stochastic_nodes():
+            shape = tuple(self._unconstrained_shapes[name])
+            self.places[name] = (start, start + torch.Size(shape).numel(), shape)
+            start = self.places[name][1]
+        with torch.enable_grad(), poutine.block():
+            at = Forward(self.loc.detach().clone().requires_grad_(), self.places)
+            trace = poutine.trace(at(self.model)).get_trace(*args, **kwargs)
+        self.recentred = location_scale_sites(trace, self.places)[0]
+        self.register_buffer("centring", torch.ones(len(self.recentred)).to(self.loc))
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draw the latents; ``{site: value}``."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        latent = self.sample_latent(*args, **kwargs)
+        plates = self._create_plates(*args, **kwargs)
+        forward = Forward(
+            latent, self.places, dict(zip(self.recentred, self.centring, strict=True))
+        )
+        with poutine.block():
+            nodes = poutine.trace(forward(self.model)).get_trace(*args, **kwargs).nodes
+        result = {}
+        for name in self.places:
+            point = dist.Delta(
+                nodes[name]["value"],
+                log_density=-forward.log_dets[name],
+                event_dim=nodes[name]["fn"].event_dim,
+            )
+            with contextlib.ExitStack() as stack:
+                for frame in self._cond_indep_stacks[name]:
+                    stack.enter_context(plates[frame.name])
+                result[name] = pyro.sample(name, point)
+        return result
+
+
 #: autoguides by name; any other autoguide class of Pyro can be given itself
 GUIDES: dict[str, type[autoguide.AutoGuide]] = {
     "normal": autoguide.AutoNormal,
     "multivariate-normal": autoguide.AutoMultivariateNormal,
+    "non-centred": AutoNonCentredNormal,
     "low-rank": autoguide.AutoLowRankMultivariateNormal,
     "delta": autoguide.AutoDelta,
     "flow": AutoFlow,

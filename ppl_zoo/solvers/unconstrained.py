@@ -12,19 +12,26 @@ from collections.abc import Mapping
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import sum_rightmost
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import describe, first_run, with_summed_out
 
-__all__ = ["Unconstrained"]
+__all__ = ["Forward", "Places", "Unconstrained", "location_scale_sites"]
+
+#: ``{site: (start, stop, shape)}``: a latent's slice of the vector, and its unconstrained shape
+Places = Mapping[str, tuple[int, int, tuple[int, ...]]]
+#: families that a location and a scale make out of one of their own
+LOCATION_SCALE = (dist.Normal, dist.LogNormal, dist.StudentT, dist.Laplace, dist.Cauchy)
 
 
 class Unconstrained:
@@ -48,6 +55,10 @@ class Unconstrained:
         ``{site: shape}`` of the continuous latents and the deterministic sites.
     summed_out
         Names of the finite discrete latents.
+    recentred
+        Latents of a location or a scale that is latent as well, in the order of ``centring``.
+    varying
+        Whether the support of a latent depends on another one.
 
     Raises
     ------
@@ -102,8 +113,10 @@ class Unconstrained:
         self.nesting = max(plates, default=0)
         names = {*self.places, *(s.name for s in sites.values() if s.kind == "deterministic")}
         shapes = {s.name: s.shape for s in sites.values() if s.name in names}
-        with torch.no_grad(), poutine.block():
-            zero = self._run(torch.zeros(start, dtype=model.dtype), self.data)[0]
+        with poutine.block(), torch.enable_grad():
+            point = torch.zeros(start, dtype=model.dtype, requires_grad=True)
+            zero = self._run(point, self.data)[0]
+            self.recentred, self.varying = location_scale_sites(zero, self.places)
         # a deterministic site may depend on a latent that is summed out: it has no single value
         self.shapes = {
             k: shape
@@ -111,10 +124,14 @@ class Unconstrained:
             if tuple(torch.as_tensor(zero.nodes[k]["value"]).shape) == shape
         }
 
-    def energy(self, z: Tensor, *data: Tensor) -> Tensor:
-        """Return minus the log density of the vector ``z (size,)``, a scalar, in nats."""
+    def energy(self, z: Tensor, *data: Tensor, centring: Tensor | None = None) -> Tensor:
+        """Minus the log density of the vector ``z (size,)``, a scalar, in nats.
+
+        ``centring`` has an entry for each of ``recentred``: 1 for the latent as it is written, 0
+        for the non-centred one; by default all are as written.
+        """
         with poutine.block():
-            trace, log_det = self._run(z, data)
+            trace, log_det = self._run(z, data, centring)
             return -(self._log_joint(trace) + log_det)
 
     def values(self, z: Tensor, *data: Tensor) -> dict[str, Tensor]:
@@ -141,6 +158,19 @@ class Unconstrained:
                 )
         inverse = _Inverse({k: values[k] for k in self.places})
         with torch.no_grad(), poutine.block():
+            poutine.trace(inverse(self.model)).get_trace(*self.data)
+        return torch.cat([inverse.found[name].flatten() for name in self.places])
+
+    @torch.no_grad()
+    def recentre(self, z: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """Return the vector that stands at another centring for the same latents.
+
+        ``before`` and ``after`` are centrings as :meth:`energy` takes them.
+        """
+        with poutine.block():
+            trace, _ = self._run(z, self.data, before)
+            values = {name: trace.nodes[name]["value"] for name in self.places}
+            inverse = _Inverse(values, dict(zip(self.recentred, after, strict=True)))
             poutine.trace(inverse(self.model)).get_trace(*self.data)
         return torch.cat([inverse.found[name].flatten() for name in self.places])
 
@@ -175,20 +205,23 @@ class Unconstrained:
             grads = torch.autograd.grad(energy, list(named.values()), allow_unused=True)
         return [k for k, g in zip(named, grads, strict=True) if g is not None]
 
-    def _run(self, z: Tensor, data: tuple[Tensor, ...]) -> tuple[Trace, Tensor]:
+    def _run(
+        self, z: Tensor, data: tuple[Tensor, ...], centring: Tensor | None = None
+    ) -> tuple[Trace, Tensor]:
         """Trace the program at ``z``; the log determinant of the Jacobian beside it."""
-        forward = _Forward(z, self.places)
+        names = () if centring is None else self.recentred
+        forward = Forward(z, self.places, dict(zip(names, names and centring, strict=True)))
         program = forward(self.program)
         if self.summed_out:
             program = poutine.enum(program, first_available_dim=-1 - self.nesting)
         trace = poutine.trace(program).get_trace(*data)
-        missing = self.places.keys() - forward.seen
+        missing = self.places.keys() - forward.log_dets.keys()
         if missing:
             raise DataError(
                 f"{self.model.model_name}: the latents {sorted(missing)} come and go from run "
                 "to run, expected the same latents in every run"
             )
-        return trace, forward.log_det
+        return trace, sum(ld.sum() for ld in forward.log_dets.values())
 
     def _log_joint(self, trace: Trace) -> Tensor:
         """Log joint density of a trace, discrete latents summed out."""
@@ -217,45 +250,103 @@ class Unconstrained:
         return total
 
 
-class _Forward(Messenger):
-    """Set the latents to the slices of a vector, and add up the log Jacobians."""
+class Forward(Messenger):
+    """Set the latents to the slices of a vector.
 
-    def __init__(self, z: Tensor, places: Mapping[str, tuple[int, int, tuple[int, ...]]]) -> None:
+    Parameters
+    ----------
+    z, places
+        The vector ``(size,)``, and each latent's slice of it.
+    centring
+        ``{site: c}``: the slice ``u`` of a latent of location ``m`` and scale ``s`` stands for
+        ``m + s^(1 - c) (u - c m)``, whose prior has location ``c m`` and scale ``s^c``
+        (Papaspiliopoulos, Roberts & Skold 2007, https://doi.org/10.1214/088342307000000014;
+        Gorinova, Moore & Hoffman 2020, https://arxiv.org/abs/1906.03028).
+
+    Attributes
+    ----------
+    log_dets
+        ``{site: log determinant of the Jacobian}``, of the batch shape of the site.
+    """
+
+    def __init__(
+        self, z: Tensor, places: Places, centring: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.z, self.places = z, places
-        self.log_det: Tensor | float = 0.0
-        self.seen: set[str] = set()
+        self.z, self.places, self.centring = z, places, centring or {}
+        self.log_dets: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: dict) -> None:
-        if msg["name"] not in self.places:
+        name, fn = msg["name"], msg["fn"]
+        if name not in self.places:
             return
-        start, stop, shape = self.places[msg["name"]]
-        transform = torch.distributions.biject_to(msg["fn"].support)
+        start, stop, shape = self.places[name]
+        transform = torch.distributions.biject_to(fn.support)
         u = self.z[start:stop].reshape(shape)
+        moved: Tensor | float = 0.0
+        if name in self.centring:
+            c, of = self.centring[name], _location_scale(fn)
+            log_scale = (1.0 - c) * of.scale.log()
+            u = of.loc + log_scale.exp() * (u - c * of.loc)
+            moved = log_scale.expand(u.shape)
         value = transform(u)
         if value.shape != transform.forward_shape(u.shape):
             raise DataError(
-                f"site {msg['name']!r}: got the support {msg['fn'].support}, which depends on a "
-                "discrete latent that is summed out, expected one that does not"
+                f"site {name!r}: got the support {fn.support}, which depends on a discrete "
+                "latent that is summed out, expected one that does not"
             )
-        self.log_det = self.log_det + transform.log_abs_det_jacobian(u, value).sum()
-        self.seen.add(msg["name"])
+        log_det = transform.log_abs_det_jacobian(u, value)
+        log_det = sum_rightmost(log_det, log_det.dim() - value.dim() + fn.event_dim)
+        if isinstance(moved, Tensor):
+            log_det = log_det + sum_rightmost(moved, fn.event_dim)
+        self.log_dets[name] = log_det
         msg["value"], msg["is_observed"] = value, True
+
+
+def location_scale_sites(trace: Trace, places: Places) -> tuple[tuple[str, ...], bool]:
+    """Name latents of a latent location or scale; tell whether a support depends on a latent.
+
+    ``trace`` is one at a vector that requires gradients.
+    """
+    found, varying = [], False
+    for name, (_, _, shape) in places.items():
+        fn = trace.nodes[name]["fn"]
+        bounds = (getattr(fn.support, f"{end}_bound", None) for end in ("lower", "upper"))
+        varying |= any(isinstance(b, Tensor) and b.requires_grad for b in bounds)
+        of = _location_scale(fn)
+        if of is None or not (of.loc.requires_grad or of.scale.requires_grad):
+            continue
+        if torch.broadcast_shapes(of.loc.shape, of.scale.shape, shape) == torch.Size(shape):
+            found.append(name)
+    return tuple(found), varying
+
+
+def _location_scale(fn: Distribution) -> Distribution | None:
+    """Return the distribution with a location and a scale below expansions, masks and events."""
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn if isinstance(fn, LOCATION_SCALE) else None
 
 
 class _Inverse(Messenger):
     """Hold the latents at values and collect their unconstrained coordinates."""
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, values: Mapping[str, Tensor], centring: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.values = values
+        self.values, self.centring = values, centring or {}
         self.found: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: dict) -> None:
         if msg["name"] not in self.values:
             return
         value = self.values[msg["name"]]
-        self.found[msg["name"]] = torch.distributions.biject_to(msg["fn"].support).inv(value)
+        u = torch.distributions.biject_to(msg["fn"].support).inv(value)
+        if msg["name"] in self.centring:
+            c, of = self.centring[msg["name"]], _location_scale(msg["fn"])
+            u = c * of.loc + (u - of.loc) * of.scale ** (c - 1.0)
+        self.found[msg["name"]] = u
         msg["value"], msg["is_observed"] = value, True
 
 

@@ -45,6 +45,8 @@ class BatchedPotential:
         The density at single points.
     size
         Dimensions of a point.
+    centring
+        How far each of ``problem.recentred`` is centred; 1, as it is written, to begin with.
     numbers_per_point
         Numbers in the data that an evaluation reads: the measure of its cost.
 
@@ -65,6 +67,7 @@ class BatchedPotential:
             if not compiled:
                 self.numbers_per_point = max(self.numbers_per_point, NUMBERS_PER_INTERPRETED_RUN)
             self.difference_step = np.full(self.size, INITIAL_DIFFERENCE_STEP)
+            self.centring = np.ones(len(self.problem.recentred))
             self.block, self.compiled = MAX_POINTS_PER_BLOCK, None
             if compiled:
                 from ppl_zoo.compiler.xla.potential import XLAPotential
@@ -74,9 +77,11 @@ class BatchedPotential:
                     and self.block * self.numbers_per_point > MAX_NUMBERS_PER_BLOCK
                 ):
                     self.block //= 2
-                zero = torch.zeros(self.size, dtype=torch.float64)
-                energy, data = self.problem.energy, self.problem.data
-                self.compiled = XLAPotential(energy, zero, data, self.block, user_programs(model))
+                zero = torch.zeros(self.size + len(self.centring), dtype=torch.float64)
+                data = self.problem.data
+                self.compiled = XLAPotential(
+                    self._energy, zero, data, self.block, user_programs(model)
+                )
 
     def on(self, rows: Rows) -> BatchedPotential:
         """Return the same potential for other rows of the same shapes, not compiled again."""
@@ -88,6 +93,25 @@ class BatchedPotential:
             other.compiled = self.compiled.on(other.problem.data)
         return other
 
+    def centred(self, centring: np.ndarray) -> BatchedPotential:
+        """Return the same potential in other coordinates; see :meth:`Unconstrained.energy`."""
+        other = copy.copy(self)
+        other.centring = np.asarray(centring, np.float64)
+        other.difference_step = np.full(self.size, INITIAL_DIFFERENCE_STEP)
+        return other
+
+    def from_centring(self, z: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Return the vector that stands here for what ``z`` does at another centring."""
+        after, moved = torch.from_numpy(self.centring), torch.from_numpy(before)
+        with self.problem.model.defaults():
+            return self.problem.recentre(torch.from_numpy(z), moved, after).numpy()
+
+    def _energy(self, point: Tensor, *data: Tensor) -> Tensor:
+        """Energy of a vector with its centring behind it."""
+        z, centring = point[: self.size], point[self.size :]
+        # without latents to recentre the graph is the model's own
+        return self.problem.energy(z, *data, centring=centring if len(centring) else None)
+
     @property
     def engine(self) -> str:
         """What runs it: "xla" or "interpreted"."""
@@ -95,24 +119,35 @@ class BatchedPotential:
 
     def __call__(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return energies ``(n,)`` in nats and gradients ``(n, size)`` at ``z (n, size)``."""
+        values, gradients, _ = self.at(z)
+        return values, gradients
+
+    def at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return energies, gradients, and gradients by the centring ``(n, len(centring))``."""
+        points = np.concatenate(
+            [z, np.broadcast_to(self.centring, (len(z), len(self.centring)))], 1
+        )
         if self.compiled is None:
-            found = [self._interpret(point) for point in torch.from_numpy(z)]
-            return np.array([v for v, _ in found]), np.stack([g for _, g in found])
-        values, gradients = np.empty(len(z)), np.empty_like(z)
-        for first in range(0, len(z), self.block):
-            part = z[first : first + self.block]
+            found = [self._interpret(point) for point in torch.from_numpy(points)]
+            values, gradients = np.array([v for v, _ in found]), np.stack([g for _, g in found])
+            return values, gradients[:, : self.size], gradients[:, self.size :]
+        values, gradients = np.empty(len(points)), np.empty_like(points)
+        for first in range(0, len(points), self.block):
+            part = points[first : first + self.block]
             # blocks of one shape, compiled once: the last is padded
-            full = part if len(part) == self.block else np.resize(part, (self.block, self.size))
+            full = part
+            if len(part) < self.block:
+                full = np.resize(part, (self.block, points.shape[1]))
             value, gradient = self.compiled(full)
             values[first : first + len(part)] = value[: len(part)]
             gradients[first : first + len(part)] = gradient[: len(part)]
-        return values, gradients
+        return values, gradients[:, : self.size], gradients[:, self.size :]
 
     def _interpret(self, point: Tensor) -> tuple[float, np.ndarray]:
         """Energy and gradient at one point, by Pyro."""
         with torch.enable_grad(), self.problem.model.defaults():
             z = point.clone().requires_grad_()
-            value = self.problem.energy(z, *self.problem.data)
+            value = self._energy(z, *self.problem.data)
             (gradient,) = torch.autograd.grad(value, z)
         return value.item(), gradient.numpy()
 

@@ -34,7 +34,7 @@ from ppl_zoo.solvers.fixed_draws.families import (
 from ppl_zoo.solvers.fixed_draws.laplace import NormalApproximation, approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
-from ppl_zoo.solvers.guides import GuideSpec, Pair, make_pair
+from ppl_zoo.solvers.guides import AutoNonCentredNormal, GuideSpec, Pair, make_pair
 from ppl_zoo.solvers.loop import (
     Chain,
     pack_chains,
@@ -69,8 +69,20 @@ NUM_STARTS, NUM_STARTS_OF_RESTARTS = 4, 2
 START_RADIUS = 2.0
 #: two starts found the same optimum where their ELBOs (nats) and means (sds) differ by less
 SAME_OPTIMUM = 0.05
+#: steps after which the coordinates of a hierarchy are scaled anew, by the guide as it stands
+STEPS_TO_WHITEN = 50
+#: a centring of 0 or 1 begins this far from its end, so that it can move
+MIN_CENTRING = 0.1
+#: steps of L-BFGS that each centring is tried with
+MAX_TRIAL_STEPS = 100
+#: latents of a hierarchy that are turned from centred to non-centred one by one, at most
+MAX_TURNED = 8
 #: a log scale that exceeds Laplace's by this much means an improper posterior
 MAX_LOG_WIDENING = 12.0
+#: sds from the mean at which the density's tails are compared before a posterior is refused
+TAIL_STEPS = (10.0, 1000.0)
+#: the widening that these sds count at most, as a logarithm
+MAX_LOG_STEP = 40.0
 
 
 @dataclass
@@ -172,6 +184,24 @@ def _solution(chains: list[FixedDrawsChain], choice: Choice) -> Solution:
     )
 
 
+@dataclass
+class _Place:
+    """Where the optimizer stands at one centring."""
+
+    potential: BatchedPotential
+    start: NormalApproximation
+    elbo: float
+
+
+def _centring(logits: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0)))
+
+
+def _logits(centring: np.ndarray) -> np.ndarray:
+    inside = np.clip(centring, 1e-9, 1.0 - 1e-9)
+    return np.log(inside) - np.log1p(-inside)
+
+
 @dataclass(kw_only=True)
 class FixedDrawsChain(Chain):
     """Chain of a fit with fixed draws: one run of L-BFGS, from its start to an optimum.
@@ -219,7 +249,7 @@ class FixedDrawsChain(Chain):
         )
         best: NormalApproximation | None = None
         for z in starts:
-            found = approximate(self.potential, self.potential.hessian, z, normals.numpy())
+            found = self._approximate(z, normals)
             if found is not None and best is not None and _same_optimum(found, best):
                 break  # two starts found the same optimum: it is likely the only one
             if found is not None and (best is None or found.elbo > best.elbo):
@@ -231,6 +261,71 @@ class FixedDrawsChain(Chain):
             )
         self.start = best
         self.fix_draws(num_draws)
+        if isinstance(self.guide, AutoNonCentredNormal) and len(self.potential.centring):
+            self._recentre(starts[0], normals)
+
+    def _approximate(self, z: np.ndarray, normals: Tensor) -> NormalApproximation | None:
+        return approximate(self.potential, self.potential.hessian, z, normals.numpy())
+
+    def _recentre(self, first: np.ndarray, normals: Tensor) -> None:
+        """Choose for each latent of a hierarchy whether it is centred, by the ELBO.
+
+        All as written and all non-centred are compared after some steps of each, and then one
+        after the other is turned.
+        """
+        count = len(self.potential.centring)
+        self._try_steps()
+        best = self._place()
+        self._turn(np.zeros(count), first, normals)
+        best = max(best, self._place(), key=lambda place: place.elbo)
+        for row in np.eye(count) if 1 < count <= MAX_TURNED else ():
+            self._return_to(best)
+            self._turn(np.abs(best.potential.centring.round() - row), first, normals)
+            if self._place().elbo > best.elbo + SAME_OPTIMUM:
+                best = self._place()
+        self._return_to(best)
+
+    def _turn(self, centring: np.ndarray, first: np.ndarray, normals: Tensor) -> None:
+        """Take some steps at another centring, from here or from the first point."""
+        here = self.family.centre(self.theta).numpy()
+        before = self.potential.centring
+        self.potential = self.potential.centred(centring.clip(MIN_CENTRING, 1 - MIN_CENTRING))
+        points = [self.potential.from_centring(here, before), first]
+        found = [self._approximate(z, normals) for z in points if np.isfinite(z).all()]
+        found = [normal for normal in found if normal is not None]
+        if not found:
+            self.optimizer.value = np.inf
+            return
+        self.start = max(found, key=lambda normal: normal.elbo)
+        self.fix_draws(NUM_DRAWS[self.potential.engine])
+        self._try_steps()
+
+    def _try_steps(self) -> None:
+        for _ in range(MAX_TRIAL_STEPS):
+            if not self.optimizer.step() or self.optimizer.decrement < SAME_OPTIMUM / 10:
+                break
+
+    def _place(self) -> _Place:
+        return _Place(
+            self.potential.centred(self.centring), self._whitened(), -self.optimizer.value
+        )
+
+    @property
+    def centring(self) -> np.ndarray:
+        """How far each latent of a hierarchy is centred."""
+        return _centring(self._split(self.optimizer.x)[1])
+
+    def _whitened(self) -> NormalApproximation:
+        """Return the guide as it stands, which gives better coordinates than the start."""
+        theta = self.theta
+        factor = np.ascontiguousarray(self.family.scale_tril(theta).numpy())
+        return NormalApproximation(
+            self.family.centre(theta).numpy(), factor, -float(self.optimizer.value)
+        )
+
+    def _return_to(self, place: _Place) -> None:
+        self.potential, self.start = place.potential, place.start
+        self.fix_draws(NUM_DRAWS[self.potential.engine])
 
     def _starts(self) -> list[np.ndarray]:
         """Points to start Newton's method from: the guide's own location, and random ones."""
@@ -246,7 +341,8 @@ class FixedDrawsChain(Chain):
         size = self.family.num_normals
         num_draws = self._sufficient(num_draws, size)
         self.normals = quasi_normals(num_draws, size, self.seed, whiten=True)
-        theta = self.family.start().numpy() if theta is None else theta
+        if theta is None:
+            theta = np.concatenate([self.family.start().numpy(), _logits(self.potential.centring)])
         self.optimizer = LBFGS(self.negative_elbo, theta)
 
     def _sufficient(self, num_draws: int, size: int = 0) -> int:
@@ -257,17 +353,33 @@ class FixedDrawsChain(Chain):
 
     def negative_elbo(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the ELBO's sample average over the fixed draws, and its gradient."""
+        theta, logits = self._split(theta)
+        self.potential.centring = _centring(logits)
         leaf = torch.from_numpy(theta).clone().requires_grad_()
         with torch.enable_grad():
             draws, entropy = self.family.draw(leaf, self.normals)
-            energies, gradients = self.potential(draws.detach().numpy())
+            energies, gradients, by_centring = self.potential.at(draws.detach().numpy())
             with np.errstate(invalid="ignore", over="ignore"):
                 value = float(energies.mean()) - entropy.item()
             if not (np.isfinite(value) and np.isfinite(gradients).all()):
-                return np.inf, np.full_like(theta, np.nan)
+                return np.inf, np.full(len(theta) + len(logits), np.nan)
             outer = (torch.from_numpy(gradients) / len(gradients), -torch.ones_like(entropy))
             (gradient,) = torch.autograd.grad((draws, entropy), leaf, outer)
-        return value, gradient.numpy()
+        share = self.potential.centring
+        by_logits = by_centring.mean(0) * share * (1.0 - share)
+        return value, np.concatenate([gradient.numpy(), by_logits])
+
+    def _split(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Part the parameters of the family from the logits of the centring."""
+        end = len(theta) - len(self.potential.centring)
+        return theta[:end], theta[end:]
+
+    @property
+    def theta(self) -> Tensor:
+        """Parameters of the family, where the optimizer stands."""
+        theta, logits = self._split(self.optimizer.x)
+        self.potential.centring = _centring(logits)  # a line search may have left another
+        return torch.from_numpy(theta)
 
     def advance(self, max_steps: int) -> None:
         """Take one iteration of L-BFGS, and record the ELBO's sample average after it.
@@ -291,6 +403,9 @@ class FixedDrawsChain(Chain):
         converged = not moved or optimizer.decrement < tolerance
         exhausted = len(self.objective) >= max_steps
         if not (converged or exhausted):
+            if len(self.potential.centring) and len(self.objective) % STEPS_TO_WHITEN == 0:
+                self.start = self._whitened()
+                self.fix_draws(len(self.normals))
             return
         self.elbo, self.elbo_error = self.fresh_elbo()
         if converged and self._needs_more_draws():
@@ -312,7 +427,7 @@ class FixedDrawsChain(Chain):
 
     def fresh_elbo(self) -> tuple[float, float]:
         """ELBO in nats from draws other than the fixed ones, and its standard error."""
-        theta = torch.from_numpy(self.optimizer.x)
+        theta = self.theta
         found = []
         num_draws = MIN_FRESH_DRAWS
         numbers = NUM_FRESH_SETS * self.potential.numbers_per_point
@@ -336,6 +451,8 @@ class FixedDrawsChain(Chain):
         if log_widening.max() < MAX_LOG_WIDENING:
             return
         widest = int(log_widening.argmax())
+        if self._falls_off(widest, float(log_widening[widest])):
+            return  # the start was narrow, in the neck of a funnel
         places = self.potential.problem.places
         site = next(name for name, (first, end, _) in places.items() if first <= widest < end)
         raise ConvergenceError(
@@ -343,10 +460,24 @@ class FixedDrawsChain(Chain):
             "proper? A flat prior needs data that say where the latent lies"
         )
 
+    def _falls_off(self, coordinate: int, log_widening: float) -> bool:
+        """Whether the density falls faster than 1/t on both sides along a coordinate."""
+        centre = self.family.centre(self.theta).numpy()
+        direction = self.start.factor[:, coordinate] * math.exp(min(log_widening, MAX_LOG_STEP))
+        near, far = TAIL_STEPS
+        steps = np.array([-far, -near, near, far])[:, None] * direction
+        with np.errstate(all="ignore"):
+            energies = np.nan_to_num(self.potential(centre + steps)[0], nan=np.inf)
+        excess = math.log(far / near)
+        below, above = energies[0] - energies[1], energies[3] - energies[2]
+        return bool(all(not np.isfinite(rise) or rise > excess for rise in (below, above)))
+
     def write_guide(self) -> None:
         """Set the guide's parameters to the current ones."""
         if self.optimizer is not None:
-            write_parameters(self.guide, self.family, torch.from_numpy(self.optimizer.x))
+            write_parameters(self.guide, self.family, self.theta)
+            if isinstance(self.guide, AutoNonCentredNormal):
+                self.guide.centring.copy_(torch.from_numpy(self.potential.centring))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values that resuming takes, beside the parameters."""
@@ -354,6 +485,8 @@ class FixedDrawsChain(Chain):
             return {}, {"num_draws": 0}
         optimizer = self.optimizer
         arrays = {"mean": self.start.mean, "factor": self.start.factor, "theta": optimizer.x}
+        if len(self.potential.centring):
+            arrays["centring"] = self.potential.centring
         if optimizer.steps:
             arrays |= {"steps": np.stack(optimizer.steps), "changes": np.stack(optimizer.changes)}
         values = {"num_draws": len(self.normals), "elbo": None, "elbo_error": None}
@@ -367,6 +500,8 @@ class FixedDrawsChain(Chain):
         if not values["num_draws"]:
             return
         held = {k: v.cpu().clone().numpy() for k, v in tensors.items()}
+        if len(held.get("centring", ())):
+            self.potential = self.potential.centred(held["centring"])
         self.start = NormalApproximation(held["mean"], held["factor"], np.nan)
         self.fix_draws(values["num_draws"], held["theta"])
         self.optimizer.steps = list(held.get("steps", ()))

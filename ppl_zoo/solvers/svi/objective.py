@@ -84,7 +84,9 @@ def choose_objective(
         return dataclasses.replace(stochastic, reason=f"stochastic gradients: {against}")
     guide = options.guide
     if guide is None:
-        guide = "multivariate-normal" if potential.size <= MAX_FULL_RANK_LATENTS else "normal"
+        hierarchy = potential.problem.recentred or potential.problem.varying
+        full_rank = "non-centred" if hierarchy else "multivariate-normal"
+        guide = full_rank if potential.size <= MAX_FULL_RANK_LATENTS else "normal"
     return Choice(potential, guide, f"fixed draws, a function of {potential.size} latents")
 
 

@@ -300,7 +300,7 @@ class SVI(Solver):
         if guide is None and model.guide is not None:
             return model.guide
         if guide is None and "guide.scale_tril_unconstrained" in held:
-            guide = "multivariate-normal"
+            guide = "non-centred" if "guide.centring" in held else "multivariate-normal"
         return make_pair(model, guide, rows, self.batch_size).guide
 
 
