@@ -48,7 +48,7 @@ class Fit(FittedModel):
         *,
         num_samples: int = 4000,
     ) -> Check:
-        """Check the fit: is it the posterior, does the model describe the data, will it generalise.
+        """Check the fit: the posterior, the model, and how it generalises, a verdict each.
 
         Parameters
         ----------
