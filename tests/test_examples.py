@@ -53,8 +53,8 @@ def test_every_example_is_tested():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
 
 
-#: examples that take ten seconds and more
-LONG = {"mnist_nets", "vae"}
+#: examples that take five seconds and more
+LONG = {"mnist_nets", "vae", "bayesian_mixture", "deep_image_prior"}
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def test_report_holds_table_figures_and_sources_and_needs_nothing_else(ran):
     assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:)", page)
 
 
+@pytest.mark.slow
 def test_rhat_and_khat_stand_where_they_mean_something(capsys, tmp_path):
     chosen = [(find("eight-schools"), SCHOOLS), (find("gaussian-mixture"), MIXTURE)]
     request = DemoRequest(out=str(tmp_path), device="cpu", json=True)
@@ -129,6 +130,7 @@ def test_long_summaries_are_cut_and_say_so():
     assert report.summary_table(frame[:3])[1] == ""
 
 
+@pytest.mark.slow
 def test_the_photograph_is_restored_with_its_uncertainty():
     section = restored_photograph("cpu")
     facts = dict(section.facts)

@@ -401,6 +401,7 @@ def test_a_loss_function_is_a_bound():
     assert (one.history["objective"] == other.history["objective"]).all()
 
 
+@pytest.mark.slow
 def test_pyros_renyi_bound_is_compiled():
     tosses = torch.tensor([1.0] * 6 + [0.0] * 4)
     bound = pyro.infer.RenyiELBO(alpha=0.5, num_particles=2)

@@ -180,7 +180,9 @@ def test_a_step_averages_natural_parameters(name):
     assert torch.allclose(natural(model), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NATURAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "mixture" else []) for n in NATURAL]
+)
 def test_stochastic_updates_reach_the_optimum(name):
     make, data, _ = NATURAL[name]
     data = data()

@@ -98,6 +98,7 @@ def test_a_build_that_fails_leaves_nothing():
     assert len(programs) == 0
 
 
+@pytest.mark.slow
 def test_evicted_potentials_are_freed(small):
     def energy(z, x):
         return ((z - x.mean()) ** 2).sum()

@@ -59,6 +59,7 @@ def test_paths_of_a_hidden_markov_model_have_their_probabilities():
     assert ((counts - num * shares).square() / (num * shares)).sum() < 24.3  # chi-square, 1e-3
 
 
+@pytest.mark.slow
 def test_fits_give_them_on_request():
     x = line(20)
     fit = zoo.fit(Switch(), x, zoo.SVI(steps=50, restarts=2, compile=False), progress=False)

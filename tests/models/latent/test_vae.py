@@ -98,11 +98,12 @@ def test_analytic_kl_changes_the_noise_not_the_value(small):
     assert -ours.mean().item() == pytest.approx(model.elbo(x, 5000).sum().item(), abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "gradient"),
     [
         ({"num_particles": 4, "bound": "iwae"}, "doubly-reparametrised"),
-        pytest.param({"num_particles": 1}, "sticking-the-landing", marks=pytest.mark.slow),
+        ({"num_particles": 1}, "sticking-the-landing"),
     ],
 )
 def test_gradients_without_the_score_have_the_same_mean(small, options, gradient):

@@ -107,8 +107,10 @@ def test_centred_eight_schools_by_default(seed, tmp_path):
         assert draws[name].std().item() == pytest.approx(sd, rel=0.15)
     again = zoo.load(fit.save(tmp_path / "run"), model=centred)
     assert torch.equal(again.posterior(20)["theta"], fit.posterior(20)["theta"])
-    # the guide's own density is normalised: bridge sampling from it finds the evidence
-    assert zoo.evidence(fit).value == pytest.approx(fit.objective, abs=0.3)
+    # the guide's own density is normalised: its weights estimate the evidence
+    weights = fit.log_weights(4000)[0].double()
+    evidence = weights.logsumexp(0).item() - math.log(4000)
+    assert evidence == pytest.approx(fit.objective, abs=0.3) and evidence > fit.objective
 
 
 def test_well_informed_groups_stay_centred():
@@ -137,6 +139,7 @@ def test_supports_that_vary_are_followed():
         assert draws[name].std().item() == pytest.approx(math.sqrt(1 / 18), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_narrow_neck_is_not_called_improper():
     """Counts with effects of years that are hardly there: the start is in a funnel's neck."""
     year = torch.linspace(-1.5, 1.5, 40)

@@ -214,6 +214,7 @@ def test_mean_has_its_closed_form():
     assert (summary["r_hat"].astype(float) < 1.02).all()
 
 
+@pytest.mark.slow
 def test_linear_regression_has_its_closed_form():
     x, y = regression_data()
     model = zoo.LinearRegression(2).double()
@@ -249,6 +250,7 @@ def test_discrete_latents_are_summed_out():
     assert abs(draws.std() / sd - 1) < 0.12
 
 
+@pytest.mark.slow
 def test_supports_may_depend_on_latents_and_deterministic_sites_come_along():
     found = fit(Bounded(), line(10))
     draws = found.posterior()
@@ -297,6 +299,7 @@ def test_divergences_of_centred_eight_schools_reach_arviz():
     np.testing.assert_array_equal(posterior["tau"].values, found.posterior()["tau"].numpy())
 
 
+@pytest.mark.slow
 def test_seeds_repeat_and_chains_differ():
     x = line()
     one, same, other = (fit(Mean(), x, seed=seed).posterior()["mu"] for seed in (3, 3, 4))
