@@ -28,11 +28,12 @@ POSITIVE = constraints.positive
 
 
 def regression(sigma, prior=None):
-    """``y ~ Normal(x beta, sigma)``, flat in beta unless a prior is given."""
+    """``y ~ Normal(x beta, sigma)``, flat in beta unless a prior is given; both are functions."""
 
     def model(x, y):
-        beta = pyro.sample("beta", prior or flat(constraints.real_vector, (x.shape[1],)))
-        sd = pyro.sample("sigma", sigma)
+        shape = (x.shape[1],)
+        beta = pyro.sample("beta", prior(shape) if prior else flat(constraints.real_vector, shape))
+        sd = pyro.sample("sigma", sigma())
         with pyro.plate("rows", len(y)):
             pyro.sample("y", dist.Normal(x @ beta, sd), obs=y)
 
@@ -159,12 +160,13 @@ def radon(county, uranium, floor, log_radon):
     sigma_alpha = pyro.sample("sigma_alpha", dist.HalfNormal(1.0))
     sigma_y = pyro.sample("sigma_y", dist.HalfNormal(1.0))
     mu_alpha = pyro.sample("mu_alpha", dist.Normal(0.0, 10.0))
-    beta = pyro.sample("beta", dist.Normal(0.0, 10.0).expand([2]).to_event(1))
+    beta_u = pyro.sample("beta_u", dist.Normal(0.0, 10.0))
+    beta = pyro.sample("beta", dist.Normal(0.0, 10.0))
     with pyro.plate("counties", 85):
         raw = pyro.sample("alpha_raw", dist.Normal(0.0, 1.0))
         alpha = pyro.deterministic("alpha", mu_alpha + sigma_alpha * raw)
     with pyro.plate("rows", len(log_radon)):
-        mean = alpha[county] + uranium * beta[0] + floor * beta[1]
+        mean = alpha[county] + uranium * beta_u + floor * beta
         pyro.sample("log_radon", dist.Normal(mean, sigma_y), obs=log_radon)
 
 
@@ -172,8 +174,9 @@ def seeds(x1, x2, total, count):
     names = ("alpha0", "alpha1", "alpha2", "alpha12")
     a0, a1, a2, a12 = (pyro.sample(name, dist.Normal(0.0, 1e3)) for name in names)
     tau = pyro.sample("tau", dist.Gamma(1e-3, 1e-3))
+    sigma = pyro.deterministic("sigma", tau**-0.5)
     with pyro.plate("plates", len(x1)):
-        b = pyro.sample("b", dist.Normal(0.0, tau**-0.5))
+        b = pyro.sample("b", dist.Normal(0.0, sigma))
         logits = a0 + a1 * x1 + a2 * x2 + a12 * x1 * x2 + b
         pyro.sample("count", dist.Binomial(total, logits=logits), obs=count)
 
@@ -237,8 +240,16 @@ def posteriors():
     garch, flight, homes = read("garch"), read("pilots"), read("radon_mn")
     plants = read("seeds_data")
     wide, long, high = mesquite["diam1"], mesquite["diam2"], mesquite["canopy_height"]
-    half_cauchy, free = dist.HalfCauchy(2.5), flat(POSITIVE)
-    normal = dist.Normal(0.0, 10.0)
+
+    def half_cauchy():
+        return dist.HalfCauchy(2.5)
+
+    def free():
+        return flat(POSITIVE)
+
+    def normal(shape):
+        return dist.Normal(0.0, 10.0).expand(shape).to_event(1)
+
     hs, iq = kid["mom_hs"], kid["mom_iq"]
     height, male = earn["height"], earn["male"]
     every = [
@@ -284,7 +295,7 @@ def posteriors():
         ),
         Posterior(
             "sblrc-blr",
-            regression(dist.HalfNormal(10.0), normal.expand([5]).to_event(1)),
+            regression(lambda: dist.HalfNormal(10.0), normal),
             (blr["X"], blr["y"]),
             linear=True,
         ),

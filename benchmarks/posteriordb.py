@@ -1,0 +1,133 @@
+"""Is the answer right, and does the check know it: the posteriors of posteriordb at hand.
+
+Each is a plain Pyro program (`tests/posteriordb.py`), fitted by `zoo.fit` with defaults and asked
+by `fit.check()` whether the answer is the posterior. An answer is right where each mean lies
+within .15 reference sds and each sd within 15 % of the reference's, from 4,000 draws. CPU seconds
+of one thread, compiling included.
+
+    PPL_ZOO_DATA=... python benchmarks/posteriordb.py              # writes the record and page
+    PPL_ZOO_DATA=... python benchmarks/posteriordb.py --only radon # prints, and writes nothing
+    python benchmarks/posteriordb.py --page                        # docs/posteriordb.md anew
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+import argparse
+import json
+import logging
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import ppl_zoo as zoo
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "posteriordb.json"
+PAGE = ROOT / "docs" / "posteriordb.md"
+sys.path.insert(0, str(ROOT / "tests"))
+
+from posteriordb import posteriors  # noqa: E402  (a module of the tests)
+
+#: an answer is right within these, in reference sds and relative
+MEAN, SD = 0.15, 0.15
+DRAWS = 4000
+
+
+def measure(posterior):
+    """Fit and check one posterior; what came out."""
+    begun = time.process_time()
+    try:
+        fit = zoo.fit(posterior.model, posterior.data, progress=False, device="cpu")
+    except (zoo.ConvergenceError, zoo.DataError) as error:
+        return {"error": str(error).split("\n")[0], "fit_s": time.process_time() - begun}
+    fitted = time.process_time()
+    check = fit.check()
+    checked = time.process_time()
+    errors = posterior.errors({k: v.numpy() for k, v in fit.posterior(DRAWS).items()})
+    mean = max(errors.items(), key=lambda item: abs(item[1][0]))
+    sd = max(errors.items(), key=lambda item: abs(item[1][1]))
+    return {
+        "linear": posterior.linear,
+        "engine": fit.solution.engine,
+        "mean_error": [mean[0], round(float(mean[1][0]), 3)],
+        "sd_error": [sd[0], round(float(sd[1][1]), 3)],
+        "right": bool(abs(mean[1][0]) < MEAN and abs(sd[1][1]) < SD),
+        "passed": check.passed,
+        "findings": [finding.measure for finding in check.inference.findings],
+        "khat": round(float(check.khat[0]), 2),
+        "share": round(float(check.share[0]), 3),
+        "fit_s": round(fitted - begun, 1),
+        "check_s": round(checked - fitted, 1),
+    }
+
+
+def shown(record):
+    """Render the page of the documentation from a record."""
+    rows = record["posteriors"]
+    counts = {
+        (right, passed): sum(
+            r.get("right", False) == right and r.get("passed", False) == passed
+            for r in rows.values()
+        )
+        for right in (True, False)
+        for passed in (True, False)
+    }
+    right = counts[True, True] + counts[True, False]
+    lines = [
+        "# posteriordb: is the answer right, and does the check know it",
+        "",
+        f"{len(rows)} posteriors as plain Pyro programs, `zoo.fit` with defaults, `fit.check()`",
+        f"without a reference. Right within {MEAN} reference sds in each mean and {SD:.0%} in",
+        f"each sd: {right}. Right and passed {counts[True, True]}, right and refused",
+        f"{counts[True, False]}, wrong and passed {counts[False, True]}, wrong and refused",
+        f"{counts[False, False]}. CPU seconds, one thread, compiling included;",
+        "made by `python benchmarks/posteriordb.py`.",
+        "",
+        "| posterior | worst mean, sds | worst sd | right | check | effective draws | fit, s |"
+        " check, s |",
+        "|---|--:|--:|---|---|--:|--:|--:|",
+    ]
+    for name, row in rows.items():
+        if "error" in row:
+            lines.append(f"| {name} | | | no | {row['error']} | | {row['fit_s']:.1f} | |")
+            continue
+        verdict = "passed" if row["passed"] else "refused: " + ", ".join(row["findings"])
+        lines.append(
+            f"| {name} | {row['mean_error'][1]:+.2f} ({row['mean_error'][0]}) | "
+            f"{row['sd_error'][1]:+.0%} ({row['sd_error'][0]}) | "
+            f"{'yes' if row['right'] else 'no'} | {verdict} | {row['share']:.0%} | "
+            f"{row['fit_s']} | {row['check_s']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(only="", page=False):
+    """Measure every posterior whose name contains ``only``."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    if not page:
+        rows = {}
+        for name, posterior in posteriors().items():
+            if only in name:
+                rows[name] = measure(posterior)
+                print(f"{name[:44]:44} {rows[name]}", flush=True)
+        if only:
+            return
+        versions = {n: version(n) for n in ("torch", "pyro-ppl", "jax")}
+        RESULTS.write_text(json.dumps({"posteriors": rows, "versions": versions}, indent=1) + "\n")
+    PAGE.write_text(shown(json.loads(RESULTS.read_text())))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="posteriors with this in their name")
+    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    main(**vars(parser.parse_args()))
