@@ -242,6 +242,9 @@ class FixedDrawsChain(Chain):
 
     def begin(self) -> None:
         """Find a normal close to the posterior, and fix the draws."""
+        if self.num_recentred:
+            # its own: the chains share the potential, not the centring
+            self.potential = self.potential.centred(np.ones(self.num_recentred))
         starts = self._starts()
         num_draws = NUM_DRAWS[self.potential.engine]
         normals = quasi_normals(
@@ -261,8 +264,14 @@ class FixedDrawsChain(Chain):
             )
         self.start = best
         self.fix_draws(num_draws)
-        if isinstance(self.guide, AutoNonCentredNormal) and len(self.potential.centring):
+        if self.num_recentred:
             self._recentre(starts[0], normals)
+
+    @property
+    def num_recentred(self) -> int:
+        """Latents of a hierarchy whose centring the guide chooses."""
+        chosen = isinstance(self.guide, AutoNonCentredNormal)
+        return len(self.potential.centring) if chosen else 0
 
     def _approximate(self, z: np.ndarray, normals: Tensor) -> NormalApproximation | None:
         return approximate(self.potential, self.potential.hessian, z, normals.numpy())
@@ -342,7 +351,9 @@ class FixedDrawsChain(Chain):
         num_draws = self._sufficient(num_draws, size)
         self.normals = quasi_normals(num_draws, size, self.seed, whiten=True)
         if theta is None:
-            theta = np.concatenate([self.family.start().numpy(), _logits(self.potential.centring)])
+            theta = self.family.start().numpy()
+            if self.num_recentred:
+                theta = np.concatenate([theta, _logits(self.potential.centring)])
         self.optimizer = LBFGS(self.negative_elbo, theta)
 
     def _sufficient(self, num_draws: int, size: int = 0) -> int:
@@ -354,7 +365,8 @@ class FixedDrawsChain(Chain):
     def negative_elbo(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the ELBO's sample average over the fixed draws, and its gradient."""
         theta, logits = self._split(theta)
-        self.potential.centring = _centring(logits)
+        if len(logits):
+            self.potential.centring = _centring(logits)
         leaf = torch.from_numpy(theta).clone().requires_grad_()
         with torch.enable_grad():
             draws, entropy = self.family.draw(leaf, self.normals)
@@ -365,20 +377,23 @@ class FixedDrawsChain(Chain):
                 return np.inf, np.full(len(theta) + len(logits), np.nan)
             outer = (torch.from_numpy(gradients) / len(gradients), -torch.ones_like(entropy))
             (gradient,) = torch.autograd.grad((draws, entropy), leaf, outer)
+        if not len(logits):
+            return value, gradient.numpy()
         share = self.potential.centring
         by_logits = by_centring.mean(0) * share * (1.0 - share)
         return value, np.concatenate([gradient.numpy(), by_logits])
 
     def _split(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Part the parameters of the family from the logits of the centring."""
-        end = len(theta) - len(self.potential.centring)
+        end = len(theta) - self.num_recentred
         return theta[:end], theta[end:]
 
     @property
     def theta(self) -> Tensor:
         """Parameters of the family, where the optimizer stands."""
         theta, logits = self._split(self.optimizer.x)
-        self.potential.centring = _centring(logits)  # a line search may have left another
+        if len(logits):
+            self.potential.centring = _centring(logits)  # a line search may have left another
         return torch.from_numpy(theta)
 
     def advance(self, max_steps: int) -> None:
@@ -403,7 +418,7 @@ class FixedDrawsChain(Chain):
         converged = not moved or optimizer.decrement < tolerance
         exhausted = len(self.objective) >= max_steps
         if not (converged or exhausted):
-            if len(self.potential.centring) and len(self.objective) % STEPS_TO_WHITEN == 0:
+            if self.num_recentred and len(self.objective) % STEPS_TO_WHITEN == 0:
                 self.start = self._whitened()
                 self.fix_draws(len(self.normals))
             return
@@ -485,7 +500,7 @@ class FixedDrawsChain(Chain):
             return {}, {"num_draws": 0}
         optimizer = self.optimizer
         arrays = {"mean": self.start.mean, "factor": self.start.factor, "theta": optimizer.x}
-        if len(self.potential.centring):
+        if self.num_recentred:
             arrays["centring"] = self.potential.centring
         if optimizer.steps:
             arrays |= {"steps": np.stack(optimizer.steps), "changes": np.stack(optimizer.changes)}

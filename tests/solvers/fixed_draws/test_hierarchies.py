@@ -229,3 +229,14 @@ def test_programs_are_not_first_run_on_one_row():
                 pyro.sample("y", dist.Normal(b * before.mean(), 1.0), obs=y)
 
     assert zoo.fit(Lags(), torch.randn(20) + 3.0, progress=False).stopped == "converged"
+
+
+def test_a_full_rank_guide_stays_as_written_and_chains_keep_apart():
+    plain = zoo.fit(centred, (Y, SIGMA), zoo.SVI(guide="multivariate-normal"), progress=False)
+    tensors = plain.solution.state_tensors.items()
+    (theta,) = (value for name, value in tensors if name.endswith("theta"))
+    assert theta.numel() == 2 * 10 + 45  # no centring among them
+    alone = zoo.fit(centred, (Y, SIGMA), progress=False)
+    beside = zoo.fit(centred, (Y, SIGMA), zoo.SVI(restarts=2), progress=False)
+    assert beside.solution.objective[0] == pytest.approx(alone.objective, abs=1e-6)
+    assert alone.objective > plain.objective + 0.1
