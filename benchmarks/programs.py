@@ -169,8 +169,11 @@ def main(only="", page=False):
 
 
 def short(reason):
-    """Take the reason alone from a warning that a program runs uncompiled."""
-    return reason.rpartition("uncompiled: ")[2].split("\n")[0].replace("|", "/")
+    """Take the reason alone from a warning that a program runs uncompiled, paths from the root."""
+    text = reason.split("\n")[0].replace(f"{ROOT}/", "").replace("|", "/")
+    for head in ("SVI runs uncompiled, since ", "SVI runs uncompiled: "):
+        text = text.removeprefix(head)
+    return text
 
 
 if __name__ == "__main__":
