@@ -26,7 +26,13 @@ def tables(num=3):
     return [2.0 * k + 0.5 * torch.randn(20, generator=rng) for k in range(num)]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+#: solvers that take five seconds and more
+LONG = {"nuts"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SOLVERS]
+)
 def test_each_data_set_gets_its_own_posterior(name, monkeypatch):
     # so that none is fitted alone
     monkeypatch.setattr("ppl_zoo.fitting.run.fit", lambda *args, **kwargs: pytest.fail("alone"))

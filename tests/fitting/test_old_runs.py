@@ -41,8 +41,15 @@ def test_old_runs_load(name):
     assert said == expected
 
 
+#: solvers whose run takes five seconds and more
+LONG = {"nuts-numpyro"}
+
+
 @pytest.mark.filterwarnings("ignore:NUTS")  # of divergences, in chains of 20 draws
-@pytest.mark.parametrize("name", make_old_runs.RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in make_old_runs.RUNS],
+)
 def test_every_solver_saves_and_loads(name, tmp_path):
     make, data, solver = make_old_runs.RUNS[name]
     fit = zoo.fit(make(), data, solver, progress=False)

@@ -19,18 +19,11 @@ from ppl_zoo.solvers.unconstrained import Unconstrained
 for module in ("tutorials", "regressions", "sequences", "mixtures", "nets", "epidemics"):
     __import__(module)
 
-CASES = [pytest.param(p, id=name) for name, p in PUBLISHED.items()]
 #: programs that are compiled, exported and saved in the quick tests; the others in the slow ones
 QUICK = {
-    *("coin", "coin in mini-batches", "Bayesian regression by PyroSample", "crossed plates"),
-    *("a guide of blocks by EasyGuide", "arguments by name, a mapping, a flag and None"),
-    *("two normals at their mode", "HMM 1", "local level, vectorised particles"),
+    *("coin in mini-batches", "crossed plates", "a guide of blocks by EasyGuide", "HMM 1"),
+    "arguments by name, a mapping, a flag and None",
 }
-WHOLE = [
-    pytest.param(p, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
-    for name, p in PUBLISHED.items()
-]
-assert QUICK <= PUBLISHED.keys()
 #: programs that Pyro's NUTS takes, without latents to enumerate and with
 SAMPLED = [
     *("coin", "a prior that depends on another", "eight schools, non-centred by a handler"),
@@ -51,6 +44,20 @@ ENUMERATED = [
     *("answers known, guessed or slipped", "SIR enumerated", "SIR relaxed"),
 ]
 CPU = torch.device("cpu")
+
+
+def cases(quick):
+    """Every program, those that are not named marked slow."""
+    assert quick <= PUBLISHED.keys()
+    return [
+        pytest.param(p, id=name, marks=[] if name in quick else [pytest.mark.slow])
+        for name, p in PUBLISHED.items()
+    ]
+
+
+#: programs whose numbers are held in the quick tests: one of each idiom
+IDIOMS = QUICK.union(SAMPLED, ENUMERATED)
+WHOLE = cases(QUICK)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +84,7 @@ def fitted(case, **options):
     return zoo.fit(model, data, solver, progress=False), model, guide
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases(IDIOMS))
 def test_pyros_numbers(case):
     """Losses and parameters of Pyro's own SVI, step by step, from the same noise."""
     steps, rate = 4, 0.01

@@ -28,7 +28,7 @@ CONTRACT = {
 
 
 #: nets whose contract takes five seconds and more
-LONG = {"PixelCNN", "TransformerAR", "RecurrentAR", "DeepNADE", "OrderEnsemble", "MADE"}
+LONG = {"RNADE", "FVSBN", "PixelCNN", "TransformerAR", "RecurrentAR", "DeepNADE", "OrderEnsemble", "MADE"}
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_non_centred_is_pyros_reparametrisation():
         assert ours.item() == pytest.approx(theirs.energy(z, *theirs.data).item())
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_centred_eight_schools_by_default(seed, tmp_path):
     fit = zoo.fit(centred, (Y, SIGMA), seed=seed, progress=False)
     assert isinstance(fit.guide, AutoNonCentredNormal) and fit.guide.centring.item() < 0.3
