@@ -3,6 +3,7 @@
 from typing import Any
 
 from ppl_zoo import data, evaluation, imaging, models, testing
+from ppl_zoo.compiler.scan import scan
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.core.model import Model
 from ppl_zoo.evaluation.divergence import kl
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "models",
     "restore",
+    "scan",
     "testing",
     *_models,
 ]

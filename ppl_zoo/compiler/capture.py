@@ -32,6 +32,7 @@ from ppl_zoo.compiler.guards import (
     refuse_written_state,
 )
 from ppl_zoo.compiler.python_state import PythonState
+from ppl_zoo.compiler.scan import recorded_scans
 from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
 from ppl_zoo.core.tracing.vectorize import traceable
 
@@ -178,6 +179,7 @@ def capture(
             torch.random.fork_rng(devices=[]),
             # one for all shapes: make_fx would build one, with a stack trace, for each operation
             tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
+            recorded_scans() as scans,
         ):
             state = PythonState(programs)
             recorded = make_fx(run, decomposition_table=table)(*inputs)
@@ -185,9 +187,11 @@ def capture(
                 raise StateError(f"the program {changed}")
             refuse_written_state(recorded)
             refuse_held_parameters(recorded, owners.values())
-            functional = torch.func.functionalize(recorded, remove="mutations_and_views")
-            graph = make_fx(functional, decomposition_table=table)(*inputs)
-            _compare(recorded, graph, inputs)
+            graph = recorded
+            if any(_writes(node) for node in recorded.graph.nodes):
+                functional = torch.func.functionalize(recorded, remove="mutations_and_views")
+                graph = make_fx(functional, decomposition_table=table)(*inputs)
+                _compare(recorded, graph, inputs)
     except StateError as error:
         raise CaptureError(str(error)) from error
     except Exception as error:
@@ -199,6 +203,7 @@ def capture(
         graph.graph.eliminate_dead_code()
         _fold_indices(graph)
         graph.recompile()
+    graph.meta["scans"] = scans  # which its operations name by their keys alone
     return Captured(graph, parameters, run, inputs, state)
 
 
@@ -243,6 +248,12 @@ def _restored_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    """Whether an operation writes into a tensor; only then does it matter what is a view."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _compare(

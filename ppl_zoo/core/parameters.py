@@ -45,6 +45,7 @@ class ParameterStore(nn.Module):
         self.copies = copies
         self.constraints: dict[str, constraints.Constraint] = {}
         self._foreign: set[str] = set()  # names of parameters that model or guide hold themselves
+        self._undeclared: set[str] = set()  # loaded before a program has told the constraint
         self._places: list[_Place] = []
 
     # ---- while a program runs ---------------------------------------------------------------
@@ -63,7 +64,7 @@ class ParameterStore(nn.Module):
             yield  # a program within a step, which has the store open already
             return
         state = {"params": dict(given), "constraints": {n: self.constraints[n] for n in given}}
-        shown = _Shown()
+        shown = _Shown(self)
         with _Swapped(self), _pyro_store(state, _Opened(self, given)), shown:
             yield
         found = state["params"]
@@ -111,7 +112,9 @@ class ParameterStore(nn.Module):
         for name, value in found.items():
             self.constraints[name] = found_constraints[name]
             if not isinstance(value, nn.Parameter) or self.copies:
+                gradient = detach_provenance(value).grad
                 value = nn.Parameter(detach_provenance(value).detach().clone())
+                value.grad = gradient  # of the step in which it appeared
             # past register_parameter, which refuses names that a module has otherwise ("type")
             (self._parameters if name in shown else self._buffers)[_escape(name)] = value
         if self.copies:
@@ -174,7 +177,9 @@ class ParameterStore(nn.Module):
             if not key.startswith(prefix) or name in self._parameters or name in self._buffers:
                 continue
             # one that no program declares is an estimator's own, as a baseline: unconstrained
-            self.constraints.setdefault(unescape(name), constraints.real)
+            if unescape(name) not in self.constraints:
+                self.constraints[unescape(name)] = constraints.real
+                self._undeclared.add(unescape(name))
             self._parameters[name] = nn.Parameter(torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -182,7 +187,7 @@ class ParameterStore(nn.Module):
 @contextlib.contextmanager
 def isolated_store() -> Iterator[None]:
     """Let Pyro's parameter store be empty for a while; what is declared is forgotten."""
-    with _pyro_store({"params": {}, "constraints": {}}, None), _Shown():
+    with _pyro_store({"params": {}, "constraints": {}}, None), _Shown(None):
         yield
 
 
@@ -230,12 +235,17 @@ class _Shown(Messenger):
     Frozen weights of modules are kept out of Pyro's store, which would let them learn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: ParameterStore | None) -> None:
         super().__init__()
+        self.store = store
         self.names: set[str] = set()
 
     def _pyro_param(self, msg: dict) -> None:
         self.names.add(msg["name"])
+        if self.store is not None and msg["name"] in self.store._undeclared:
+            self.store._undeclared.discard(msg["name"])
+            for known in (self.store.constraints, pyro.get_param_store()._constraints):
+                known[msg["name"]] = msg["kwargs"]["constraint"]
         value = msg["args"][1] if len(msg["args"]) > 1 else None
         if isinstance(value, nn.Parameter) and not value.requires_grad:
             msg["value"], msg["done"] = value, True

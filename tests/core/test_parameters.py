@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import ppl_zoo as zoo
+from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 
 Y = 3 + torch.randn(50, generator=torch.Generator().manual_seed(0))
 X = torch.randn(50, 1, generator=torch.Generator().manual_seed(1))
@@ -331,3 +332,54 @@ def test_both_libraries_side_by_side():
     other = SVI(Line(), lambda x, y: None, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
     losses = [other.step(X, LINE) for _ in range(100)]
     assert losses[-1] < losses[0] - 10
+
+
+def late():
+    """A guide that declares its scale once its location has moved: until then a constant."""
+
+    def guide(y):
+        loc, scale = pyro.param("loc", torch.tensor(0.0)), torch.tensor(1.0)
+        if loc.item() > 0.5:
+            scale = pyro.param("scale", scale, constraint=constraints.positive)
+        pyro.sample("mu", dist.Normal(loc, scale))
+
+    return location, guide
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_parameter_that_appears_late_is_learned_from_its_step_on(named, tmp_path):
+    options = (lambda name: {"lr": 0.1 if name == "loc" else 0.05}) if named else {"lr": 0.1}
+    model, guide = late()
+    svi = SVI(model, guide, pyro.optim.Adam(options), Trace_ELBO())
+    with fork_generators(torch.device("cpu")):
+        svi.evaluate_loss(Y)
+        losses = []
+        for step in range(30):
+            set_seed(chain_seed(0, 0, step), torch.device("cpu"))
+            losses.append(svi.step(Y))
+    theirs = {name: value.item() for name, value in pyro.get_param_store().items()}
+    pyro.clear_param_store()
+    rest = {"elbo": "trace", "schedule": "constant", "compile": False, "objective": "stochastic"}
+
+    def run(steps, **more):
+        optimizer = pyro.optim.Adam(options)
+        solver = zoo.SVI(steps, guide=guide, optimizer=optimizer, **rest)
+        return zoo.fit(model, Y, solver, progress=False, **more)
+
+    fit = run(30)
+    assert fit.params.keys() == theirs.keys() == {"loc", "scale"}
+    assert theirs["scale"] < 0.9
+    for name, value in theirs.items():
+        assert fit.params[name].item() == pytest.approx(value, rel=1e-4)
+    assert [-v for v in fit.history["objective"][0]] == pytest.approx(losses, rel=1e-4)
+    if not named:  # a run that stopped after it appeared goes on to the same end
+        run(15).save(tmp_path / "run")
+        again = run(30, resume=tmp_path / "run")
+        assert again.params["scale"].item() == pytest.approx(theirs["scale"], rel=1e-4)
+
+
+def test_a_parameter_that_appears_late_is_refused_where_it_is_averaged():
+    model, guide = late()
+    rest = {"elbo": "trace", "compile": False, "objective": "stochastic", "average": 0.9}
+    with pytest.raises(zoo.ConvergenceError, match=r"parameters \(scale\) appear in the course"):
+        zoo.fit(model, Y, zoo.SVI(30, guide=guide, learning_rate=0.1, **rest), progress=False)

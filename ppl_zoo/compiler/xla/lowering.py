@@ -6,6 +6,7 @@ and types of all results are held against torch's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.fx.node import map_aggregate
 
 from ppl_zoo.compiler.capture import Captured
+from ppl_zoo.compiler.scan import ScanStep
 from ppl_zoo.compiler.xla.broadcasting import (
     Broadcasted,
     apply_to_broadcasted,
@@ -45,6 +47,10 @@ _NORMAL = "normal_functional"
 #: operations that create a tensor, of the default type where none is given
 _CREATION = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn")
 _CREATION += ("scalar_tensor", "zeros", "randint", "randperm")
+#: operations whose results are stored before they are used
+_STORED = ("addmm", "baddbmm", "bmm", "convolution", "mm", "mv", "dot", "sum")
+#: operations of an expression without sharing, from which XLA's newer emitters are not used
+MAX_WRITTEN_OUT = 2**28
 #: arguments that say where and how a tensor is stored, not what it holds
 _STORAGE_ARGUMENTS = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
 
@@ -103,7 +109,11 @@ def lower(captured: Captured) -> LoweredGraph:
     for node in graph.graph.nodes:
         if node.op == "call_function":
             used.setdefault(operation_name(node.target), node.target)
-    for name in sorted(used.keys() - TABLE.keys() - RANDOM.keys() - {"getitem"}):
+    for step in graph.meta.get("scans", ()):
+        for node in (*step.forward.graph.nodes, *step.backward.graph.nodes):
+            if node.op == "call_function":
+                used.setdefault(operation_name(node.target), node.target)
+    for name in sorted(used.keys() - TABLE.keys() - RANDOM.keys() - _SCANS.keys() - {"getitem"}):
         error = LoweringError(f"XLA has no lowering for the operation {used[name]}", name)
         raise _with_line(error, captured)
     for node in graph.graph.nodes:
@@ -132,6 +142,22 @@ def _with_line(error: LoweringError, captured: Captured) -> LoweringError:
     return LoweringError(f"{error}, called at {line}", error.operation) if line else error
 
 
+def compiler_options(graph: torch.fx.GraphModule) -> dict[str, bool] | None:
+    """Options that XLA needs to run a graph in a time that is linear in its operations.
+
+    XLA's emitters of fused loops for CPUs write an expression out once for each of its uses. In a
+    recursion (steps of an ODE's solver) these multiply from step to step.
+    """
+    sizes: dict[torch.fx.Node, int] = {}  # of each expression, without sharing
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            fused = operation_name(node.target) not in _STORED
+            sizes[node] = 1 + sum(sizes.get(n, 0) for n in node.all_input_nodes) if fused else 1
+            if sizes[node] > MAX_WRITTEN_OUT:
+                return {"xla_cpu_use_fusion_emitters": False}
+    return None
+
+
 class LoweredGraph:
     """A captured graph as a JAX function, ``graph(key, *inputs, noise=None)``.
 
@@ -141,6 +167,8 @@ class LoweredGraph:
     ----------
     num_normals
         Standard normals that one call draws.
+    compiler_options
+        For :func:`jax.jit`, where the graph needs any.
     """
 
     def __init__(self, graph: torch.fx.GraphModule) -> None:
@@ -152,6 +180,8 @@ class LoweredGraph:
         }
         normals = [n for n in graph.graph.nodes if operation_name(n.target) == _NORMAL]
         self.num_normals: int = sum(n.meta["val"].numel() for n in normals)
+        self.compiler_options = compiler_options(graph)
+        self._scans = {step.key: _LoweredStep(step) for step in graph.meta.get("scans", ())}
 
     def __call__(
         self, key: jax.Array | None, *inputs: jax.Array, noise: jax.Array | None = None
@@ -167,7 +197,7 @@ class LoweredGraph:
         noise
             ``(num_normals,)`` standard normals, used instead of drawing some for each operation.
         """
-        interpreter = _JAXInterpreter(self._graph, self._constants, key, noise)
+        interpreter = _JAXInterpreter(self._graph, self._constants, key, noise, self._scans)
         out = interpreter.run(*inputs, enable_io_processing=False)
         return tuple(materialize(value) for value in out)
 
@@ -188,9 +218,11 @@ class _JAXInterpreter(torch.fx.Interpreter):
         constants: dict[str, Any],
         key: jax.Array | None,
         noise: jax.Array | None,
+        scans: dict[int, _LoweredStep],
     ) -> None:
         super().__init__(graph, garbage_collect_values=False)
         self.constants, self.key, self.noise = constants, key, noise
+        self.scans = scans
         self.num_random = 0  # random operations run so far
         self.num_taken = 0  # of the noise
 
@@ -246,6 +278,9 @@ class _JAXInterpreter(torch.fx.Interpreter):
         kwargs = {k: materialize(v) for k, v in kwargs.items()}
         if name in ("expand", "expand_copy"):
             return broadcast(args[0], shape)
+        if name in _SCANS:
+            key, *given = args
+            return _SCANS[name](self.scans[key], *given)
         if name in _CREATION and kwargs.get("dtype") is None and isinstance(self.expected, Tensor):
             kwargs["dtype"] = self.expected.dtype
         if name in ("_linalg_det", "_linalg_slogdet"):
@@ -288,3 +323,63 @@ def _as_expected(node: torch.fx.Node, result: Any, expected: Any) -> Any:
         )
     # torch's rules of promotion: a tensor without dimensions does not widen others
     return result.astype(jax_dtype(expected.dtype))
+
+
+class _LoweredStep:
+    """One step of a scan and its gradient, lowered."""
+
+    def __init__(self, step: ScanStep) -> None:
+        self.forward, self.backward = LoweredGraph(step.forward), LoweredGraph(step.backward)
+        self.num_carry = step.num_carry
+
+
+Arrays = Sequence[jax.Array]
+
+
+def _run_scan(
+    step: _LoweredStep, length: int, carry: Arrays, xs: Arrays, closure: Arrays
+) -> tuple[Arrays, Arrays, Arrays]:
+    """Last carry, second results, and the carries before each step."""
+
+    def body(carry: tuple, x: tuple) -> tuple:
+        out = step.forward(None, *carry, *x, *closure)
+        return out[: step.num_carry], (out[step.num_carry :], carry)
+
+    last, (ys, before) = jax.lax.scan(body, tuple(carry), tuple(xs), length)
+    return last, ys, before
+
+
+def _scan(
+    step: _LoweredStep, length: int, carry: Arrays, xs: Arrays, closure: Arrays
+) -> list[jax.Array]:
+    last, ys, _ = _run_scan(step, length, carry, xs, closure)
+    return [*last, *ys]
+
+
+def _scan_backward(
+    step: _LoweredStep,
+    length: int,
+    carry: Arrays,
+    xs: Arrays,
+    closure: Arrays,
+    grads: Arrays,
+) -> list[jax.Array]:
+    _, _, before = _run_scan(step, length, carry, xs, closure)
+    num_carry, num_xs = (
+        sum(jnp.issubdtype(a.dtype, jnp.floating) for a in part) for part in (carry, xs)
+    )
+
+    def body(state: tuple, given: tuple) -> tuple:
+        by_carry, by_closure = state
+        carry, x, by_ys = given
+        out = step.backward(None, *carry, *x, *closure, *by_carry, *by_ys)
+        sums = (a + b for a, b in zip(by_closure, out[num_carry + num_xs :], strict=True))
+        return (out[:num_carry], tuple(sums)), out[num_carry : num_carry + num_xs]
+
+    start = (tuple(grads[:num_carry]), tuple(jnp.zeros_like(c) for c in closure))
+    given = (tuple(before), tuple(xs), tuple(grads[num_carry:]))
+    (by_carry, by_closure), by_xs = jax.lax.scan(body, start, given, length, reverse=True)
+    return [*by_carry, *by_xs, *by_closure]
+
+
+_SCANS = {"scan": _scan, "scan_backward": _scan_backward}

@@ -50,6 +50,8 @@ class CapturedPotential:
         ``{name: dtype}`` of the values in torch.
     identity
         Text that is the same for potentials that compute the same from the same shapes.
+    compiler_options
+        For :func:`jax.jit`, where a graph needs any.
     wide
         Whether anything is float64; then run under ``jax.enable_x64(True)``.
 
@@ -95,8 +97,10 @@ class CapturedPotential:
         self.wide = any(t.dtype == torch.float64 for t in (z, *data))
         with self.scope():
             self.data = tuple(to_jax(t) for t in data)
-            self.potential = _differentiable(lower(first))
-            self.values = _values(lower(second), {k: to_jax(w) for k, w in weights.items()})
+            energies, constrained = lower(first), lower(second)
+            self.potential = _differentiable(energies)
+            self.values = _values(constrained, {k: to_jax(w) for k, w in weights.items()})
+        self.compiler_options = energies.compiler_options or constrained.compiler_options
 
     def scope(self) -> AbstractContextManager:
         """Open JAX's 64-bit mode where it is needed."""
@@ -194,7 +198,8 @@ class XLAPotential:
         def compile_block() -> jax.stages.Compiled:
             with self.scope():
                 like = jax.ShapeDtypeStruct((block, len(z)), to_jax(z).dtype)
-                return jax.jit(at_all).lower(like, self.data).compile()
+                options = captured.compiler_options
+                return jax.jit(at_all, compiler_options=options).lower(like, self.data).compile()
 
         key = ("potential", captured.identity, block)
         self.compiled = PROGRAMS.get(key, compile_block)

@@ -165,7 +165,9 @@ class Stepper:
         key = ("SVI steps", *key, self.options, self.wide, guarded)
         if key not in self._programs:
             program = StepProgram(self.loss, self.per_row, self.options, self.own, guarded)
-            self._programs[key] = PROGRAMS.get(key, lambda: jax.jit(program.run))
+            self._programs[key] = PROGRAMS.get(
+                key, lambda: jax.jit(program.run, compiler_options=self.loss.compiler_options)
+            )
         return self._programs[key]
 
 

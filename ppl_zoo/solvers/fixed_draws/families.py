@@ -23,9 +23,11 @@ from ppl_zoo.solvers.fixed_draws.laplace import NormalApproximation
 __all__ = [
     "AUTONORMALS",
     "Family",
+    "NormalGuide",
     "family_of",
     "read_location",
     "read_scales",
+    "site_names",
     "write_parameters",
 ]
 
@@ -182,7 +184,7 @@ def family_of(guide: NormalGuide, start: NormalApproximation) -> Family:
 def read_location(guide: NormalGuide) -> np.ndarray:
     """Return the mean of a guide on the unconstrained scale, ``(size,)``."""
     if isinstance(guide, autoguide.AutoNormal):
-        parts = [_parameter(guide.locs, name)[0].flatten() for name in _site_names(guide)]
+        parts = [_parameter(guide.locs, name)[0].flatten() for name in site_names(guide)]
         loc = torch.cat(parts)
     else:
         loc = guide.loc
@@ -193,7 +195,7 @@ def read_scales(guide: autoguide.AutoNormal | autoguide.AutoDiagonalNormal) -> n
     """Return the standard deviations of a mean-field guide, ``(size,)``, as its location."""
     if isinstance(guide, autoguide.AutoDiagonalNormal):
         return guide.scale.detach().cpu().double().numpy()
-    parts = [guide._get_loc_and_scale(name)[1].detach().flatten() for name in _site_names(guide)]
+    parts = [guide._get_loc_and_scale(name)[1].detach().flatten() for name in site_names(guide)]
     return torch.cat(parts).cpu().double().numpy()
 
 
@@ -203,7 +205,7 @@ def write_parameters(guide: NormalGuide, family: Family, theta: Tensor) -> None:
     centre = family.centre(theta)
     if isinstance(guide, autoguide.AutoNormal):
         scales, first = family.scales(theta), 0
-        for name in _site_names(guide):
+        for name in site_names(guide):
             shape = _parameter(guide.locs, name)[0].shape
             own = slice(first, first + shape.numel())
             _set(guide.locs, name, centre[own].reshape(shape))
@@ -222,7 +224,8 @@ def write_parameters(guide: NormalGuide, family: Family, theta: Tensor) -> None:
     _set(guide, "scale", scales)
 
 
-def _site_names(guide: autoguide.AutoNormal) -> Iterator[str]:
+def site_names(guide: NormalGuide) -> Iterator[str]:
+    """Names of the latents of a guide, in the order of its vector."""
     return (name for name, _ in guide.prototype_trace.iter_stochastic_nodes())
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import first_run
@@ -67,6 +68,7 @@ def linear_response(
     QueryError
         If the guide is not mean field, or the fit has not converged to an optimum.
     """
+    guide = user_programs(guide)[0]  # an object of the user's is wrapped
     if not isinstance(guide, (autoguide.AutoNormal, autoguide.AutoDiagonalNormal)):
         raise QueryError(
             f"linear response: got the guide {type(guide).__name__}, expected mean field "

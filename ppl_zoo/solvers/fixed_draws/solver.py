@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError
+from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
@@ -27,14 +28,16 @@ from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
 from ppl_zoo.core.solver import FitContext
 from ppl_zoo.solvers.fixed_draws.families import (
     Family,
+    NormalGuide,
     family_of,
     read_location,
+    site_names,
     write_parameters,
 )
 from ppl_zoo.solvers.fixed_draws.laplace import NormalApproximation, approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
-from ppl_zoo.solvers.guides import AutoNonCentredNormal, GuideSpec, Pair, make_pair
+from ppl_zoo.solvers.guides import AutoNonCentredNormal, GuideSpec, Pair, copy_guide, make_pair
 from ppl_zoo.solvers.loop import (
     Chain,
     pack_chains,
@@ -134,7 +137,11 @@ def solve_with_fixed_draws(
         if index > 0:
             own = model.fresh()
             own.load_state_dict(model.state_dict())
-        pair = make_pair(own, choice.guide, rows, None, index)
+        guide = choice.guide if index == 0 else copy_guide(choice.guide)
+        pair = make_pair(own, guide, rows, None, index)
+        latents = list(site_names(user_programs(pair.guide)[0]))
+        if latents != list(choice.potential.problem.places):
+            raise NoStartError(f"the guide has the latents {latents} and not all of the model's")
         chain = FixedDrawsChain(
             index, own, pair.guide, seed=seed, potential=choice.potential, pair=pair
         )
@@ -240,6 +247,11 @@ class FixedDrawsChain(Chain):
             return self.elbo
         return self.objective[-1] if self.objective else np.nan
 
+    @property
+    def normal(self) -> NormalGuide:
+        """The autoguide, without the program around an object of the user's."""
+        return user_programs(self.guide)[0]
+
     def begin(self) -> None:
         """Find a normal close to the posterior, and fix the draws."""
         if self.num_recentred:
@@ -270,7 +282,7 @@ class FixedDrawsChain(Chain):
     @property
     def num_recentred(self) -> int:
         """Latents of a hierarchy whose centring the guide chooses."""
-        chosen = isinstance(self.guide, AutoNonCentredNormal)
+        chosen = isinstance(self.normal, AutoNonCentredNormal)
         return len(self.potential.centring) if chosen else 0
 
     def _approximate(self, z: np.ndarray, normals: Tensor) -> NormalApproximation | None:
@@ -338,7 +350,7 @@ class FixedDrawsChain(Chain):
 
     def _starts(self) -> list[np.ndarray]:
         """Points to start Newton's method from: the guide's own location, and random ones."""
-        first = read_location(self.guide)
+        first = read_location(self.normal)
         rng = np.random.default_rng(chain_seed(self.seed, self.index))
         count = NUM_STARTS if self.index == 0 else NUM_STARTS_OF_RESTARTS
         radius = START_RADIUS
@@ -346,7 +358,7 @@ class FixedDrawsChain(Chain):
 
     def fix_draws(self, num_draws: int, theta: np.ndarray | None = None) -> None:
         """Fix so many draws and start L-BFGS; at ``theta``, or at the normal approximation."""
-        self.family = family_of(self.guide, self.start)
+        self.family = family_of(self.normal, self.start)
         size = self.family.num_normals
         num_draws = self._sufficient(num_draws, size)
         self.normals = quasi_normals(num_draws, size, self.seed, whiten=True)
@@ -490,9 +502,9 @@ class FixedDrawsChain(Chain):
     def write_guide(self) -> None:
         """Set the guide's parameters to the current ones."""
         if self.optimizer is not None:
-            write_parameters(self.guide, self.family, self.theta)
-            if isinstance(self.guide, AutoNonCentredNormal):
-                self.guide.centring.copy_(torch.from_numpy(self.potential.centring))
+            write_parameters(self.normal, self.family, self.theta)
+            if isinstance(self.normal, AutoNonCentredNormal):
+                self.normal.centring.copy_(torch.from_numpy(self.potential.centring))
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values that resuming takes, beside the parameters."""

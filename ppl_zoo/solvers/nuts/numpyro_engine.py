@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,8 +97,9 @@ class _Sampler:
             one_chain = jax.vmap(lambda z, data: constrained(z, *data), (0, None))
             return jax.vmap(one_chain, (0, data_axis))(z, data)
 
-        self.start, self.run = jax.jit(start), jax.jit(run)
-        self.gradients, self.values = jax.jit(gradients), jax.jit(values)
+        jit = partial(jax.jit, compiler_options=captured.compiler_options)
+        self.start, self.run = jit(start), jit(run)
+        self.gradients, self.values = jit(gradients), jit(values)
 
 
 def _statistics(state: HMCState) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import module_of
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.parameters import unescape
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.core.tracing.sites import is_sample
@@ -22,7 +24,7 @@ from ppl_zoo.solvers.guides import Pair
 from ppl_zoo.solvers.loop import Chain
 from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
 
-__all__ = ["Alternation", "SVIChain", "pack_optimizer", "unpack_optimizer"]
+__all__ = ["Alternation", "SVIChain", "named_parameters", "pack_optimizer", "unpack_optimizer"]
 
 #: steps in a row whose objective may be non-finite before that is an error
 MAX_NONFINITE_STEPS = 20
@@ -53,6 +55,10 @@ class SVIChain(Chain):
         Dtype of mixed precision; None for one precision.
     skipped
         Steps in a row whose objective was not finite.
+    num_declared
+        Parameters that the programs have declared so far.
+    optimizer_options
+        Options of the optimizer by a parameter's name; None where all have the same.
     """
 
     pair: Pair | None = None
@@ -66,6 +72,30 @@ class SVIChain(Chain):
     compiled_gradient: Callable[[tuple[Tensor, ...]], float] | None = None
     precision: str | None = None
     skipped: int = 0
+    num_declared: int = 0
+    optimizer_options: Callable[[str], dict[str, Any]] | None = None
+
+    def join_parameters(self) -> None:
+        """Let parameters that the programs have declared since the start be learned too."""
+        names = named_parameters(self.model, self.guide)
+        self.num_declared = len(self.model.declared._parameters)
+        known = {id(p) for p in self.parameters}
+        new = [(name, p) for name, p in names if id(p) not in known]
+        if not new:
+            return
+        shown = ", ".join(name for name, _ in new)
+        if self.validation is not None or self.alternation is not None:
+            raise ConvergenceError(
+                f"{self.model.model_name}: the parameters ({shown}) appear in the course of the "
+                "fit, expected all of them at its start with patience, average or alternate"
+            )
+        self.parameters[:] = [p for _, p in names]
+        if self.optimizer_options is not None:
+            for name, p in new:
+                self.optimizer.add_param_group({"params": [p], **self.optimizer_options(name)})
+            return
+        # in the order of a chain that resumes, whose optimizer's state goes by number
+        self.optimizer.param_groups[0]["params"] = list(self.parameters)
 
     def differentiate(self, data: tuple[Tensor, ...], total: int) -> float:
         """Estimate the negative ELBO, leaving gradients in the parameters."""
@@ -88,6 +118,8 @@ class SVIChain(Chain):
     def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
         """Take one step; records the estimate of the ELBO before it, in nats."""
         value = self.differentiate(data, total)
+        if len(self.model.declared._parameters) != self.num_declared:
+            self.join_parameters()
         if self.alternation is not None:
             self.alternation.hold(len(self.objective))
         finite = math.isfinite(value)
@@ -165,6 +197,18 @@ class SVIChain(Chain):
             self.schedule.load_state_dict(values["schedule"])
         if self.validation is not None:
             self.validation.restore(tensors, values.get("watch"))
+
+
+def named_parameters(model: Model, guide: Any) -> list[tuple[str, Tensor]]:
+    """All that is learned, of model and guide, each once and by Pyro's name."""
+    modules = [m for m in (model, module_of(guide)) if m is not None]
+    named = {
+        id(p): (unescape(name.removeprefix("_declared.")), p)
+        for module in modules
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+    return list(named.values())
 
 
 def _plain(items: Iterable[tuple[str, Any]]) -> dict:

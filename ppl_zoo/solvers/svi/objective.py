@@ -11,6 +11,7 @@ import warnings
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import DataError
@@ -21,7 +22,7 @@ from ppl_zoo.core.solution import Solution
 from ppl_zoo.solvers.fixed_draws.families import AUTONORMALS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential, reason_of
 from ppl_zoo.solvers.fixed_draws.solver import Choice
-from ppl_zoo.solvers.guides import GUIDES
+from ppl_zoo.solvers.guides import GUIDES, AutoNonCentredNormal
 from ppl_zoo.solvers.svi.engines import COMPILE_FROM
 
 __all__ = ["choose_objective"]
@@ -149,11 +150,14 @@ def _potential(
 def _is_normal(spec: Any) -> bool:
     if spec is None:
         return True
+    normal = (*AUTONORMALS, AutoNonCentredNormal)  # and no subclass of a user's
     if isinstance(spec, str):
-        return GUIDES.get(spec) in AUTONORMALS
+        return GUIDES.get(spec) in normal
     target = spec.func if isinstance(spec, functools.partial) else spec
-    return inspect.isclass(target) and target in AUTONORMALS
+    return (target if inspect.isclass(target) else type(target)) in normal
 
 
 def _name(value: Any) -> str:
+    if isinstance(value, AutoGuide):
+        return type(value).__name__
     return getattr(value, "__name__", repr(value))

@@ -61,7 +61,7 @@ class Plateau:
         noise = 1.2533 * math.sqrt(2.0 / self.window) * deviation
         now = parameters()
         moved = math.inf
-        if self.before is not None:
+        if self.before is not None and self.before.shape == now.shape:  # none has joined
             moved = float((now - self.before).norm() / (self.before.norm() + 1e-12))
         self.before = now
         self.medians.append(median)

@@ -19,9 +19,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
-from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.parameters import unescape
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
@@ -35,7 +33,7 @@ from ppl_zoo.solvers.loop import (
     raise_if_all_diverged,
     run_chains,
 )
-from ppl_zoo.solvers.svi.chain import Alternation, SVIChain
+from ppl_zoo.solvers.svi.chain import Alternation, SVIChain, named_parameters
 from ppl_zoo.solvers.svi.engines import (
     InterpretedEngine,
     Minibatches,
@@ -448,18 +446,17 @@ def _make_chain(
         pair=pair,
         elbo=make_elbo(options.elbo, pair, options.num_particles),
     )
-    modules = [m for m in (own, module_of(pair.guide)) if m is not None]
-    unique = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
-    chain.parameters = list(unique.values())
+    if resume is not None:
+        chain.load_solution(resume)  # it may have parameters that appeared later
+    named = named_parameters(own, pair.guide)
+    chain.parameters = [p for _, p in named]
+    chain.num_declared = len(own.declared._parameters)
     if not chain.parameters:
         raise ConvergenceError(f"{model.model_name} and its guide have no parameter to fit")
     chain.precision = options.precision
-    names = {
-        id(p): unescape(name.removeprefix("_declared."))
-        for module in modules
-        for name, p in module.named_parameters()
-    }
-    chain.optimizer = _make_optimizer(options, chain.parameters, names)
+    chain.optimizer = _make_optimizer(options, named)
+    if isinstance(options.optimizer, PyroOptim) and callable(options.optimizer.pt_optim_args):
+        chain.optimizer_options = options.optimizer.pt_optim_args
     if options.schedule == "cosine":
         chain.schedule = CosineAnnealingLR(chain.optimizer, options.steps)
     elif callable(options.schedule):
@@ -489,10 +486,9 @@ def _make_chain(
     return chain
 
 
-def _make_optimizer(
-    options: SVI, parameters: list[Tensor], names: Mapping[int, str]
-) -> torch.optim.Optimizer:
+def _make_optimizer(options: SVI, named: Sequence[tuple[str, Tensor]]) -> torch.optim.Optimizer:
     """Make the optimizer; one of Pyro's may have options by the name of a parameter."""
+    parameters = [p for _, p in named]
     if isinstance(options.optimizer, PyroOptim):
         given = options.optimizer
         if given.pt_clip_args or isinstance(given, PyroLRScheduler):
@@ -503,7 +499,7 @@ def _make_optimizer(
         arguments = given.pt_optim_args
         if not callable(arguments):
             return given.pt_optim_constructor(parameters, **arguments)
-        groups = [{"params": [p], **arguments(names[id(p)])} for p in parameters]
+        groups = [{"params": [p], **arguments(name)} for name, p in named]
         return given.pt_optim_constructor(groups)
     if isinstance(options.optimizer, type):
         return options.optimizer(parameters, lr=options.learning_rate)

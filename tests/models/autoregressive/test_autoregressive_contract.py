@@ -28,7 +28,16 @@ CONTRACT = {
 
 
 #: nets whose contract takes five seconds and more
-LONG = {"RNADE", "FVSBN", "PixelCNN", "TransformerAR", "RecurrentAR", "DeepNADE", "OrderEnsemble", "MADE"}
+LONG = {
+    "RNADE",
+    "FVSBN",
+    "PixelCNN",
+    "TransformerAR",
+    "RecurrentAR",
+    "DeepNADE",
+    "OrderEnsemble",
+    "MADE",
+}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tiny_models import Chain, Correlated, Factor, Groups, Mean, Switch, binary,
 import ppl_zoo as zoo
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.elbos import estimate_and_differentiate, make_elbo
+from ppl_zoo.solvers.fixed_draws.families import AUTONORMALS
 from ppl_zoo.solvers.fixed_draws.laplace import approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.solver import quasi_normals
@@ -384,3 +385,40 @@ def test_posteriors_of_posteriordb(name):
         assert fit.objective > optimum - 0.05
         known = {"eight schools": 0.22}.get(name, 0.05)  # the family itself is so far away
         assert posterior.errors(fit.posterior(20_000))[0] < known
+
+
+@pytest.mark.parametrize("kind", AUTONORMALS)
+def test_an_autoguide_object_is_fitted_as_its_class(kind, tmp_path):
+    def program(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu, scale), obs=y)
+
+    y, own = line(30), kind(program)
+    fit = zoo.fit(program, y, zoo.SVI(guide=own), progress=False)
+    of_class = zoo.fit(program, y, zoo.SVI(guide=kind), progress=False)
+    assert fit.solution.reason.startswith("fixed draws")
+    assert fit.objective == pytest.approx(of_class.objective, abs=1e-3)
+    # the object itself is fitted, as by Pyro's SVI
+    assert own.median(y)["mu"].item() == pytest.approx(y.mean().item(), abs=0.05)
+    again = zoo.load(fit.save(tmp_path / "run"), model=program, guide=kind(program))
+    assert torch.equal(again.posterior(5)["mu"], fit.posterior(5)["mu"])
+    if kind in (autoguide.AutoNormal, autoguide.AutoDiagonalNormal):
+        assert fit.linear_response().sd.keys() == {"mu", "scale"}
+
+
+def test_an_autoguide_object_of_a_part_of_the_model_takes_gradients():
+    def program(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 0.1))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu, scale), obs=y)
+
+    part = autoguide.AutoNormal(pyro.poutine.block(program, hide=["scale"]))
+    with pytest.warns(UserWarning, match=r"leaves out|not all of the model's"):
+        fit = zoo.fit(program, line(30), zoo.SVI(2000, guide=part), progress=False)
+    assert fit.solution.reason.startswith("stochastic gradients: the guide has the latents ['mu']")
+    whole = autoguide.AutoNormal(program)
+    with pytest.raises(ValueError, match="one autoguide object for several chains"):
+        zoo.fit(program, line(30), zoo.SVI(guide=whole, restarts=2), progress=False)
