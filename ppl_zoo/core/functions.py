@@ -22,7 +22,7 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import describe, first_run
 from ppl_zoo.core.tracing.sites import is_sample, whole_plates
-from ppl_zoo.core.tracing.vectorize import traceable
+from ppl_zoo.core.tracing.traceable import traceable
 
 __all__ = ["Arguments", "FunctionModel", "GuideProgram", "Slot", "module_of", "user_programs"]
 

@@ -22,6 +22,7 @@ from ppl_zoo.core.rows import Rows, evenly_spaced
 from ppl_zoo.core.solution import Solution, load_chain
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import Draws, describe, draw, draw_discrete, first_run, predict
+from ppl_zoo.core.tracing.traceable import kept_statistics
 
 __all__ = ["FittedModel", "PosteriorDraws"]
 
@@ -148,7 +149,13 @@ class FittedModel:
     @contextlib.contextmanager
     def at(self, chain: int) -> Iterator[None]:
         """Be at one chain: its parameters, its seed, the model's dtype and device."""
-        with self.chain(chain), self.seeded(chain), self.model.defaults(), self.model.whole():
+        with (
+            self.chain(chain),
+            self.seeded(chain),
+            self.model.defaults(),
+            self.model.whole(),
+            kept_statistics(),
+        ):
             yield
 
     # ---- draws ------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class CapturedPotential:
         Text that is the same for potentials that compute the same from the same shapes.
     compiler_options
         For :func:`jax.jit`, where a graph needs any.
+    num_numbers
+        Numbers that an evaluation of energy and gradient computes on its way.
     wide
         Whether anything is float64; then run under ``jax.enable_x64(True)``.
 
@@ -94,12 +96,13 @@ class CapturedPotential:
             _refuse_noise(captured.graph)
         shapes = [(tuple(t.shape), str(t.dtype)) for t in data]
         self.identity = f"{first.fingerprint()}\n{second.fingerprint()}\n{shapes}"
-        self.wide = any(t.dtype == torch.float64 for t in (z, *data))
+        self.wide = any(t.dtype == torch.float64 for t in (z, *data)) or first.wide
         with self.scope():
             self.data = tuple(to_jax(t) for t in data)
             energies, constrained = lower(first), lower(second)
             self.potential = _differentiable(energies)
             self.values = _values(constrained, {k: to_jax(w) for k, w in weights.items()})
+        self.num_numbers = first.num_numbers
         self.compiler_options = energies.compiler_options or constrained.compiler_options
 
     def scope(self) -> AbstractContextManager:
@@ -190,6 +193,7 @@ class XLAPotential:
     ) -> None:
         captured = CapturedPotential(energy, lambda z, *data: {"z": z}, z, data, programs)
         self.block, self.scope, self.data = block, captured.scope, captured.data
+        self.num_numbers = captured.num_numbers
         potential = captured.potential  # alone: a program that is kept must not hold the data
 
         def at_all(z: jax.Array, data: tuple) -> tuple:

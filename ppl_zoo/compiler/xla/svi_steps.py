@@ -64,7 +64,7 @@ class Stepper:
         own: bool = False,
     ) -> None:
         self.per_row, self.options, self.seed, self.own = tuple(per_row), options, seed, own
-        self.wide = any(t.dtype == torch.float64 for t in (*data, *captured.parameters))
+        self.wide = captured.wide or any(t.dtype == torch.float64 for t in data)
         with self._scope():
             self.loss = lower(captured)
             self.data = tuple(to_jax(t) for t in data)

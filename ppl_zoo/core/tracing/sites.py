@@ -16,6 +16,8 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from ppl_zoo.core.tracing.traceable import kept_statistics
+
 __all__ = [
     "Program",
     "Site",
@@ -58,7 +60,7 @@ class Site:
 
 def trace_program(program: Program, data: tuple) -> Trace:
     """Run a Pyro program once, away from any handler outside, and return its trace."""
-    with torch.no_grad(), poutine.block():
+    with torch.no_grad(), poutine.block(), kept_statistics():
         return poutine.trace(program).get_trace(*data)
 
 

@@ -8,24 +8,21 @@ tensors of its own, runs draw by draw.
 from __future__ import annotations
 
 import contextlib
-import math
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
-import pyro
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["is_batched", "over_draws", "traceable", "vmapped"]
+from ppl_zoo.core.tracing.traceable import traceable
+
+__all__ = ["is_batched", "over_draws", "vmapped"]
 
 Values = dict[str, Tensor]
-
-#: proposals of a rejection sampler that must not look at values
-NUM_PROPOSALS = 20
 
 #: functions whose results are written into, so that they need a value for each draw
 _FACTORIES = frozenset(
@@ -133,53 +130,6 @@ class _Batched(TorchFunctionMode):
 
 def _is_mask(index: Any) -> bool:
     return isinstance(index, Tensor) and index.dtype == torch.bool
-
-
-@contextlib.contextmanager
-def traceable() -> Iterator[None]:
-    """Let distributions run without a look at values: recorded as a graph, or vectorised.
-
-    Validation is off, and samplers that go by values have others in their place.
-    """
-    before = torch.distributions.Distribution._validate_args
-    try:
-        with (
-            pyro.validation_enabled(False),
-            mock.patch("pyro.util.torch_isnan", lambda x: False),
-            mock.patch("pyro.util.torch_isinf", lambda x: False),
-            # of distributions that were made before, which keep the setting of then
-            mock.patch.object(
-                torch.distributions.Distribution, "_validate_sample", lambda *_: None
-            ),
-            mock.patch("torch.distributions.dirichlet._Dirichlet.apply", _dirichlet_of_gammas),
-            mock.patch("torch.distributions.von_mises._rejection_sample", _von_mises),
-        ):
-            torch.distributions.Distribution.set_default_validate_args(False)
-            yield
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(before)
-
-
-def _dirichlet_of_gammas(concentration: Tensor) -> Tensor:
-    """Draw as torch does, with the gradient of normalised gammas."""
-    gammas = torch._standard_gamma(concentration)
-    return gammas / gammas.sum(-1, keepdim=True)
-
-
-@torch.no_grad()
-def _von_mises(loc: Tensor, concentration: Tensor, proposal: Tensor, x: Tensor) -> Tensor:
-    """Best & Fisher's rejection sampler with a fixed number of proposals, the first accepted.
-
-    Each is accepted with a probability of .66 or more, so that none of 20 is with 4e-10.
-    """
-    u1, u2, u3 = torch.rand((3, NUM_PROPOSALS, *x.shape), dtype=loc.dtype, device=loc.device)
-    z = torch.cos(math.pi * u1)
-    f = (1 + proposal * z) / (proposal + z)
-    c = concentration * (proposal - f)
-    accepted = ((c * (2 - c) - u2) > 0) | ((c / u2).log() + 1 - c >= 0)
-    first = accepted.to(torch.uint8).argmax(0, keepdim=True)
-    angle = ((u3 - 0.5).sign() * f.clamp(-1, 1).acos()).gather(0, first)[0]
-    return (angle + math.pi + loc) % (2 * math.pi) - math.pi
 
 
 @contextlib.contextmanager

@@ -11,11 +11,13 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.parameters import unescape
+from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.core.tracing.sites import is_sample
@@ -28,6 +30,8 @@ __all__ = ["Alternation", "SVIChain", "named_parameters", "pack_optimizer", "unp
 
 #: steps in a row whose objective may be non-finite before that is an error
 MAX_NONFINITE_STEPS = 20
+#: runs that set the running statistics of batch normalisation, whose momentum is .1 by default
+NUM_STATISTICS_RUNS = 50
 #: what JSON holds
 PLAIN_TYPES = (int, float, str, bool, type(None), list)
 
@@ -114,6 +118,32 @@ class SVIChain(Chain):
             return estimate_and_differentiate(
                 self.elbo, self.pair, data, self.parameters, precision
             )
+
+    @torch.no_grad()
+    def update_statistics(self, data: Callable[[int], tuple[Tensor, ...]], seed: int) -> None:
+        """Bring running statistics of batch normalisation up to date, after compiled steps.
+
+        A compiled step goes by the statistics of its batch alone, as training does. Those for
+        evaluation are averages over the last steps: here over as many runs of the programs.
+
+        Parameters
+        ----------
+        data
+            The rows that a step sees, by its number.
+        seed
+            Of the noise.
+        """
+        nets = [m for m in (self.model, module_of(self.guide)) if m is not None]
+        nets += [place.module() for place in self.model.declared._places]
+        layers = (layer for net in nets if net is not None for layer in net.modules())
+        if not any(isinstance(layer, _BatchNorm) and layer.training for layer in layers):
+            return
+        for run in range(NUM_STATISTICS_RUNS):
+            step = max(0, len(self.objective) - NUM_STATISTICS_RUNS) + run
+            set_seed(chain_seed(seed, self.index, step), self.parameters[0].device)
+            store = self.model.declared.scope(self.model, module_of(self.guide))
+            with store, ignore_nan_warnings():
+                self.elbo.loss(self.pair.model, self.pair.guide, *data(step))
 
     def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
         """Take one step; records the estimate of the ELBO before it, in nats."""

@@ -31,6 +31,8 @@ __all__ = ["choose_objective"]
 MAX_FULL_RANK_LATENTS, MAX_LATENTS = 200, 1000
 #: most numbers in the data: all rows are read for each of some hundred draws
 MAX_DATA_NUMBERS = 2**17
+#: most numbers that an evaluation of density and gradient computes on its way
+MAX_COMPUTED_NUMBERS = 2**23
 #: options that only stochastic gradients have; setting one asks for them
 STOCHASTIC = (
     *("elbo", "num_particles", "optimizer", "learning_rate", "schedule", "batch_size"),
@@ -140,6 +142,9 @@ def _potential(
             return None, reason_of(error)
     if potential.size > MAX_LATENTS and not asked:
         return None, f"{potential.size} latents, more than {MAX_LATENTS}"
+    computed = 0 if potential.compiled is None else potential.compiled.num_numbers
+    if computed > MAX_COMPUTED_NUMBERS and not asked:
+        return None, f"a density computes {computed} numbers, more than {MAX_COMPUTED_NUMBERS}"
     learnt = potential.trainable()
     if learnt:
         shown = ", ".join(learnt[:3]) + (", ..." if len(learnt) > 3 else "")

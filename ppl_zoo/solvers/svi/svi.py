@@ -224,10 +224,11 @@ class SVI(Solver):
             for index in range(self.restarts)
         ]
         batches = Minibatches(seed, self.batch_size, len(rows))
+        interpreted = InterpretedEngine(rows, batches, seed, self.clip_norm)
         engine = choose_engine(
             self.compile if self.precision is None else False,
             chains,
-            InterpretedEngine(rows, batches, seed, self.clip_norm),
+            interpreted,
             self.steps,
             self.window,
         )
@@ -238,6 +239,8 @@ class SVI(Solver):
 
         def solution() -> Solution:
             engine.sync()
+            for chain in chains if engine.name != "interpreted" else ():
+                chain.update_statistics(partial(interpreted.data, chain), seed)
             return _solution(self, chains, engine.name, reason)
 
         run_chains(

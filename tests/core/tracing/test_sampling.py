@@ -12,7 +12,6 @@ from tiny_models import Switch, line
 import ppl_zoo as zoo
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.tracing import describe, draw, draw_discrete, trace_program
-from ppl_zoo.core.tracing.vectorize import traceable
 
 
 class HiddenMarkov(zoo.Model):
@@ -144,14 +143,3 @@ def test_draws_in_one_run_score_as_each_does_alone(program, monkeypatch):
         rows, each = scored.log_joint_rows, alone.log_joint_rows
         torch.testing.assert_close(rows, each, rtol=1e-3, atol=1e-3)
     assert scored.log_likelihood.keys() == alone.log_likelihood.keys()
-
-
-@pytest.mark.parametrize("concentration", [0.3, 4.0])
-def test_von_mises_by_a_fixed_number_of_proposals(concentration):
-    kappa, loc = torch.tensor(concentration).double(), torch.tensor(1.0).double()
-    with traceable():
-        drawn = dist.VonMises(loc, kappa).sample((200_000,))
-    ratio = torch.special.i1(kappa) / torch.special.i0(kappa)
-    assert (drawn - loc).cos().mean().item() == pytest.approx(ratio.item(), abs=0.006)
-    assert (drawn - loc).sin().mean().item() == pytest.approx(0.0, abs=0.006)
-    assert drawn.abs().max() <= torch.pi

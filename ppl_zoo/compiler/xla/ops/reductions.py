@@ -57,6 +57,10 @@ def _var(x, dim=None, correction=1, keepdim=False):
     return jnp.var(x, axes_of(dim), ddof=correction, keepdims=keepdim)
 
 
+def _var_mean(x, dim=None, correction=1, keepdim=False):
+    return _var(x, dim, correction, keepdim), jnp.mean(x, axes_of(dim), keepdims=keepdim)
+
+
 def _with_index(value, index, pair):
     def run(x, dim=None, keepdim=False):
         if dim is None:
@@ -162,6 +166,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "sum": _sum,
     "topk": _topk,
     "var": _var,
+    "var_mean": _var_mean,
     "_softmax": _softmax(jax.nn.softmax),
     "_log_softmax": _softmax(jax.nn.log_softmax),
     "_log_softmax_backward_data": _log_softmax_backward,
