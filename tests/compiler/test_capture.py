@@ -365,3 +365,33 @@ def test_discrete_latents_fit_alike(model):
         svi = zoo.SVI(steps=400, window=100, compile=mode)
         results.append(zoo.fit(model(), x, svi, progress=False).objective)
     assert results[0] == pytest.approx(results[1], abs=1.0)
+
+
+def test_rounding_near_a_singular_matrix_is_no_change_of_the_program():
+    """The graph of a noiseless Gaussian process differs from its program in float32."""
+    x = torch.linspace(0, 1, 30)
+    holder = torch.nn.Module()
+    holder.scale = torch.nn.Parameter(torch.tensor(1.0))
+    shift = {"by": 0.0}
+
+    def loss(y):
+        kernel = holder.scale * torch.exp(-((x[:, None] - x) ** 2) / 0.05)
+        solved = torch.linalg.solve(kernel + 3e-6 * torch.eye(30), y)
+        return (1 + shift["by"]) * y @ solved
+
+    y = x.sin() + 0.1 * (-1.0) ** torch.arange(30)
+    captured = capture(loss, [holder], (y,))
+    rounded = captured.graph
+
+    class Otherwise(torch.nn.Module):
+        """The same graph in another order of operations."""
+
+        def forward(self, scale, y):
+            return rounded(scale * (1 + 2e-7), y * (1 - 1e-7))
+
+    captured.graph = Otherwise()
+    values = [f(holder.scale.detach(), y)[0].item() for f in (captured.program, Otherwise())]
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+    assert captured.outdated([holder.scale], (y,)) == ""
+    shift["by"] = 1.0
+    assert "another result" in captured.outdated([holder.scale], (y,))
