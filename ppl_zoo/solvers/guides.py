@@ -106,6 +106,10 @@ class AutoNonCentredNormal(autoguide.AutoMultivariateNormal):
     https://arxiv.org/abs/1906.03028.
     """
 
+    def __init__(self, model: Program, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._program = (model,)  # ``self.model`` draws a start of every latent; no part of this
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         self.places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
@@ -116,7 +120,7 @@ class AutoNonCentredNormal(autoguide.AutoMultivariateNormal):
             start = self.places[name][1]
         with torch.enable_grad(), poutine.block():
             at = Forward(self.loc.detach().clone().requires_grad_(), self.places)
-            trace = poutine.trace(at(self.model)).get_trace(*args, **kwargs)
+            trace = poutine.trace(at(self._program[0])).get_trace(*args, **kwargs)
         self.recentred = location_scale_sites(trace, self.places)[0]
         self.register_buffer("centring", torch.ones(len(self.recentred)).to(self.loc))
 
@@ -130,7 +134,7 @@ class AutoNonCentredNormal(autoguide.AutoMultivariateNormal):
             latent, self.places, dict(zip(self.recentred, self.centring, strict=True))
         )
         with poutine.block():
-            nodes = poutine.trace(forward(self.model)).get_trace(*args, **kwargs).nodes
+            nodes = poutine.trace(forward(self._program[0])).get_trace(*args, **kwargs).nodes
         result = {}
         for name in self.places:
             point = dist.Delta(
@@ -329,8 +333,8 @@ def _is_autoguide_maker(spec: GuideSpec) -> bool:
     return inspect.isclass(target) and issubclass(target, autoguide.AutoGuide)
 
 
-def copy_guide(guide: Program | None) -> Program | None:
-    """Copy a guide program for another chain.
+def copy_guide(guide: GuideSpec) -> GuideSpec:
+    """Copy a guide program for another chain; names and classes stand for new guides anyway.
 
     Raises
     ------

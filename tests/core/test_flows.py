@@ -54,7 +54,7 @@ def test_a_flow_guide_is_saved_whole(tmp_path):
 @pytest.mark.slow
 def test_a_flow_bends_where_a_normal_cannot():
     x = torch.zeros(1)
-    options = {"steps": 1200, "learning_rate": 1e-2, "compile": False, "num_particles": 4}
+    options = {"steps": 3000, "learning_rate": 1e-2, "compile": "xla", "num_particles": 4}
     normal = zoo.fit(Banana(), x, zoo.SVI(guide="multivariate-normal"), progress=False)
     flow = zoo.fit(Banana(), x, zoo.SVI(guide="flow", **options), progress=False)
     assert flow.log_weights(4000).mean().item() > normal.objective + 0.3

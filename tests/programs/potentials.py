@@ -37,6 +37,13 @@ def by_enumeration(program, args, kwargs, problem, z):
         max_plate_nesting=max(problem.nesting, 2), strict_enumeration_warning=False
     )
     enumerated = pyro.infer.config_enumerate(program)
-    loss = elbo.differentiable_loss(Hold()(enumerated), lambda *_, **__: None, *args, **kwargs)
-    loss = loss - sum(log_det)
+    programs = (Hold()(enumerated), lambda *_, **__: None)
+    try:
+        loss = elbo.differentiable_loss(*programs, *args, **kwargs)
+    except ValueError as error:
+        if "cannot be differentiated" not in str(error):
+            raise
+        log_det.clear()  # all that depends on the latents is masked
+        loss = torch.tensor(elbo.loss(*programs, *args, **kwargs), dtype=leaf.dtype)
+    loss = loss - sum(log_det) + 0 * leaf.sum()
     return loss.item(), torch.autograd.grad(loss, leaf)[0]

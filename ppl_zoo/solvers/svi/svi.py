@@ -439,8 +439,7 @@ def _make_chain(
             own.initialize(rows)
     elif index > 0:
         own.load_state_dict(model.state_dict())
-    given = options.guide
-    guide = copy_guide(given) if index > 0 and not isinstance(given, (str, type)) else given
+    guide = copy_guide(options.guide) if index > 0 else options.guide
     pair = make_pair(own, guide, rows, options.batch_size, index)
     chain = SVIChain(
         index,
