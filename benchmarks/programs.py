@@ -6,7 +6,7 @@ cost is the column beside it); Pyro's is that of `pyro.infer.SVI.step` with the 
 guide and Adam. CPU seconds, one thread, one after the other in one run.
 
     python benchmarks/programs.py            # writes results/programs.json, docs/programs.md
-    python benchmarks/programs.py --only HMM # prints, and writes nothing
+    python benchmarks/programs.py --only HMM # renews the rows of these programs
     python benchmarks/programs.py --page     # docs/programs.md anew from the record
 """
 
@@ -160,7 +160,7 @@ def main(only="", page=False):
             ratio = f"{theirs / step:6.0f} x" if step else rows[name]["reason"]
             print(f"{name[:48]:48} {theirs * 1e6:9.0f} us  {ratio}", flush=True)
         if only:
-            return
+            rows = json.loads(RESULTS.read_text())["programs"] | rows
         versions = {n: version(n) for n in ("torch", "pyro-ppl", "jax")}
         record = {"programs": rows, "versions": versions, "machine": platform.processor()}
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")

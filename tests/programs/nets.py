@@ -423,7 +423,6 @@ class AttendInferRepeat(nn.Module):
     "attend, infer, repeat",
     "pyro.ai/examples/air.html",
     elbo=TraceGraph_ELBO,
-    falls_back="aten.grid_sampler_2d",
 )
 def attend_infer_repeat():
     net = AttendInferRepeat()

@@ -313,6 +313,19 @@ for mode in ("reflection", "replication"):
     case(f"{mode}_pad2d", lambda m: (image(m), [1, 2, 0, 3]))
     case(f"{mode}_pad2d_backward", lambda m: (m(2, 4, 9, 9), image(m), [1, 2, 0, 3]))
 for corners in (False, True):
+    # places inside and outside of the image
+    case(
+        "grid_sampler_2d",
+        lambda m, c=corners: (image(m), m(2, 5, 3, 2, low=-1.4, high=1.4), 0, 0, c),
+    )
+    case(
+        "grid_sampler_2d_backward",
+        lambda m, c=corners: (
+            *(m(2, 4, 5, 3), image(m), m(2, 5, 3, 2, low=-1.4, high=1.4)),
+            *(0, 0, c, [True, True]),
+        ),
+        gradient=False,
+    )
     case("upsample_bilinear2d", lambda m, c=corners: (image(m), [9, 12], c))
     case(
         "upsample_bilinear2d_backward",

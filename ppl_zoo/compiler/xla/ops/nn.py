@@ -233,6 +233,32 @@ def _max_pool2d_backward(g, x, kernel, stride, padding, dilation, ceil, index):
     return scatter(flat, flat.ndim - 1, index, g, "add").reshape(x.shape)
 
 
+def _grid_sample(x, grid, mode, padding, align_corners):
+    if (mode, padding) != (0, 0):
+        raise ValueError("grid_sample is bilinear here, with zeros around the image")
+    height, width = x.shape[2:]
+    places = []
+    for size, g in ((height, grid[..., 1]), (width, grid[..., 0])):
+        places.append((g + 1) / 2 * (size - 1) if align_corners else ((g + 1) * size - 1) / 2)
+    (row, column), total = places, 0.0
+    top, left = jnp.floor(row), jnp.floor(column)
+    images = jnp.arange(x.shape[0])[:, None, None]
+    for i, weight_i in ((top, top + 1 - row), (top + 1, row - top)):
+        for j, weight_j in ((left, left + 1 - column), (left + 1, column - left)):
+            inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+            at_row = jnp.clip(i, 0, height - 1).astype(jnp.int32)
+            at_column = jnp.clip(j, 0, width - 1).astype(jnp.int32)
+            found = jnp.moveaxis(x[images, :, at_row, at_column], -1, 1)
+            total = total + found * jnp.where(inside, weight_i * weight_j, 0.0)[:, None]
+    return total
+
+
+def _grid_sample_backward(gradient, x, grid, mode, padding, align_corners, wanted):
+    _, pull = jax.vjp(lambda x, grid: _grid_sample(x, grid, mode, padding, align_corners), x, grid)
+    by_x, by_grid = pull(gradient)
+    return by_x if wanted[0] else None, by_grid if wanted[1] else None
+
+
 NN: dict[str, Callable[..., Any]] = {
     "avg_pool2d": _avg_pool2d,
     "avg_pool2d_backward": _avg_pool2d_backward,
@@ -249,6 +275,8 @@ NN: dict[str, Callable[..., Any]] = {
     "reflection_pad2d_backward": _pad2d_backward("reflect"),
     "replication_pad2d": _pad2d("edge"),
     "replication_pad2d_backward": _pad2d_backward("edge"),
+    "grid_sampler_2d": _grid_sample,
+    "grid_sampler_2d_backward": _grid_sample_backward,
     "upsample_bilinear2d": _bilinear,
     "upsample_bilinear2d_backward": _bilinear_backward,
     "upsample_nearest2d": _upsample,
