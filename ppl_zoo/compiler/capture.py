@@ -9,7 +9,6 @@ and hand-written ``autograd.Function`` mean what they mean in torch.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import linecache
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.stateless import _reparametrize_module
 
@@ -32,6 +30,7 @@ from ppl_zoo.compiler.guards import (
     refuse_written_state,
 )
 from ppl_zoo.compiler.python_state import PythonState
+from ppl_zoo.compiler.recording import functional, record
 from ppl_zoo.compiler.scan import recorded_scans
 from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
 from ppl_zoo.core.tracing.traceable import traceable
@@ -185,7 +184,6 @@ def capture(
             torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True)
         )
 
-    table = _decompositions()
     inputs = (*values, *data)
     try:
         with (
@@ -199,15 +197,13 @@ def capture(
             recorded_scans() as scans,
         ):
             state = PythonState(programs)
-            recorded = make_fx(run, decomposition_table=table)(*inputs)
+            recorded = record(run, inputs)
             if changed := state.changed():
                 raise StateError(f"the program {changed}")
             refuse_written_state(recorded)
             refuse_held_parameters(recorded, owners.values())
-            graph = recorded
-            if any(_writes(node) for node in recorded.graph.nodes):
-                functional = torch.func.functionalize(recorded, remove="mutations_and_views")
-                graph = make_fx(functional, decomposition_table=table)(*inputs)
+            graph = functional(recorded, inputs)
+            if graph is not recorded:
                 _compare(recorded, graph, inputs)
     except StateError as error:
         raise CaptureError(str(error)) from error
@@ -237,11 +233,6 @@ def _forgotten_sources() -> Iterator[None]:
             linecache.cache.pop(name, None)
 
 
-@functools.cache
-def _decompositions() -> dict:
-    return torch._decomp.core_aten_decompositions()
-
-
 @contextlib.contextmanager
 def _default_dtype(inputs: tuple[Tensor, ...]) -> Iterator[None]:
     """Take the inputs' floating dtype as torch's default, where they have one in common."""
@@ -265,12 +256,6 @@ def _restored_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-
-
-def _writes(node: torch.fx.Node) -> bool:
-    """Whether an operation writes into a tensor; only then does it matter what is a view."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
 
 
 def _compare(

@@ -18,9 +18,10 @@ from weakref import WeakValueDictionary
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ppl_zoo.compiler.recording import functional, record
 
 __all__ = ["STEPS", "ScanStep", "recorded_scans", "scan"]
 
@@ -214,8 +215,7 @@ def _record(
 
 
 def _graph_of(function: Callable[..., Tensors], inputs: Tensors) -> torch.fx.GraphModule:
-    table = torch._decomp.core_aten_decompositions()
-    graph = make_fx(function, decomposition_table=table)(*inputs)
+    graph = functional(record(function, inputs), inputs)
     if any(
         torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())
         for n in graph.graph.nodes

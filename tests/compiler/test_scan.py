@@ -148,6 +148,29 @@ def test_steps_of_svi_and_nuts_run_it():
     assert torch.isfinite(sampled.posterior()["phi"]).all()
 
 
+def test_a_step_may_write_into_what_it_makes():
+    def program(scan):
+        def model(y):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+
+            def step(carry, x):
+                new = torch.zeros(3, dtype=y.dtype)
+                new[0] = a * carry[1] + x
+                new[1:] = carry[:2]
+                return new, new[0]
+
+            _, ys = scan(step, torch.zeros(3, dtype=y.dtype), y)
+            with pyro.plate("rows", len(y)):
+                pyro.sample("y", dist.Normal(ys, 1.0), obs=y)
+
+        return model
+
+    points = np.array([[0.3], [-1.0]])
+    found = [potential(program(scan), (series(7),))(points) for scan in (zoo.scan, looped)]
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
 def test_without_inputs_and_without_results():
     def step(carry, _):
         return carry * 2.0, None
