@@ -32,7 +32,7 @@ from ppl_zoo.compiler.guards import (
 from ppl_zoo.compiler.python_state import PythonState
 from ppl_zoo.compiler.recording import functional, record
 from ppl_zoo.compiler.scan import recorded_scans
-from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user
+from ppl_zoo.compiler.source_lines import line_of_operation, line_of_user, site_of_density
 from ppl_zoo.core.tracing.traceable import traceable
 
 __all__ = ["CaptureError", "Captured", "capture"]
@@ -210,7 +210,10 @@ def capture(
     except Exception as error:
         # whatever the program did that a graph cannot hold; the caller runs it uncompiled
         where = line_of_user(error)
-        where = where or "a density or a gradient, after the program has run"
+        if not where:
+            site = site_of_density(error)
+            where = f"the density of the site {site!r}" if site else "a gradient"
+            where += ", after the program has run"
         raise CaptureError(f"{where}: {_reason(error)}") from error
     with _forgotten_sources():
         graph.graph.eliminate_dead_code()

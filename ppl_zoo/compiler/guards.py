@@ -75,6 +75,7 @@ class AnswerGuards(TorchFunctionMode):
 
     - ``item``, ``bool``, ``int``, ``float`` and ``tolist`` of a tensor that depends on neither
       inputs nor chance (the index of ``for i in pyro.plate(...)``): its value;
+    - ``y[mask] = x[mask]`` and ``y[mask] = 0``, by a mask that depends on values: ``where``;
     - ``tensor.data``: the tensor, detached, so that it stays in the graph;
     - ``one_hot`` with a number of classes, ``torch.normal`` of tensors: by other operations;
     - determinants of matrices that are not contiguous: taken of a contiguous copy.
@@ -109,6 +110,15 @@ class AnswerGuards(TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
         if func == Tensor.data.__get__:
             return args[0].detach()
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and self._is_varying_mask(*args[:2]):
+            if func is Tensor.__getitem__:
+                return _Selection(*args)
+            if isinstance(args[2], _Selection):
+                args[2].write(args[0], args[1])
+                return None
+            if not isinstance(args[2], Tensor) or not args[2].dim():
+                args[0].masked_fill_(args[1], args[2])
+                return None
         if func is nn.functional.one_hot:
             codes, num_classes = _one_hot_arguments(*args, **(kwargs or {}))
             if num_classes > 0:
@@ -127,6 +137,42 @@ class AnswerGuards(TorchFunctionMode):
             if any(map(_is_recorded, _leaves(args[0]))) and not isinstance(args[0], Tensor):
                 raise ValueError(f"torch.{func.__name__} reads values; torch.stack does not")
         return func(*args, **(kwargs or {}))
+
+    def _is_varying_mask(self, x: Any, index: Any) -> bool:
+        """Whether an index is a mask of the whole tensor that depends on inputs or chance."""
+        return (
+            isinstance(index, Tensor)
+            and index.dtype == torch.bool
+            and index.shape == x.shape
+            and index in self.constants.varies
+        )
+
+
+class _Selection:
+    """What a mask selects, ``x[mask]``: it may be put where the mask is, ``y[mask] = x[mask]``.
+
+    Anything else would need its shape, which depends on values.
+    """
+
+    def __init__(self, x: Tensor, mask: Tensor) -> None:
+        self._x, self._mask = x, mask
+
+    def write(self, y: Tensor, mask: Tensor) -> None:
+        """Put it where the mask is."""
+        if mask is not self._mask or y.shape != self._x.shape:
+            self._refuse()
+        y.copy_(torch.where(mask, self._x, y))
+
+    @staticmethod
+    def _refuse(*_: Any, **__: Any) -> Any:
+        raise ValueError("the shape that a mask selects depends on values")
+
+    def __getattr__(self, name: str) -> Any:
+        self._refuse()
+
+    __torch_function__ = classmethod(lambda cls, *_: cls._refuse())
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _refuse
+    __rtruediv__ = __pow__ = __neg__ = __getitem__ = __len__ = __iter__ = __lt__ = __gt__ = _refuse
 
 
 def _one_hot_arguments(codes: Tensor, num_classes: int = -1) -> tuple[Tensor, int]:

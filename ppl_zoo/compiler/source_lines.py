@@ -10,9 +10,10 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.poutine import trace_struct
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["is_library", "line_of_operation", "line_of_user"]
+__all__ = ["is_library", "line_of_operation", "line_of_user", "site_of_density"]
 
 
 def _folder(file: str | None) -> str:
@@ -46,6 +47,15 @@ def line_of_user(error: BaseException) -> str:
         return ""
     source = linecache.getline(found.filename, found.lineno or 0).strip()
     return f"{found.filename}:{found.lineno}: `{source}`"
+
+
+def site_of_density(error: BaseException) -> str:
+    """Name the site whose density was being computed, after the program had run; empty if none."""
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == trace_struct.__file__:
+            found = frame.f_locals.get("name", found)
+    return found
 
 
 class _FoundError(Exception):

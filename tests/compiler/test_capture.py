@@ -16,7 +16,7 @@ from torch import nn
 
 import ppl_zoo as zoo
 from ppl_zoo.compiler import CaptureError, capture
-from ppl_zoo.compiler.xla.lowering import lower
+from ppl_zoo.compiler.xla.lowering import lower, to_jax
 from ppl_zoo.core.rows import Rows
 
 GUIDES = [None, "multivariate-normal", "low-rank", "delta"]
@@ -395,3 +395,35 @@ def test_rounding_near_a_singular_matrix_is_no_change_of_the_program():
     assert captured.outdated([holder.scale], (y,)) == ""
     shift["by"] = 1.0
     assert "another result" in captured.outdated([holder.scale], (y,))
+
+
+def test_a_mask_that_depends_on_values_may_place_what_it_selects():
+    """As splines do outside of their interval; a sum of what it selects has no graph."""
+    holder = torch.nn.Module()
+    holder.scale = torch.nn.Parameter(torch.tensor(1.5))
+    known = torch.tensor([True, False, True, True, False])
+
+    def loss(x):
+        moved = holder.scale * x
+        inside = moved.abs() < 1
+        out = moved.pow(3)
+        out[inside] = moved[inside]
+        out[~inside & (moved > 2)] = 0.0
+        return out.sum() + out[known].exp().sum()
+
+    captured = capture(loss, [holder], (torch.linspace(-2, 2, 5),))
+    for x in (torch.linspace(-2, 2, 5), torch.tensor([0.1, 3.0, -0.4, 1.0, 0.6])):
+        expected = loss(x)
+        (slope,) = torch.autograd.grad(expected, holder.scale)
+        value, gradient = captured.graph(holder.scale.detach(), x)
+        torch.testing.assert_close(value, expected.detach())
+        torch.testing.assert_close(gradient, slope)
+        lowered = lower(captured)(None, to_jax(holder.scale), to_jax(x))
+        assert float(lowered[1]) == pytest.approx(slope.item(), rel=1e-5)
+    for use in (torch.sum, lambda v: v.sum(), lambda v: 2 * v, len, lambda v: torch.cat([v, v])):
+
+        def refused(x, use=use):
+            return torch.as_tensor(use(x[holder.scale * x > 0])).sum() * holder.scale
+
+        with pytest.raises(CaptureError, match="the shape of a tensor depends on values"):
+            capture(refused, [holder], (torch.linspace(-2, 2, 5),))

@@ -89,6 +89,7 @@ def test_a_counter_that_raises_a_weight_late():
     assert fit.posterior(2000)["mu"].mean().item() == pytest.approx(Y.mean().item(), abs=0.15)
 
 
+@pytest.mark.slow
 def test_a_change_from_outside_is_found_while_fitting(monkeypatch):
     monkeypatch.setattr("ppl_zoo.solvers.svi.engines.CHECK_FROM", 100)
     state = {"weight": 1e-3}

@@ -43,7 +43,9 @@ def test_the_oracle_is_the_student_density():
     assert exact_evidence(model, x, y) == pytest.approx(t.log_prob(y).item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["importance", "bridge", "annealed"])
+@pytest.mark.parametrize(
+    "method", ["importance", "bridge", pytest.param("annealed", marks=pytest.mark.slow)]
+)
 def test_evidence_of_a_linear_regression(fit, method):
     exact = exact_evidence(fit.model, *regression())
     options = {} if method == "importance" else {"num_steps": 12, "num_leapfrog": 3}

@@ -198,9 +198,7 @@ def density(net, transform):
     return model, nothing_to_guess, (moons(),)
 
 
-@published(
-    "flow of splines", FLOWS, exports=False, falls_back="the shape of a tensor depends on values"
-)
+@published("flow of splines", FLOWS, exports=False)
 def flow_of_splines():
     coupling = dist.transforms.spline_coupling(2, count_bins=3, hidden_dims=[4], bound=2.0)
     return density(coupling, coupling)
@@ -212,9 +210,7 @@ def flow_autoregressive():
     return density(net, net.inv)
 
 
-@published(
-    "conditional flow", FLOWS, exports=False, falls_back="the shape of a tensor depends on values"
-)
+@published("conditional flow", FLOWS, exports=False)
 def flow_conditional():
     """Density of one coordinate, and of the other given it."""
     first = dist.transforms.spline(1, count_bins=3)

@@ -22,7 +22,7 @@ def regression():
 @pytest.mark.parametrize(
     ("make_model", "make_data"),
     [
-        (zoo.EightSchools, schools),
+        pytest.param(zoo.EightSchools, schools, marks=pytest.mark.slow),
         (lambda: zoo.EightSchools("centered"), schools),
         (lambda: zoo.LinearRegression(2), regression),
     ],

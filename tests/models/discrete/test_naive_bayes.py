@@ -46,8 +46,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("bayesian", [False, True])
-@pytest.mark.parametrize("name", CASES)
+#: whose contract takes three seconds where it is Bayesian
+LONG = {"logistic", "softmax"}
+
+
+@pytest.mark.parametrize(
+    ("name", "bayesian"),
+    [
+        pytest.param(n, b, marks=[pytest.mark.slow] if b and n in LONG else [])
+        for n in CASES
+        for b in (False, True)
+    ],
+)
 def test_contract(name, bayesian):
     make, data = CASES[name]
     check_model(lambda: make(bayesian), data)

@@ -310,6 +310,7 @@ def test_em_finds_the_shares_of_edges_and_contrasts():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_bound_of_leaves_is_close_to_the_density_on_a_fine_grid():
     model = small_leaves().double()
     torch.manual_seed(0)

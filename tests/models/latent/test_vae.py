@@ -375,6 +375,7 @@ zoo.fit(zoo.VAE(8, 2, [8]), x, solver, progress=False, checkpoint=sys.argv[1],
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_loss(tmp_path):
     run = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, run])

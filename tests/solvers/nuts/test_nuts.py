@@ -200,6 +200,7 @@ def test_potential_and_gradient_are_those_of_a_twin_by_hand(kind, wide):
             np.testing.assert_allclose(forward / scale, a[1][0].sum() / scale, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_has_its_closed_form():
     x, model = line(), Mean()
     found = fit(model, x, zoo.NUTS(num_samples=1000, num_warmup=500))
