@@ -291,4 +291,4 @@ def test_only_long_recursions_need_options():
         return y.sum()
 
     long = capture(deep, [holder], (y,))
-    assert compiler_options(long.graph) == {"xla_cpu_use_fusion_emitters": False}
+    assert compiler_options(long.graph) == {"xla_disable_hlo_passes": "fusion"}

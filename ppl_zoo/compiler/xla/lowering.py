@@ -49,7 +49,7 @@ _CREATION = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "rand
 _CREATION += ("scalar_tensor", "zeros", "randint", "randperm")
 #: operations whose results are stored before they are used
 _STORED = ("addmm", "baddbmm", "bmm", "convolution", "mm", "mv", "dot", "sum")
-#: operations of an expression without sharing, from which XLA's newer emitters are not used
+#: operations of an expression without sharing, from which XLA does not fuse them
 MAX_WRITTEN_OUT = 2**28
 #: arguments that say where and how a tensor is stored, not what it holds
 _STORAGE_ARGUMENTS = ("device", "layout", "pin_memory", "memory_format", "non_blocking")
@@ -142,7 +142,7 @@ def _with_line(error: LoweringError, captured: Captured) -> LoweringError:
     return LoweringError(f"{error}, called at {line}", error.operation) if line else error
 
 
-def compiler_options(graph: torch.fx.GraphModule) -> dict[str, bool] | None:
+def compiler_options(graph: torch.fx.GraphModule) -> dict[str, str] | None:
     """Options that XLA needs to run a graph in a time that is linear in its operations.
 
     XLA's emitters of fused loops for CPUs write an expression out once for each of its uses. In a
@@ -154,7 +154,7 @@ def compiler_options(graph: torch.fx.GraphModule) -> dict[str, bool] | None:
             fused = operation_name(node.target) not in _STORED
             sizes[node] = 1 + sum(sizes.get(n, 0) for n in node.all_input_nodes) if fused else 1
             if sizes[node] > MAX_WRITTEN_OUT:
-                return {"xla_cpu_use_fusion_emitters": False}
+                return {"xla_disable_hlo_passes": "fusion"}
     return None
 
 

@@ -312,10 +312,6 @@ FALLS_BACK = {
     "cummax": (lambda v: v.cummax(0).values, "cummax.*v.cummax"),
     "svd": (lambda v: torch.linalg.svdvals(spd(v)), "_linalg_svd.*svdvals"),
     "fft": (lambda v: torch.fft.rfft(v).abs(), "_fft_"),
-    "Stable": (
-        lambda v: dist.StableWithLogProb(1.7, 0.1, positive(v[0]), v).log_prob(v.flip(0)),
-        "dist.StableWithLogProb",
-    ),
 }
 
 
