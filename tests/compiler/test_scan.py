@@ -133,6 +133,7 @@ def test_a_long_series_is_fitted_and_drawn():
     assert fit.to_arviz(20)["posterior"].sizes["draw"] == 20
 
 
+@pytest.mark.slow
 def test_steps_of_svi_and_nuts_run_it():
     y = series(30)
     svi = zoo.SVI(steps=10, objective="stochastic", compile="xla")

@@ -134,7 +134,7 @@ STRANGERS = [
 ]
 
 
-QUICK = (Horseshoe, Censored, Counts, HiddenMarkov)
+QUICK = (Horseshoe, Censored, Counts)
 CASES = [
     pytest.param(m, d, id=m.__name__, marks=[] if m in QUICK else [pytest.mark.slow])
     for m, d in STRANGERS

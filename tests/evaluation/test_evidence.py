@@ -85,6 +85,7 @@ def test_error_bars_cover():
     assert 17.9 < (z**2).sum() < 73.4
 
 
+@pytest.mark.slow
 def test_bridge_from_draws_of_nuts():
     data = regression()
     model = zoo.LinearRegression(2, prior_scale=3.0).double()

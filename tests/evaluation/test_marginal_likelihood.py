@@ -126,7 +126,13 @@ def fitted(name):
     return model, x
 
 
-@pytest.mark.parametrize("name", EXACT)
+#: one with real latents and one with discrete ones, every time
+QUICK = {"factor analysis", "Bernoulli mixture"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in EXACT]
+)
 def test_every_model_of_the_zoo_can_be_evaluated(name):
     model, x = fitted(name)
     exact = model.log_prob(x).double()

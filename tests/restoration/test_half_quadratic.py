@@ -33,6 +33,7 @@ def small_model():
     return zoo.EPLL(*mixture_parts())
 
 
+@pytest.mark.slow
 def test_contract():
     zoo.testing.check_model(small_model, lambda: (torch.rand(2, 7, 9), torch.tensor([0.1, 0.2])))
 
@@ -240,7 +241,12 @@ def test_draws_of_tilings_are_calibrated_for_images_of_independent_patches():
 
 
 @pytest.mark.parametrize(
-    "operator", [Mask(torch.rand(4, 4) > 0.4), Blur(torch.rand(3, 2), "circular"), Downsample(2)]
+    "operator",
+    [
+        pytest.param(Mask(torch.rand(4, 4) > 0.4), marks=pytest.mark.slow),
+        pytest.param(Blur(torch.rand(3, 2), "circular"), marks=pytest.mark.slow),
+        Downsample(2),
+    ],
 )
 def test_split_gibbs_draws_from_the_closed_form_behind_an_operator(operator):
     """One patch: the posterior under a mixture smoothed by rho, in closed form."""

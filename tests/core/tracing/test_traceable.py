@@ -70,6 +70,7 @@ def test_what_a_program_computes_in_float64_stays_so():
     assert float(gradient) == pytest.approx(slope.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stable_model_is_compiled():
     y = dist.Stable(1.5, 0.0, 1.0, 2.0).sample((20,))
 

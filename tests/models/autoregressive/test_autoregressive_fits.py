@@ -63,6 +63,7 @@ def test_gradient_with_respect_to_the_data():
     assert torch.autograd.gradcheck(lambda x: model.conditionals(x), x)
 
 
+@pytest.mark.slow
 def test_fvsbn_finds_the_logistic_regressions():
     """Each conditional is a logistic regression, with one optimum: scikit-learn's."""
     from sklearn.linear_model import LogisticRegression

@@ -22,6 +22,7 @@ def rows(n=40):
     return (x > 0).float()
 
 
+@pytest.mark.slow
 def test_contract():
     elbo = zoo.LocalELBO(3)
     solver = zoo.SVI(steps=30, batch_size=20, learning_rate=1e-3, compile=False, elbo=elbo)

@@ -322,6 +322,7 @@ def test_compiled_sampler_is_kept_for_other_data_of_the_same_shape(monkeypatch):
     assert abs(moved.posterior()["mu"].mean() - (Mean().posterior(line() + 5.0)[0])) < 0.1
 
 
+@pytest.mark.slow
 @HASTY
 def test_start_from_a_fit():
     x = line()
@@ -335,6 +336,7 @@ def test_start_from_a_fit():
         fit(Mean(), x, zoo.NUTS(init=svi))
 
 
+@pytest.mark.slow
 def test_parameters_stay_and_that_is_said():
     x, model = line(), Slope()
     with pytest.warns(UserWarning, match="offset of Slope"):

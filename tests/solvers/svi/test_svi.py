@@ -131,6 +131,7 @@ def test_any_torch_optimizer(optimizer):
     assert history[-1] > history[0] + 1.0
 
 
+@pytest.mark.slow
 def test_any_torch_schedule():
     x = line(10)
 
