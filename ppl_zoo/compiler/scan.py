@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, has_proxy_slot
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -179,6 +180,7 @@ def _record(
     recorded: list[ScanStep],
 ) -> Stepped:
     """Record one step, and call the operation for all."""
+    mode = get_proxy_mode()
     with _disable_current_modes(), torch.no_grad():
         first = [x[0].detach() for x in xs]
         new, _, tree = flat([c.detach() for c in carry], first)
@@ -193,7 +195,7 @@ def _record(
             return [*new, *ys]
 
         forward = _graph_of(one, [*examples, *first])
-        closure = _closure_of(forward)
+        closure = _closure_of(forward, lambda t: has_proxy_slot(t, mode.tracer))
         _lift(forward, closure, count + len(first))
         results = forward(*examples, *first, *closure)
         for before, after in zip(examples, results, strict=False):
@@ -228,13 +230,14 @@ def _graph_of(function: Callable[..., Tensors], inputs: Tensors) -> torch.fx.Gra
     return graph
 
 
-def _closure_of(graph: torch.fx.GraphModule) -> Tensors:
-    """Floating tensors that a step takes from outside; others are constants of it."""
+def _closure_of(graph: torch.fx.GraphModule, varies: Callable[[Tensor], bool]) -> Tensors:
+    """Tensors that a step takes from outside; integers that are no results are its constants."""
     closure: Tensors = []
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             tensor = getattr(graph, node.target)
-            if tensor.is_floating_point() and not any(tensor is c for c in closure):
+            lifted = tensor.is_floating_point() or varies(tensor)
+            if lifted and not any(tensor is c for c in closure):
                 closure.append(tensor)
     return closure
 
@@ -261,7 +264,8 @@ def _gradient(
 ) -> Tensors:
     """Gradients of a step by what it is given, by torch: what is detached stays so."""
     leaves = [g.detach() for g in given[:count]]
-    wanted = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()] + closure
+    wanted = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]
+    wanted += [c for c in closure if c.is_floating_point()]
     with torch.enable_grad():
         outputs = [out for out in one(*leaves) if out.is_floating_point()]
         pairs = zip(outputs, given[count:], strict=True)
@@ -342,7 +346,7 @@ def _scan_backward(
     num_carry = sum(c.is_floating_point() for c in carry)
     num_xs = sum(x.is_floating_point() for x in xs)
     by_carry, by_ys = grads[:num_carry], grads[num_carry:]
-    by_closure = [torch.zeros_like(c) for c in closure]
+    by_closure = [torch.zeros_like(c) for c in closure if c.is_floating_point()]
     by_xs = []
     for t in reversed(range(length)):
         out = step.backward(

@@ -172,6 +172,36 @@ def test_a_step_may_write_into_what_it_makes():
         np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
+def test_integers_computed_from_data_are_no_constants():
+    """A graph is used again for other data of the same shapes."""
+
+    def program(scan):
+        def model(y, codes):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0).expand([3]).to_event(1)).to(y.dtype)
+            shifted = (codes + 1) % 3
+
+            def step(carry, x):
+                new = 0.5 * carry + a[shifted[:2]].sum() + x
+                return new, new
+
+            _, ys = scan(step, torch.zeros((), dtype=y.dtype), y)
+            with pyro.plate("rows", len(y)):
+                pyro.sample("y", dist.Normal(ys, 1.0), obs=y)
+
+        return model
+
+    points = np.random.default_rng(0).normal(size=(2, 3))
+    first, second = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([2, 2, 0, 1, 1])
+    found = []
+    for scan in (zoo.scan, looped):
+        model = FunctionModel(program(scan))
+        with model.defaults():
+            there = BatchedPotential(model, model.as_rows((series(5), first)))
+            found.append(there.on(model.as_rows((series(5), second)))(points))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
 def test_without_inputs_and_without_results():
     def step(carry, _):
         return carry * 2.0, None

@@ -376,7 +376,8 @@ def _scan_backward(
         sums = (a + b for a, b in zip(by_closure, out[num_carry + num_xs :], strict=True))
         return (out[:num_carry], tuple(sums)), out[num_carry : num_carry + num_xs]
 
-    start = (tuple(grads[:num_carry]), tuple(jnp.zeros_like(c) for c in closure))
+    floating = (c for c in closure if jnp.issubdtype(c.dtype, jnp.floating))
+    start = (tuple(grads[:num_carry]), tuple(map(jnp.zeros_like, floating)))
     given = (tuple(before), tuple(xs), tuple(grads[num_carry:]))
     (by_carry, by_closure), by_xs = jax.lax.scan(body, start, given, length, reverse=True)
     return [*by_carry, *by_xs, *by_closure]
