@@ -111,6 +111,8 @@ def scan(
             carry, ys, tree = _record(flat, carry, inputs, lengths.pop(), recorded)
         else:
             columns = []
+            new, _, _ = flat(carry, [x[0] for x in inputs])
+            carry = _grown(carry, new)
             for t in range(lengths.pop()):
                 carry, y, tree = flat(carry, [x[t] for x in inputs])
                 columns.append(y)
@@ -184,8 +186,7 @@ def _record(
     with _disable_current_modes(), torch.no_grad():
         first = [x[0].detach() for x in xs]
         new, _, tree = flat([c.detach() for c in carry], first)
-    # a carry that begins as a number grows to the shape of what it meets in the first step
-    carry = [c.to(n.dtype).expand(n.shape).clone() for c, n in zip(carry, new, strict=True)]
+    carry = [c.clone() for c in _grown(carry, new)]
     with _disable_current_modes(), torch.no_grad():
         examples = [c.detach().clone() for c in carry]
         count = len(carry)
@@ -214,6 +215,17 @@ def _record(
     recorded.append(kept)
     out = _Scan.apply(kept, length, *carry, *xs, *closure)
     return list(out[:count]), list(out[count:]), tree
+
+
+def _grown(carry: Tensors, new: Tensors) -> Tensors:
+    """Broadcast a carry that begins as a number to what the first step makes of it."""
+    pairs = zip(carry, new, strict=True)
+    return [
+        c
+        if c.shape == n.shape and c.dtype == n.dtype or c.dim() > n.dim()
+        else c.to(n.dtype).expand(torch.broadcast_shapes(c.shape, n.shape))
+        for c, n in pairs
+    ]
 
 
 def _graph_of(function: Callable[..., Tensors], inputs: Tensors) -> torch.fx.GraphModule:

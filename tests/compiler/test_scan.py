@@ -238,6 +238,12 @@ def test_a_number_grows_to_the_shape_of_the_first_step():
     assert found.engine == "xla" and np.isfinite(found(np.zeros((1, 3)))[0]).all()
 
 
+def test_a_number_grows_without_a_graph_too():
+    """A column of a frame, ``(n, 1)``, against a carry that begins as a number."""
+    last, ys = zoo.scan(lambda c, x: (0.5 * c + x, c), torch.tensor(2.0), torch.ones(4, 1))
+    assert last.shape == (1,) and ys.shape == (4, 1) and ys[:2, 0].tolist() == [2.0, 2.0]
+
+
 def test_what_a_scan_cannot_run():
     y = torch.zeros(4)
     with pytest.raises(ValueError, match=r"lengths \[3, 4\]"):
