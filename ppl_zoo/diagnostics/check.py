@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ppl_zoo.diagnostics.khat import Reweighted, effective_share, khat, khat_of_rows, psis_weights
+from ppl_zoo.core.khat import Reweighted, khat, khat_of_rows, psis_weights, smoothed_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,11 +29,12 @@ __all__ = [
     "check_draws",
 ]
 
-#: limits of the verdicts: k-hat (Yao et al. 2018), which counts where fewer than ``steady`` of
-#: the draws are effective; the least share of effective draws; R-hat (Vehtari et al. 2021) and
-#: effective draws of a sampler, in all; error of a mean in posterior sds and relative error of an
-#: sd, against the reweighted draws or a reference; distance over that of two halves of the
-#: reference; tail probability of a predictive check; share of a row's latents that are active
+#: limits of the verdicts: k-hat less its standard error (Yao et al. 2018), where fewer than
+#: ``steady`` of the draws are effective; the least share of draws that are effective by their
+#: smoothed weights; R-hat (Vehtari et al. 2021) and effective draws of a sampler, in all; error of
+#: a mean in posterior sds and relative error of an sd, against the reweighted draws or a
+#: reference; distance over that of two halves of the reference; tail probability of a predictive
+#: check; share of a row's latents that are active
 LIMITS: Mapping[str, float] = {
     "khat": 0.7,
     "steady": 0.9,
@@ -277,7 +278,7 @@ def check_draws(
     other = None if reference is None else _scalars(reference)
     weights = solver.log_weights
     smoothed = None if weights is None else np.stack([psis_weights(w).numpy() for w in weights])
-    best = 0 if smoothed is None else int(np.argmax([effective_share(w) for w in weights]))
+    best = 0 if smoothed is None else int(np.argmax([smoothed_share(w) for w in weights]))
     lines = []
     for name, values in scalars.items():
         ess, rhat = ess_and_rhat(values)
@@ -295,7 +296,7 @@ def check_draws(
     )
     p_values = _p_values(replicates, observed)
     return Check(
-        inference=_judge_inference(lines, solver, khats, shares, other),
+        inference=_judge_inference(lines, solver, khats, khat_error, shares, other),
         model=_judge_model(p_values, solver.active),
         generalisation=Verdict(
             unchecked=("no rows were held out; compare the log density of rows kept back",)
@@ -317,13 +318,13 @@ def _weights(solver: SolverDiagnostics) -> tuple[np.ndarray, np.ndarray, int]:
         each = solver.log_weights
         return (
             np.array([khat(w) for w in each]),
-            np.array([effective_share(w) for w in each]),
+            np.array([smoothed_share(w) for w in each]),
             each.shape[1],
         )
     if solver.row_log_weights:
         rows = solver.row_log_weights
         # nine rows of ten are above, as k-hat's are below
-        shares = [float(np.quantile([effective_share(w) for w in r.mT], 0.1)) for r in rows]
+        shares = [float(np.quantile([smoothed_share(w) for w in r.mT], 0.1)) for r in rows]
         return np.array([khat_of_rows(r) for r in rows]), np.array(shares), len(rows[0])
     none = np.full(len(solver.stopped), np.nan)
     return none, none, 1
@@ -333,6 +334,7 @@ def _judge_inference(
     lines: Sequence[ScalarCheck],
     solver: SolverDiagnostics,
     khats: np.ndarray,
+    khat_errors: np.ndarray,
     shares: np.ndarray,
     reference: Mapping[str, np.ndarray] | None,
 ) -> Verdict:
@@ -350,7 +352,7 @@ def _judge_inference(
     if solver.converges and not found:
         measured.append("convergence")
     if weighted:
-        found += _judge_weights(solver, khats, shares, lines, advice)
+        found += _judge_weights(solver, khats, khat_errors, shares, lines, advice)
         shown = np.nanmin(shares) if np.isfinite(shares).any() else math.nan
         measured.append(f"{shown:.0%} effective draws")
         if solver.log_weights is not None and lines:
@@ -405,6 +407,7 @@ def _convergence(solver: SolverDiagnostics) -> list[Finding]:
 def _judge_weights(
     solver: SolverDiagnostics,
     khats: np.ndarray,
+    khat_errors: np.ndarray,
     shares: np.ndarray,
     lines: Sequence[ScalarCheck],
     advice: str,
@@ -440,7 +443,8 @@ def _judge_weights(
                 tuple(line.name for line in off),
             )
         )
-    if worst > LIMITS["khat"] and share < LIMITS["steady"]:
+    beyond = worst - khat_errors[np.nanargmax(khats)] if np.isfinite(worst) else worst
+    if beyond > LIMITS["khat"] and share < LIMITS["steady"]:
         found.append(
             Finding(
                 "k-hat",

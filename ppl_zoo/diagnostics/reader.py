@@ -18,13 +18,13 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.khat import KHAT_DRAWS, khat, khat_of_rows
 from ppl_zoo.core.model import no_latents
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.tracing import Draws, Site, describe, draw, first_run, predict, trace_program
 from ppl_zoo.core.tracing.sites import Program
 from ppl_zoo.diagnostics.arrays import even_indices
 from ppl_zoo.diagnostics.dims import has_plate, plate_axis
-from ppl_zoo.diagnostics.khat import KHAT_DRAWS, khat, khat_of_rows
 
 __all__ = ["ChainRecord", "Reader"]
 

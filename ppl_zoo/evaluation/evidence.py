@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.khat import khat
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import evenly_spaced
-from ppl_zoo.diagnostics.khat import khat
 from ppl_zoo.evaluation.annealing import anneal, bridge, log_mean
 from ppl_zoo.solvers.unconstrained import Unconstrained
 

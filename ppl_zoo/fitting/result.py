@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ppl_zoo.core.khat import khat
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import fork_generators
 from ppl_zoo.core.solver import Solver
 from ppl_zoo.diagnostics.check import Check
-from ppl_zoo.diagnostics.khat import khat
 from ppl_zoo.fitting import checks, saving
 from ppl_zoo.solvers.fixed_draws.linear_response import LinearResponse, linear_response
 

@@ -168,12 +168,22 @@ def test_k_hat_alone_does_not_refuse_where_nearly_all_draws_are_effective():
     assert check.passed, str(check)
 
 
+def test_both_modes_are_found_by_default():
+    x = 2.0 + torch.randn(40)
+    fit = zoo.fit(TwoModes(), x, progress=False)
+    assert fit.check().passed, str(fit.check())
+    draws = fit.posterior(4000)["mu"]
+    assert (draws > 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert draws.abs().std().item() == pytest.approx(1 / (40 + 1 / 9) ** 0.5, rel=0.1)
+
+
 def test_one_mode_of_two_is_flagged_by_restarts_and_by_the_reference():
     x = 2.0 + torch.randn(40)
-    fit = zoo.fit(TwoModes(), x, zoo.SVI(restarts=6), progress=False)
+    one = {"guide": "multivariate-normal", "objective": "fixed-draws"}
+    fit = zoo.fit(TwoModes(), x, zoo.SVI(restarts=6, **one), progress=False)
     check = fit.check()
     assert any("R-hat" in text for text in check.verdict)
-    single = zoo.fit(TwoModes(), x, progress=False)
+    single = zoo.fit(TwoModes(), x, zoo.SVI(**one), progress=False)
     sd = 1 / (40 + 1 / 9) ** 0.5
     both = normal_draws(x.mean(), sd) * (2 * torch.randint(0, 2, (4, 4000)) - 1)
     assert any(

@@ -13,12 +13,12 @@ from torch.distributions import biject_to
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.random import quasi_normals
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import first_run
 from ppl_zoo.core.tracing.sites import Program
 from ppl_zoo.solvers.fixed_draws.families import read_location, read_scales
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
-from ppl_zoo.solvers.fixed_draws.solver import quasi_normals
 
 __all__ = ["LinearResponse", "linear_response"]
 

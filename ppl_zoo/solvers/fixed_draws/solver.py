@@ -5,14 +5,17 @@ function of the guide's parameters (Giordano, Ingram & Broderick 2024,
 https://arxiv.org/abs/2304.05527; Burroni, Domke & Sheldon 2023,
 https://arxiv.org/abs/2302.00847). L-BFGS, preconditioned by Laplace's approximation, maximises it
 to the limit of the arithmetic. Fresh draws then estimate the ELBO; where the sample average
-overestimates it, the number of draws is doubled.
+overestimates it, the number of draws is doubled. Where the guide is the zoo's to choose and few
+draws of the best normal are effective, or another mode was found, a mixture of skewed normals
+takes its place.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,9 @@ from torch import Tensor
 from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.random import chain_seed, set_seed
+from ppl_zoo.core.random import chain_seed, quasi_normals, set_seed
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.skewed_normal import SkewedComponent, SkewedNormal
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
 from ppl_zoo.core.solver import FitContext
 from ppl_zoo.solvers.fixed_draws.families import (
@@ -37,7 +41,15 @@ from ppl_zoo.solvers.fixed_draws.families import (
 from ppl_zoo.solvers.fixed_draws.laplace import NormalApproximation, approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
 from ppl_zoo.solvers.fixed_draws.potential import BatchedPotential
-from ppl_zoo.solvers.guides import AutoNonCentredNormal, GuideSpec, Pair, copy_guide, make_pair
+from ppl_zoo.solvers.fixed_draws.skewed import mix, skew, weigh
+from ppl_zoo.solvers.guides import (
+    AutoNonCentredNormal,
+    AutoSkewedNormal,
+    GuideSpec,
+    Pair,
+    copy_guide,
+    make_pair,
+)
 from ppl_zoo.solvers.loop import (
     Chain,
     pack_chains,
@@ -50,7 +62,6 @@ __all__ = [
     "Choice",
     "FixedDrawsChain",
     "NoStartError",
-    "quasi_normals",
     "solve_with_fixed_draws",
 ]
 
@@ -68,6 +79,8 @@ MIN_FRESH_DRAWS, MAX_FRESH_DRAWS, MAX_NUMBERS_READ = 64, 2048, 2**28
 TOLERANCE_NATS, RELATIVE_TOLERANCE, MAX_GRADIENT = 1e-8, 1e-13, 1e-2
 #: points that Laplace's approximation is tried from, by the first chain and by each other one
 NUM_STARTS, NUM_STARTS_OF_RESTARTS = 4, 2
+#: all of so many starts are tried for other modes where there are at most so many latents
+NUM_STARTS_FOR_MODES, MAX_LATENTS_FOR_MODES = 8, 32
 #: starts beside the chain's own are uniform within this of 0 on the unconstrained scale
 START_RADIUS = 2.0
 #: two starts found the same optimum where their ELBOs (nats) and means (sds) differ by less
@@ -80,6 +93,18 @@ MIN_CENTRING = 0.1
 MAX_TRIAL_STEPS = 100
 #: latents of a hierarchy that are turned from centred to non-centred one by one, at most
 MAX_TURNED = 8
+#: the guide stays normal where so large a share of its draws is effective
+ENOUGH_EFFECTIVE = 0.5
+#: effective draws that a skewed guide is fitted to, at least
+MIN_EFFECTIVE_DRAWS = 100.0
+#: an optimum is another mode where it is so many sds away, by its own measure and the best one's,
+#: and its evidence is within so many nats of the best one's
+SDS_APART, MAX_NATS_BELOW = 3.0, 7.0
+#: another mode lies within so many sds of where it was found; beyond, the fit has run down the
+#: neck of a funnel, where differences round to 0 and the density seems to be without bound
+MAX_DRIFT = 30.0
+#: weighted draws of a skewed guide, and fixed draws of it a latent
+NUM_WEIGHTED, DRAWS_PER_LATENT = 8192, 32
 #: a log scale that exceeds Laplace's by this much means an improper posterior
 MAX_LOG_WIDENING = 12.0
 #: sds from the mean at which the density's tails are compared before a posterior is refused
@@ -100,11 +125,14 @@ class Choice:
         The guide as the user gave it, or the name of the default.
     reason
         In words.
+    may_skew
+        Whether a normal guide may give way to a mixture of skewed ones.
     """
 
     potential: BatchedPotential | None
     guide: GuideSpec
     reason: str
+    may_skew: bool = False
 
 
 class NoStartError(ConvergenceError):
@@ -143,7 +171,14 @@ def solve_with_fixed_draws(
         if latents != list(choice.potential.problem.places):
             raise NoStartError(f"the guide has the latents {latents} and not all of the model's")
         chain = FixedDrawsChain(
-            index, own, pair.guide, seed=seed, potential=choice.potential, pair=pair
+            index,
+            own,
+            pair.guide,
+            seed=seed,
+            potential=choice.potential,
+            pair=pair,
+            rows=rows,
+            may_skew=choice.may_skew,
         )
         if context.resume is not None:
             chain.restore(context.resume)
@@ -177,6 +212,7 @@ def _solution(chains: list[FixedDrawsChain], choice: Choice) -> Solution:
     """Solution of the chains as they stand."""
     for chain in chains:
         chain.write_guide()
+    _make_alike(chains)
     tensors, values = pack_chains(chains)
     return Solution(
         parameters=stack_chains([read_parameters(c.model, c.guide) for c in chains]),
@@ -189,6 +225,20 @@ def _solution(chains: list[FixedDrawsChain], choice: Choice) -> Solution:
         state_tensors=tensors,
         state_values={"objective": "fixed-draws", "reason": choice.reason, **values},
     )
+
+
+def _make_alike(chains: Sequence[FixedDrawsChain]) -> None:
+    """Give all chains guides of one shape, where one has become a mixture of skewed normals."""
+    skewed = [c for c in chains if isinstance(c.guide, AutoSkewedNormal)]
+    if not skewed:
+        return
+    for chain in chains:
+        if chain not in skewed and chain.optimizer is not None:
+            chain.take(SkewedNormal.of([chain.component()], torch.zeros(1).double()))
+    guides = [c.guide for c in chains if isinstance(c.guide, AutoSkewedNormal)]
+    num_components = max(len(g.logits) for g in guides)
+    for guide in guides:
+        guide.set(guide.get_posterior().padded(num_components), guide.centring)
 
 
 @dataclass
@@ -217,13 +267,16 @@ class FixedDrawsChain(Chain):
     ----------
     seed
         Of the fixed draws and of the starts.
-    potential, pair
-        The potential energy, and model and guide as programs.
+    potential, pair, rows
+        The potential energy, model and guide as programs, and the data.
     start
         The best normal approximation near the starts; scales the coordinates.
     family, normals, optimizer
         The ELBO's sample average: the guide's family, the fixed normals ``(draw, size)``, and
         L-BFGS at work on it. None before the first step, as ``start``.
+    may_skew, optima
+        Whether the guide may become a mixture of skewed normals, and the optima that the starts
+        led to.
     elbo, elbo_error
         ELBO from fresh draws and its standard error, in nats; NaN until L-BFGS has converged.
     """
@@ -231,10 +284,13 @@ class FixedDrawsChain(Chain):
     seed: int
     potential: BatchedPotential
     pair: Pair
+    rows: Rows
     start: NormalApproximation | None = None
     family: Family | None = None
     normals: Tensor | None = None
     optimizer: LBFGS | None = None
+    may_skew: bool = False
+    optima: list[NormalApproximation] = field(default_factory=list)
     elbo: float = np.nan
     elbo_error: float = np.nan
 
@@ -249,8 +305,8 @@ class FixedDrawsChain(Chain):
 
     @property
     def normal(self) -> NormalGuide:
-        """The autoguide, without the program around an object of the user's."""
-        return user_programs(self.guide)[0]
+        """The normal autoguide, without the program around an object of the user's."""
+        return user_programs(self.pair.guide)[0]
 
     def begin(self) -> None:
         """Find a normal close to the posterior, and fix the draws."""
@@ -262,13 +318,14 @@ class FixedDrawsChain(Chain):
         normals = quasi_normals(
             self._sufficient(num_draws // 2), self.potential.size, self.seed, whiten=True
         )
-        best: NormalApproximation | None = None
         for z in starts:
             found = self._approximate(z, normals)
-            if found is not None and best is not None and _same_optimum(found, best):
-                break  # two starts found the same optimum: it is likely the only one
-            if found is not None and (best is None or found.elbo > best.elbo):
-                best = found
+            if found is not None and any(_same_optimum(found, other) for other in self.optima):
+                if not self.may_skew or self.potential.size > MAX_LATENTS_FOR_MODES:
+                    break  # two starts found the same optimum: it is likely the only one
+            elif found is not None:
+                self.optima.append(found)
+        best = max(self.optima, key=lambda normal: normal.elbo, default=None)
         if best is None:
             raise NoStartError(
                 f"{self.model.model_name}: no normal near {len(starts)} starts has a finite "
@@ -353,6 +410,8 @@ class FixedDrawsChain(Chain):
         first = read_location(self.normal)
         rng = np.random.default_rng(chain_seed(self.seed, self.index))
         count = NUM_STARTS if self.index == 0 else NUM_STARTS_OF_RESTARTS
+        if self.may_skew and len(first) <= MAX_LATENTS_FOR_MODES:
+            count = NUM_STARTS_FOR_MODES
         radius = START_RADIUS
         return [first, *(rng.uniform(-radius, radius, first.shape) for _ in range(count - 1))]
 
@@ -397,7 +456,7 @@ class FixedDrawsChain(Chain):
 
     def _split(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Part the parameters of the family from the logits of the centring."""
-        end = len(theta) - self.num_recentred
+        end = len(self.family.start())
         return theta[:end], theta[end:]
 
     @property
@@ -441,7 +500,86 @@ class FixedDrawsChain(Chain):
                 return
             converged = False
         stationary = float(np.abs(optimizer.gradient).max()) <= MAX_GRADIENT
+        if converged and stationary and self.may_skew:
+            self._skew()
         self.stopped = "converged" if converged and stationary else "max_steps"
+
+    def component(self) -> SkewedComponent:
+        """Return the normal guide as it stands, as a component without leading directions."""
+        normal = self._whitened()
+        mean, factor = torch.from_numpy(normal.mean), torch.from_numpy(normal.factor)
+        return SkewedComponent.of_normal(mean, factor, torch.eye(len(mean)).double(), 0)
+
+    def _skew(self) -> None:
+        """Turn to a mixture of skewed normals where it has more effective draws, or more modes."""
+        num_draws = NUM_WEIGHTED
+        while num_draws * self.potential.numbers_per_point > MAX_NUMBERS_READ and num_draws > 1024:
+            num_draws //= 2
+        num_fixed = self._sufficient(num_draws // 4, DRAWS_PER_LATENT // 4 * self.potential.size)
+        normals = [self._whitened(), *self._other_modes()]
+        components, found = [], []
+        for index, normal in enumerate(normals):
+            seed = chain_seed(self.seed, self.index, index + 2 + NUM_FRESH_SETS)
+            mean, factor = torch.from_numpy(normal.mean), torch.from_numpy(normal.factor)
+            unit = torch.eye(len(mean), dtype=torch.float64)
+            component = SkewedComponent.of_normal(mean, factor, unit, 0)
+            weighted = weigh(self.potential, component, num_draws, seed)
+            if weighted.share < ENOUGH_EFFECTIVE:
+                other, again = skew(self.potential, normal, num_fixed, num_draws, seed)
+                if again.share > max(weighted.share, MIN_EFFECTIVE_DRAWS / num_draws):
+                    component, weighted = other, again
+            components.append(component)
+            found.append(weighted)
+        if len(components) == 1 and components[0].num_directions == 0:
+            return
+        self.take(mix(components, found))
+        weights = self._log_weights(num_draws)
+        self.elbo = float(weights.mean())
+        self.elbo_error = float(weights.std()) / math.sqrt(len(weights))
+
+    def _log_weights(self, num_draws: int) -> Tensor:
+        """Log importance weights of draws of a skewed guide."""
+        density = self.guide.get_posterior()
+        draws = density.sample((num_draws,)).double()
+        return -torch.from_numpy(self.potential(draws.numpy())[0]) - density.log_prob(draws)
+
+    def _other_modes(self) -> list[NormalApproximation]:
+        """Fit a normal to each other mode that the starts led to, near the best one's height."""
+        here = self._whitened()
+        potential, start, optimizer = self.potential, self.start, self.optimizer
+        family, normals = self.family, self.normals
+        found = [here]
+        written = np.ones(len(potential.centring))
+        for optimum in sorted(self.optima, key=lambda normal: -normal.elbo):
+            mean = optimum.mean
+            if len(written):
+                mean = potential.from_centring(mean, written)
+            if optimum.elbo < here.elbo - MAX_NATS_BELOW or not _apart(optimum, mean, found):
+                continue
+            self.start = self._approximate(mean, normals) if len(written) else optimum
+            if self.start is None:
+                continue
+            self.family = family_of(self.normal, self.start)
+            self.optimizer = LBFGS(self.negative_elbo, self.family.start().numpy())
+            self._try_steps()  # the centring stays that of the best mode
+            other = self._whitened()
+            high = other.elbo > here.elbo - MAX_NATS_BELOW
+            drift = np.linalg.solve(optimum.factor, other.mean - mean)
+            stayed = float(np.abs(drift).max()) < MAX_DRIFT
+            if high and stayed and _apart(other, other.mean, found):
+                found.append(other)
+        self.potential, self.start, self.optimizer = potential, start, optimizer
+        self.family, self.normals = family, normals
+        return found[1:]
+
+    def take(self, density: SkewedNormal) -> None:
+        """Take a mixture of skewed normals as the guide."""
+        self._become_skewed(len(density.logits))
+        self.guide.set(density, torch.from_numpy(self.potential.centring))
+
+    def _become_skewed(self, num_components: int) -> None:
+        spec = functools.partial(AutoSkewedNormal, num_components=num_components)
+        self.guide = make_pair(self.model, spec, self.rows, None, self.index).guide
 
     def _needs_more_draws(self) -> bool:
         """Whether the sample average overestimates the ELBO, and draws may be doubled."""
@@ -501,7 +639,7 @@ class FixedDrawsChain(Chain):
 
     def write_guide(self) -> None:
         """Set the guide's parameters to the current ones."""
-        if self.optimizer is not None:
+        if self.optimizer is not None and not isinstance(self.guide, AutoSkewedNormal):
             write_parameters(self.normal, self.family, self.theta)
             if isinstance(self.normal, AutoNonCentredNormal):
                 self.normal.centring.copy_(torch.from_numpy(self.potential.centring))
@@ -523,6 +661,8 @@ class FixedDrawsChain(Chain):
 
     def restore(self, resume: Solution) -> None:
         """Go on from where a solution stands."""
+        if "guide.logits" in resume.parameters:
+            self._become_skewed(resume.parameters["guide.logits"].shape[1])
         tensors, values = self.load_solution(resume)
         if not values["num_draws"]:
             return
@@ -537,40 +677,18 @@ class FixedDrawsChain(Chain):
             self.elbo, self.elbo_error = values["elbo"], values["elbo_error"]
 
 
+def _apart(
+    normal: NormalApproximation, mean: np.ndarray, others: Sequence[NormalApproximation]
+) -> bool:
+    """Whether a normal of this mean lies far from all others, by its own sds and by theirs."""
+    return all(
+        np.abs(np.linalg.solve(factor, mean - other.mean)).max() > SDS_APART
+        for other in others
+        for factor in (normal.factor, other.factor)
+    )
+
+
 def _same_optimum(one: NormalApproximation, other: NormalApproximation) -> bool:
     apart = np.linalg.solve(one.factor, other.mean - one.mean)
     close = abs(one.elbo - other.elbo) < SAME_OPTIMUM
     return bool(close and np.abs(apart).max() < SAME_OPTIMUM)
-
-
-def quasi_normals(num_draws: int, size: int, seed: int, whiten: bool = False) -> Tensor:
-    """Scrambled Sobol normals.
-
-    Standard normals that cover space evenly, and their mirror images.
-
-    Parameters
-    ----------
-    num_draws
-        Even; half of them are drawn, the others are their negatives (antithetic draws), so that
-        odd moments are 0.
-    size
-        Dimensions, fewer than half of ``num_draws`` if they are to be whitened.
-    seed
-        Of the scrambling (Owen 1998, https://doi.org/10.1006/jcom.1998.0487).
-    whiten
-        Make the second moments the identity exactly, too. Averages of quadratics are then exact,
-        and so is the optimum of a fit to a Gaussian.
-
-    Returns
-    -------
-    Tensor
-        ``(num_draws, size)``, float64.
-    """
-    engine = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed % 2**31)
-    uniform = engine.draw(num_draws // 2, dtype=torch.float64)
-    normals = math.sqrt(2) * torch.erfinv(2 * uniform.clamp(1e-10, 1 - 1e-10) - 1)
-    if whiten:
-        moments = normals.T @ normals / len(normals)
-        factor = torch.linalg.cholesky(moments)
-        normals = torch.linalg.solve_triangular(factor, normals.T, upper=False).T
-    return torch.cat([normals, -normals])

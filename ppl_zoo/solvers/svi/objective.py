@@ -90,7 +90,9 @@ def choose_objective(
         hierarchy = potential.problem.recentred or potential.problem.varying
         full_rank = "non-centred" if hierarchy else "multivariate-normal"
         guide = full_rank if potential.size <= MAX_FULL_RANK_LATENTS else "normal"
-    return Choice(potential, guide, f"fixed draws, a function of {potential.size} latents")
+    may_skew = options.guide is None and guide != "normal" and potential.compiled is not None
+    reason = f"fixed draws, a function of {potential.size} latents"
+    return Choice(potential, guide, reason, may_skew)
 
 
 def _against(options: SVIOptions, model: Model, rows: Rows, asked: bool) -> str:

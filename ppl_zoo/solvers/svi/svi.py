@@ -26,7 +26,7 @@ from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
 from ppl_zoo.solvers.fixed_draws.solver import Choice, NoStartError, solve_with_fixed_draws
-from ppl_zoo.solvers.guides import copy_guide, make_pair
+from ppl_zoo.solvers.guides import AutoSkewedNormal, copy_guide, make_pair
 from ppl_zoo.solvers.loop import (
     pack_chains,
     pad_history,
@@ -302,6 +302,8 @@ class SVI(Solver):
             return model.guide
         if guide is None and "guide.scale_tril_unconstrained" in held:
             guide = "non-centred" if "guide.centring" in held else "multivariate-normal"
+        if guide is None and "guide.logits" in held:
+            guide = partial(AutoSkewedNormal, num_components=held["guide.logits"].shape[-1])
         return make_pair(model, guide, rows, self.batch_size).guide
 
 

@@ -14,12 +14,12 @@ from pyro.infer import autoguide
 from tiny_models import Chain, Correlated, Factor, Groups, Mean, Switch, binary, line, real
 
 import ppl_zoo as zoo
+from ppl_zoo.core.random import quasi_normals
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.elbos import estimate_and_differentiate, make_elbo
 from ppl_zoo.solvers.fixed_draws.families import AUTONORMALS
 from ppl_zoo.solvers.fixed_draws.laplace import approximate
 from ppl_zoo.solvers.fixed_draws.lbfgs import LBFGS
-from ppl_zoo.solvers.fixed_draws.solver import quasi_normals
 from ppl_zoo.solvers.guides import make_pair
 
 

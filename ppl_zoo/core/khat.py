@@ -11,7 +11,15 @@ from jaxtyping import Float
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-__all__ = ["KHAT_DRAWS", "Reweighted", "effective_share", "khat", "khat_of_rows", "psis_weights"]
+__all__ = [
+    "KHAT_DRAWS",
+    "Reweighted",
+    "effective_share",
+    "khat",
+    "khat_of_rows",
+    "psis_weights",
+    "smoothed_share",
+]
 
 #: draws that k-hat is estimated from, at least; with 1,000 it moves by 0.2
 KHAT_DRAWS = 4000
@@ -121,6 +129,19 @@ def psis_weights(log_weights: Float[Tensor, " draws"]) -> Float[Tensor, " draws"
         )
         weights[order] = (math.exp(tail.cutoff) + tail.scale * excess).clamp(max=1.0)
     return weights / weights.sum()
+
+
+def smoothed_share(log_weights: Float[Tensor, " draws"]) -> float:
+    """Share of the draws that are effective under their weights or, if more, the smoothed ones.
+
+    One draw in thousands may halve the share of the raw weights; weights that are nearly constant
+    have no tail to smooth. 0 where no weight is a number, or one is infinite.
+    """
+    raw = effective_share(log_weights)
+    if raw == 0.0:
+        return 0.0
+    weights = psis_weights(log_weights)
+    return max(raw, float(1 / weights.square().sum() / len(weights)))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_models import Mean, line
 
+from ppl_zoo.core.khat import khat
 from ppl_zoo.core.tracing import draw
-from ppl_zoo.diagnostics.khat import khat
 
 
 def pareto_log_weights(shape, count=20_000, seed=0):
