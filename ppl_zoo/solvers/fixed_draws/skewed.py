@@ -127,10 +127,8 @@ def skew(
     seed
         Of both.
     """
-    plain, changes = _leading_directions(energy, normal, num_fixed, chain_seed(seed, 1))
-    size = len(normal.mean)
-    num_directions = min(MAX_DIRECTIONS, size, max(1, int((changes > MIN_CHANGE).sum())))
-    component = SkewedComponent.of_normal(plain.loc, plain.factor, plain.rotation, num_directions)
+    component = _leading_directions(energy, normal, num_fixed, chain_seed(seed, 1))
+    size, num_directions = len(normal.mean), component.num_directions
     pooled: list[Weighted] = []
     best: tuple[SkewedComponent, Weighted] | None = None
     for index in range(NUM_ROUNDS):
@@ -154,24 +152,31 @@ def skew(
 
 def _leading_directions(
     energy: Energy, normal: NormalApproximation, num_draws: int, seed: int
-) -> tuple[SkewedComponent, np.ndarray]:
+) -> SkewedComponent:
     """Rotate a normal so that the directions that change the curvature most come first.
 
-    By Stein's identity ``E[r_i e_i e_k]``, ``r`` being what the gradient at ``e`` differs from a
-    normal's by, is the mean of the third derivative ``iik``: how direction ``k`` changes the
-    curvature along ``i``. The directions are that table's right singular vectors; returns the
-    singular values as well.
+    By Stein's identity ``E[r_i e_j e_k]``, ``r`` being what the gradient at ``e`` differs from a
+    normal's by, is the mean of the third derivative: how direction ``k`` changes the curvature
+    between ``i`` and ``j``. The leading directions are the right singular vectors of the table of
+    ``iik``; the others are turned to the eigenvectors of what the first of them changes, so that
+    their covariance stays diagonal along it.
     """
     normals = quasi_normals(4 * num_draws, len(normal.mean), seed, whiten=True).numpy()
     with np.errstate(all="ignore"):
         gradients = energy(normal.mean + normals @ normal.factor.T)[1] @ normal.factor
     excess = gradients - normals
     kept = np.isfinite(excess).all(1)
-    table = (excess[kept] * normals[kept]).T @ normals[kept] / max(1, kept.sum())
-    changes, rotation = np.linalg.svd(table)[1:]
+    excess, normals = excess[kept], normals[kept]
+    count = max(1, len(normals))
+    _, changes, rotation = np.linalg.svd((excess * normals).T @ normals / count)
+    k = min(MAX_DIRECTIONS, len(changes), max(1, int((changes > MIN_CHANGE).sum())))
+    leading, others = rotation[:k], rotation[k:]
+    along = (normals @ leading[0])[:, None]
+    change = (excess @ others.T).T @ (normals @ others.T * along) / count
+    others = np.linalg.eigh(change + change.T)[1].T @ others
     mean, factor = torch.from_numpy(normal.mean).clone(), torch.from_numpy(normal.factor).clone()
-    rotation = torch.from_numpy(np.ascontiguousarray(rotation.T))
-    return SkewedComponent.of_normal(mean, factor, rotation, 0), changes
+    turned = torch.from_numpy(np.ascontiguousarray(np.concatenate([leading, others]).T))
+    return SkewedComponent.of_normal(mean, factor, turned, k)
 
 
 def _fit_conditional(
