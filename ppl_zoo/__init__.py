@@ -8,6 +8,7 @@ from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunErro
 from ppl_zoo.core.model import Model
 from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
+from ppl_zoo.fitting.auto import Auto
 from ppl_zoo.fitting.calibration import calibrate
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit, load
@@ -25,6 +26,7 @@ __all__ = [
     "EM",
     "SGLD",
     "SVI",
+    "Auto",
     "SplitGibbs",
     "ZOO",  # made by __getattr__, when it is first asked for
     "ConvergenceError",

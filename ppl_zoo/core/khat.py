@@ -25,6 +25,8 @@ __all__ = [
 KHAT_DRAWS = 4000
 #: quantile of the rows' k-hats that stands for all rows
 ROW_QUANTILE = 0.9
+#: errors of a moment below this are small
+SMALL_ERROR = 0.05
 #: weights are constant where so small a share of the draws is lost to them: the shape of their
 #: tail is then that of rounding
 CONSTANT_SHARE = 1e-4
@@ -155,12 +157,18 @@ class Reweighted:
         guide's is larger.
     mean_noise, sd_noise
         Standard errors of both.
+    mean_khat, sd_khat
+        k-hat of the draws' own terms of each moment (Vehtari et al. 2015), of an error that is not
+        small: above 0.7 the scalar has too heavy a tail for so many draws to tell the moment, and
+        its standard error says too little. NaN where it was not needed.
     """
 
     mean_error: float
     sd_error: float
     mean_noise: float
     sd_noise: float
+    mean_khat: float = math.nan
+    sd_khat: float = math.nan
 
     @classmethod
     def of(cls, values: np.ndarray, weights: np.ndarray) -> Reweighted:
@@ -171,11 +179,18 @@ class Reweighted:
         if sd == 0.0:
             return cls(math.nan, math.nan, math.nan, math.nan)
         z, extra = centred / sd, weights - 1.0 / len(values)
+        mean_error, sd_error = float(z.mean()), float(values.std() / sd - 1.0)
+        khats = {}
+        for kind, error, power in (("mean", mean_error, 1), ("sd", sd_error, 2)):
+            if abs(error) > SMALL_ERROR:
+                terms = power * np.log(np.maximum(np.abs(z), 1e-300))
+                khats[f"{kind}_khat"] = khat(torch.from_numpy(terms))
         return cls(
-            mean_error=float(z.mean()),
-            sd_error=float(values.std() / sd - 1.0),
+            mean_error=mean_error,
+            sd_error=sd_error,
             mean_noise=float(np.sqrt(np.sum(extra**2 * z**2))),
             sd_noise=float(0.5 * np.sqrt(np.sum(extra**2 * (z**2 - 1.0) ** 2))),
+            **khats,
         )
 
 

@@ -77,6 +77,12 @@ class Solution:
         return np.array([np.nan if e is None else e for e in errors])
 
     @property
+    def share(self) -> float:
+        """Share of the best chain's draws that are effective, NaN where it is not known."""
+        held = self.state_values.get(str(self.best))
+        return held.get("share", np.nan) if isinstance(held, dict) else np.nan
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Number of steps each chain took."""
         return tuple(int(np.isfinite(h).sum()) for h in self.history["objective"])

@@ -31,8 +31,8 @@ __all__ = [
 
 #: limits of the verdicts: k-hat less its standard error (Yao et al. 2018), where fewer than
 #: ``steady`` of the draws are effective; the least share of draws that are effective by their
-#: smoothed weights; R-hat (Vehtari et al. 2021) and effective draws of a sampler, in all; error of
-#: a mean in posterior sds and relative error of an sd, against the reweighted draws or a
+#: smoothed weights; R-hat (Vehtari et al. 2021) and effective draws of a sampler, in all; error
+#: of a mean in posterior sds and relative error of an sd, against the reweighted draws or a
 #: reference; distance over that of two halves of the reference; tail probability of a predictive
 #: check; share of a row's latents that are active
 LIMITS: Mapping[str, float] = {
@@ -345,7 +345,7 @@ def _judge_inference(
     advice = (
         "a full-rank guide (guide='multivariate-normal') may mend it"
         if solver.mean_field
-        else "zoo.NUTS(init=fit) samples it"
+        else "zoo.Auto() looks further, and zoo.NUTS(init=fit) samples it"
     )
     weighted = solver.log_weights is not None or bool(solver.row_log_weights)
     found += _convergence(solver)
@@ -357,6 +357,7 @@ def _judge_inference(
         measured.append(f"{shown:.0%} effective draws")
         if solver.log_weights is not None and lines:
             measured.append("means and sds of the reweighted draws")
+        unchecked += _unmeasured(lines)
     elif solver.converges and lines:
         unchecked.append("the posterior is closed or a point: it has no importance weights")
     found += _judge_chains(lines, sampled=not solver.converges)
@@ -397,8 +398,8 @@ def _convergence(solver: SolverDiagnostics) -> list[Finding]:
                 float(count),
                 0.0,
                 f"{count} of {size} draws diverged: the chains may have left out a part of the "
-                "posterior; take smaller steps (a higher target_accept), or write a hierarchy "
-                "non-centred",
+                "posterior; take smaller steps (a higher target_accept), write a hierarchy "
+                "non-centred, or let zoo.Auto() look",
             )
         )
     return found
@@ -485,15 +486,37 @@ def _beyond(found: Reweighted | None) -> tuple[str, ...]:
     """Which moments are off by more than their limit and their noise."""
     if found is None:
         return ()
-    errors = {
-        "mean": (found.mean_error, found.mean_noise),
-        "sd": (found.sd_error, found.sd_noise),
-    }
     return tuple(
-        kind
-        for kind, (error, noise) in errors.items()
-        if abs(error) > max(LIMITS[kind], NOISE_FACTOR * noise)
+        kind for kind in ("mean", "sd") if _exceeds(found, kind) and not _too_heavy(found, kind)
     )
+
+
+def _exceeds(found: Reweighted, kind: str) -> bool:
+    """Whether the error of a moment is beyond its limit and its noise."""
+    error, noise = (getattr(found, f"{kind}_{what}") for what in ("error", "noise"))
+    return abs(error) > max(LIMITS[kind], NOISE_FACTOR * noise)
+
+
+def _too_heavy(found: Reweighted, kind: str) -> bool:
+    """Whether the tail of a moment's terms is too heavy to tell its error."""
+    return getattr(found, f"{kind}_khat") > LIMITS["khat"]
+
+
+def _unmeasured(lines: Sequence[ScalarCheck]) -> list[str]:
+    """Moments that the reweighted draws can't tell, in words."""
+    out = []
+    for kind in ("mean", "sd"):
+        found = [
+            line.name
+            for line in lines
+            if line.reweighted is not None
+            and _exceeds(line.reweighted, kind)
+            and _too_heavy(line.reweighted, kind)
+        ]
+        if found:
+            shown = ", ".join(found[:MAX_NAMED]) + (", ..." if len(found) > MAX_NAMED else "")
+            out.append(f"the {kind} of {shown}, whose tails are too heavy for so many draws")
+    return out
 
 
 def _off(lines: Sequence[ScalarCheck]) -> list[ScalarCheck]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ from ppl_zoo.core.khat import khat
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import fork_generators
 from ppl_zoo.core.solver import Solver
-from ppl_zoo.diagnostics.check import Check
+from ppl_zoo.diagnostics.check import LIMITS, Check
 from ppl_zoo.fitting import checks, saving
 from ppl_zoo.solvers.fixed_draws.linear_response import LinearResponse, linear_response
 
-__all__ = ["Fit"]
+__all__ = ["Fit", "Rung"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A rung of :class:`ppl_zoo.Auto`: what was tried, whether it holds, or why not, its cost."""
+
+    name: str
+    holds: bool
+    said: str
+    seconds: float
 
 
 class Fit(FittedModel):
@@ -33,6 +44,33 @@ class Fit(FittedModel):
     seconds
         Time spent fitting.
     """
+
+    def __repr__(self) -> str:
+        """Summarise in one line, with what is known of the answer."""
+        return f"{super().__repr__()[:-1]}{self._standing()})"
+
+    def _standing(self) -> str:
+        """Say in a clause whether the answer holds, as far as the solver measured it."""
+        if self.ladder:
+            last = self.ladder[-1]
+            return f"; holds by {last.name}" if last.holds else "; no rung of the ladder holds"
+        share = self.solution.share
+        if np.isfinite(share):
+            shown = f"; {share:.0%} of its draws are effective"
+            few = share < LIMITS["share"]
+            return shown + (": not the posterior, zoo.Auto() looks further" if few else "")
+        diverging = self.solution.sample_stats.get("diverging")
+        if diverging is not None and diverging.any():
+            return (
+                f"; {int(diverging.sum())} of {diverging.size} draws diverged: part of the "
+                "posterior may be missing, zoo.Auto() looks further"
+            )
+        return ""
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The rungs that :class:`ppl_zoo.Auto` climbed; empty for other solvers."""
+        return tuple(Rung(**rung) for rung in self.solution.state_values.get("ladder", ()))
 
     def khat(self, num_samples: int = 4000) -> np.ndarray:
         """Pareto k-hat of the importance weights, one a chain; above 0.7 the guide is poor.

@@ -206,3 +206,20 @@ def test_check_runs_a_sampler_and_draws_a_picture():
     assert abs(check.lines[0].mean_error) < 0.2
     assert len(check.plot().axes) == 3
     assert len(fit.check().plot().axes) == 1
+
+
+def test_a_part_that_is_left_out_does_not_pass_though_the_reweighted_draws_agree():
+    """A curved ridge: the guide and its reweighted draws leave out the same ends of it."""
+
+    def ridge(y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            b = pyro.sample("b", dist.Normal(0.0, 3.0))
+            curved = 3.0 * a.square() * torch.cos(3.0 * a)
+            pyro.sample("y", dist.Normal(b - curved, 0.1), obs=y)
+
+    fit = zoo.fit(ridge, torch.linspace(-1.0, 1.0, 12), progress=False)
+    check = fit.check()
+    assert fit.posterior(4000)["a"].std().item() < 0.45  # .53 by quadrature
+    assert not check.passed and check.share[0] < 0.2
+    assert "not the posterior" in repr(fit)

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError
 from ppl_zoo.core.functions import user_programs
+from ppl_zoo.core.khat import smoothed_share
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.random import chain_seed, quasi_normals, set_seed
+from ppl_zoo.core.random import chain_seed, fork_generators, quasi_normals, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.skewed_normal import SkewedComponent, SkewedNormal
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
@@ -94,7 +95,7 @@ MAX_TRIAL_STEPS = 100
 #: latents of a hierarchy that are turned from centred to non-centred one by one, at most
 MAX_TURNED = 8
 #: the guide stays normal where so large a share of its draws is effective
-ENOUGH_EFFECTIVE = 0.5
+ENOUGH_EFFECTIVE = 0.9
 #: effective draws that a skewed guide is fitted to, at least
 MIN_EFFECTIVE_DRAWS = 100.0
 #: an optimum is another mode where it is so many sds away, by its own measure and the best one's,
@@ -277,6 +278,9 @@ class FixedDrawsChain(Chain):
     may_skew, optima
         Whether the guide may become a mixture of skewed normals, and the optima that the starts
         led to.
+    share
+        Share of the guide's draws that are effective by their importance weights; NaN where the
+        guide was asked for by name.
     elbo, elbo_error
         ELBO from fresh draws and its standard error, in nats; NaN until L-BFGS has converged.
     """
@@ -293,6 +297,7 @@ class FixedDrawsChain(Chain):
     optima: list[NormalApproximation] = field(default_factory=list)
     elbo: float = np.nan
     elbo_error: float = np.nan
+    share: float = np.nan
 
     @property
     def final_objective(self) -> float:
@@ -530,17 +535,21 @@ class FixedDrawsChain(Chain):
                     component, weighted = other, again
             components.append(component)
             found.append(weighted)
+        self.share = found[0].share
         if len(components) == 1 and components[0].num_directions == 0:
             return
         self.take(mix(components, found))
         weights = self._log_weights(num_draws)
+        self.share = smoothed_share(weights)
         self.elbo = float(weights.mean())
         self.elbo_error = float(weights.std()) / math.sqrt(len(weights))
 
     def _log_weights(self, num_draws: int) -> Tensor:
         """Log importance weights of draws of a skewed guide."""
         density = self.guide.get_posterior()
-        draws = density.sample((num_draws,)).double()
+        with fork_generators(torch.device("cpu")):
+            set_seed(chain_seed(self.seed, self.index, 1), torch.device("cpu"))
+            draws = density.sample((num_draws,)).double()
         return -torch.from_numpy(self.potential(draws.numpy())[0]) - density.log_prob(draws)
 
     def _other_modes(self) -> list[NormalApproximation]:
@@ -657,6 +666,8 @@ class FixedDrawsChain(Chain):
         values = {"num_draws": len(self.normals), "elbo": None, "elbo_error": None}
         if np.isfinite(self.elbo):
             values |= {"elbo": self.elbo, "elbo_error": self.elbo_error}
+        if np.isfinite(self.share):
+            values["share"] = self.share
         return {k: torch.from_numpy(v.copy()) for k, v in arrays.items()}, values
 
     def restore(self, resume: Solution) -> None:
@@ -675,6 +686,7 @@ class FixedDrawsChain(Chain):
         self.optimizer.changes = list(held.get("changes", ()))
         if values["elbo"] is not None:
             self.elbo, self.elbo_error = values["elbo"], values["elbo_error"]
+        self.share = values.get("share", np.nan)
 
 
 def _apart(
