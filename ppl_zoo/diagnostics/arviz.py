@@ -102,6 +102,7 @@ def to_arviz(
         "posterior": _posterior(reader, names, records),
         "sample_stats": _sample_stats(names, records),
         "log_likelihood": _log_likelihood(reader, names, records),
+        "log_prior": _log_prior(names, records),
         "posterior_predictive": _predictive(reader, names, records),
     }
     if reader.has_latents and not any(site.flat for site in reader.sites.values()):
@@ -168,6 +169,20 @@ def _log_likelihood(reader: Reader, names: Names, records: list[ChainRecord]) ->
                 lead = names.of_site(reader.sites[name])[: values.ndim - 2]
         variables[name] = (("chain", "draw", *lead), values, about)
     return names.dataset(variables, _rows(reader, names, reader.observed_rows))
+
+
+def _log_prior(names: Names, records: list[ChainRecord]) -> xr.Dataset:
+    """Log density of each latent site given those before it, in nats (``psense`` reads it)."""
+    return names.dataset(
+        {
+            name: (
+                ("chain", "draw"),
+                stack_chains([r.log_prior[name] for r in records]).astype(np.float64),
+                {"units": "nats"},
+            )
+            for name in records[0].log_prior
+        }
+    )
 
 
 def _predictive(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:

@@ -55,6 +55,8 @@ class ChainRecord:
         Log densities of the draws, and a sampler's statistics.
     log_likelihood
         Log likelihood, or log density, of the ``observed_rows``.
+    log_prior
+        Log density of each latent site, given those before it.
     replicates
         Observed sites of the ``observed_rows``, drawn anew; fewer draws where they are large.
     khat
@@ -64,6 +66,7 @@ class ChainRecord:
     posterior: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
     log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    log_prior: dict[str, Tensor] = field(default_factory=dict)
     replicates: dict[str, Tensor] = field(default_factory=dict)
     khat: float = float("nan")
 
@@ -273,6 +276,7 @@ class Reader:
             _concatenate([r.posterior for r in records]),
             _concatenate([r.stats for r in records]),
             _concatenate([r.log_likelihood for r in records]),
+            _concatenate([r.log_prior for r in records]),
             self._replicates(len(replayed), _concatenate(replays)),
         )
         if stored is not None:
@@ -293,6 +297,7 @@ class Reader:
         if not sampled:
             out.stats["log_q"] = drawn.log_guide[:kept]
             out.stats["log_weight"] = drawn.log_weight[:kept]
+        out.log_prior = {name: value[:kept] for name, value in drawn.log_prior.items()}
         for name, value in drawn.values.items():
             out.posterior[name] = self._rows_of(value[:kept], sites[name], self.local_rows)
         return out

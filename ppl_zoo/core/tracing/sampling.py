@@ -84,7 +84,7 @@ def draw(
     per_draw = sum(max(1, torch.Size(site.shape).numel()) for site in sites.values()) + 1
     block = max(2, min(num_draws, max_elements // max(per_draw, largest.numbers)))
     found = over_draws(single, num_draws, block, latents)
-    parts: dict[str, dict[str, Tensor]] = {"value": {}, "likelihood": {}, "log": {}}
+    parts: dict[str, dict[str, Tensor]] = {"value": {}, "likelihood": {}, "prior": {}, "log": {}}
     for name, value in found.items():
         kind, _, key = name.partition(":")
         parts[kind][key] = value
@@ -96,6 +96,7 @@ def draw(
         log_joint_rows=own.get("joint_rows"),
         log_guide_rows=own.get("guide_rows"),
         log_likelihood=parts["likelihood"],
+        log_prior=parts["prior"],
     )
 
 
@@ -129,6 +130,8 @@ def _collect(run: Scored, sites: dict[str, Site], data_plate: str | None) -> dic
             if not run.summed:
                 out[f"likelihood:{name}"] = _pointwise(node["log_prob"], site)
             continue
+        if site.kind == "latent" and not run.summed:
+            out[f"prior:{name}"] = node["log_prob"].sum()
         value = torch.as_tensor(node["value"])
         if value.numel() == torch.Size(site.shape).numel():
             out[f"value:{name}"] = value.reshape(site.shape)

@@ -25,6 +25,9 @@ class Draws:
     ``values`` has ``(num_draws, ...)`` a site; ``log_joint`` and ``log_guide`` are
     ``(num_draws,)``; the ``*_rows`` are ``(num_draws, num_rows)``: the part of each row, so that
     what is left over belongs to global sites. They are None where the rows do not factorise.
+    ``log_likelihood`` has the log density of each observation by site, ``log_prior`` that of each
+    latent site given the latents before it, ``(num_draws,)``; both are empty where a discrete
+    latent is summed out.
     """
 
     values: dict[str, Tensor]
@@ -33,6 +36,7 @@ class Draws:
     log_joint_rows: Tensor | None
     log_guide_rows: Tensor | None
     log_likelihood: dict[str, Tensor] = field(default_factory=dict)
+    log_prior: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def log_weight(self) -> Tensor:
