@@ -429,5 +429,5 @@ def test_log_prior_is_the_density_of_each_latent_site(az):
     for name, value in expected.items():
         np.testing.assert_allclose(prior[name].values, value.numpy(), rtol=1e-4, atol=1e-4)
     if hasattr(az, "psense"):  # ArviZ 1.x: power-scaling sensitivity reads the group
-        found = az.psense(exported, var_names=["m"], group="log_prior", group_var_names=["m"])
+        found = az.psense(exported, var_names=["m"], group="prior", group_var_names=["m"])
         assert np.isfinite(float(np.asarray(found["m"])))
