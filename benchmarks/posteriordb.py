@@ -6,7 +6,7 @@ within .15 reference sds and each sd within 15 % of the reference's, from 4,000 
 of one thread, compiling included.
 
     PPL_ZOO_DATA=... python benchmarks/posteriordb.py              # writes the record and page
-    PPL_ZOO_DATA=... python benchmarks/posteriordb.py --only radon # prints, and writes nothing
+    PPL_ZOO_DATA=... python benchmarks/posteriordb.py --only radon # renews these rows alone
     python benchmarks/posteriordb.py --page                        # docs/posteriordb.md anew
 """
 
@@ -150,21 +150,18 @@ def shown(record):
 
 
 def main(only="", page=False):
-    """Measure every posterior whose name contains ``only``."""
+    """Measure every posterior whose name contains ``only``, and renew their rows."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    if not page:
-        rows = {}
-        for name, posterior in posteriors().items():
-            if only in name:
-                rows[name] = measure(posterior)
-                print(f"{name[:44]:44} {rows[name]}", flush=True)
-        if only:
-            return
-        versions = {n: version(n) for n in ("torch", "pyro-ppl", "jax")}
-        RESULTS.write_text(json.dumps({"posteriors": rows, "versions": versions}, indent=1) + "\n")
-    PAGE.write_text(shown(json.loads(RESULTS.read_text())))
+    record = json.loads(RESULTS.read_text())
+    for name, posterior in posteriors().items() if not page else ():
+        if only in name:
+            record["posteriors"][name] = measure(posterior)
+            print(f"{name[:44]:44} {record['posteriors'][name]}", flush=True)
+            record["versions"] = {n: version(n) for n in ("torch", "pyro-ppl", "jax")}
+            RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    PAGE.write_text(shown(record))
 
 
 if __name__ == "__main__":

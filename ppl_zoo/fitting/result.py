@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ppl_zoo.core.khat import khat
 from ppl_zoo.core.posterior import FittedModel
@@ -65,6 +67,10 @@ class Fit(FittedModel):
                 f"; {int(diverging.sum())} of {diverging.size} draws diverged: part of the "
                 "posterior may be missing, zoo.Auto() looks further"
             )
+        if self.solution.draws is not None:
+            worst = max((_split_rhat(v) for v in self.solution.draws.values()), default=np.nan)
+            if worst > LIMITS["rhat"]:
+                return f"; R-hat {worst:.2f}: the chains disagree, draw more or pass init=fit"
         return ""
 
     @property
@@ -156,3 +162,14 @@ class Fit(FittedModel):
     def save(self, path: str | Path, *, include_data: bool | None = None) -> Path:
         """Write the fit to a run directory; see :func:`ppl_zoo.fitting.saving.save`."""
         return saving.save(self, path, include_data=include_data)
+
+
+def _split_rhat(draws: Tensor) -> float:
+    """Largest split R-hat of a site ``(chain, draw, ...)`` (Gelman et al. 2013, 11.4)."""
+    half = draws.shape[1] // 2
+    if half < 2:
+        return 0.0
+    split = torch.cat([draws[:, :half], draws[:, -half:]]).double()
+    within, between = split.var(1).mean(0), split.mean(1).var(0)
+    rhat = (((half - 1) / half * within + between) / within).sqrt()
+    return float(rhat.nan_to_num(0.0, posinf=0.0).max()) if rhat.numel() else 0.0

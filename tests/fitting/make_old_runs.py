@@ -1,9 +1,9 @@
 """Run directories of each kind of solver: how those in `old_runs/` were made.
 
 They were written by the code of commit 8cec48a, before the package moved to its present layout,
-and have to load for good. To make others, with the wanted version installed:
-`python tests/fitting/make_old_runs.py FOLDER`. It also writes `expected.json`: of each run its
-objective, its steps, and the mean of each latent's draws.
+but for "auto", which came with that solver; all have to load for good. To make others, with the
+wanted version installed: `python tests/fitting/make_old_runs.py FOLDER`. It also writes
+`expected.json`: of each run its objective, its steps, and the mean of each latent's draws.
 """
 
 import json
@@ -37,6 +37,7 @@ RUNS = {
         SCHOOLS,
         zoo.SVI(steps=30, objective="stochastic", compile="xla"),
     ),
+    "auto": (zoo.EightSchools, SCHOOLS, zoo.Auto()),
     "svi-net": (lambda: zoo.VAE(6, 2, (4,)), BINARY, zoo.SVI(steps=10)),
     "em": (lambda: zoo.GaussianMixture(2, 2), POINTS, zoo.EM(max_steps=20)),
     "cavi": (lambda: zoo.BayesianGaussianMixture(2, 2), POINTS, zoo.CAVI(max_steps=20)),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -95,3 +96,14 @@ def test_the_models_own_solver_is_the_first_rung():
 def _regression():
     x = torch.randn(60, 2)
     return x, x @ torch.tensor([1.0, -1.0]) + 0.5 * torch.randn(60)
+
+
+def test_a_lost_chain_is_told_where_the_fit_is_printed():
+    fit = zoo.fit(Mean(noise=1.0), line(), zoo.NUTS(200, 100, num_chains=2), progress=False)
+    assert "R-hat" not in repr(fit) and "diverged" not in repr(fit)
+    name = next(iter(fit.solution.draws))
+    fit.solution.draws[name] = fit.solution.draws[name].clone()
+    fit.solution.draws[name][1] += 30.0
+    assert "R-hat" in repr(fit) and "chains disagree" in repr(fit)
+    fit.solution.sample_stats["diverging"] = np.arange(400).reshape(2, 200) % 100 == 0
+    assert "4 of 400 draws diverged" in repr(fit)
