@@ -159,8 +159,8 @@ class Reweighted:
         Standard errors of both.
     mean_khat, sd_khat
         k-hat of the draws' own terms of each moment (Vehtari et al. 2015), of an error that is not
-        small: above 0.7 the scalar has too heavy a tail for so many draws to tell the moment, and
-        its standard error says too little. NaN where it was not needed.
+        small: above 0.5 the terms have no variance, and the standard error means nothing. NaN
+        where it was not needed.
     """
 
     mean_error: float

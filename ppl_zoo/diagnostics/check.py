@@ -49,6 +49,8 @@ LIMITS: Mapping[str, float] = {
 }
 #: an error is told where it exceeds its limit and so many of its own standard errors
 NOISE_FACTOR = 2.0
+#: terms whose tail has a larger k-hat have no variance
+FINITE_VARIANCE = 0.5
 #: sites named in a finding
 MAX_NAMED = 3
 
@@ -498,8 +500,8 @@ def _exceeds(found: Reweighted, kind: str) -> bool:
 
 
 def _too_heavy(found: Reweighted, kind: str) -> bool:
-    """Whether the tail of a moment's terms is too heavy to tell its error."""
-    return getattr(found, f"{kind}_khat") > LIMITS["khat"]
+    """Whether the terms of a moment have no variance, so that its error has no standard error."""
+    return getattr(found, f"{kind}_khat") > FINITE_VARIANCE
 
 
 def _unmeasured(lines: Sequence[ScalarCheck]) -> list[str]:

@@ -22,7 +22,7 @@ from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
-from ppl_zoo.diagnostics.check import LIMITS, NOISE_FACTOR, Check
+from ppl_zoo.diagnostics.check import FINITE_VARIANCE, LIMITS, NOISE_FACTOR, Check
 from ppl_zoo.fitting.result import Fit, Rung
 
 __all__ = ["Auto"]
@@ -240,7 +240,7 @@ def _beyond(check: Check, error: float) -> str:
             ]
         for value, noise, tail, kind in terms:
             by = value / max(error, NOISE_FACTOR * noise)
-            if by > worst and not tail > LIMITS["khat"]:
+            if by > worst and not tail > FINITE_VARIANCE:
                 worst = by
                 said = f"the {kind} of {line.name} is {value:.2f} off by the reweighted draws"
         if sampled and line.ess * (NOISE_SHARE * error) ** 2 < 1.0:
