@@ -31,8 +31,9 @@ __all__ = ["Auto"]
 NUM_PROPOSALS, NUM_KEPT, NUM_CHAINS = 16_000, 1000, 4
 #: effective draws that leave less than half of the error asked for to chance
 NOISE_SHARE = 0.5
-#: acceptance probabilities of the rungs that sample, the next where transitions diverged
-TARGETS = (0.9, 0.99)
+#: acceptance probabilities of the rungs that sample, and draws a chain: the next where
+#: transitions diverged, or too few draws are effective
+TARGETS = {0.9: 1000, 0.99: 4000}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Auto(Solver):
 
     The rungs: the model's own solver where its answer is closed or conjugate, :class:`SVI` with
     defaults (fixed draws, a full-rank or skewed guide), its draws reweighted by importance,
-    :class:`NUTS` from the fit, and NUTS with smaller steps. A rung holds where
+    :class:`NUTS` from the fit, and NUTS with smaller steps and more draws. A rung holds where
     ``check().inference`` passes and no mean or sd is further from the reweighted draws than
     ``error``. ``fit.ladder`` tells what each rung said and cost; where none holds, the last
     answer is returned and ``fit.check()`` refuses it.
@@ -223,7 +224,7 @@ class _Climb:
 
 
 def _nuts(target: float, init: Fit | None) -> solvers.NUTS:
-    return solvers.NUTS(target_accept=target, init=init)
+    return solvers.NUTS(TARGETS[target], target_accept=target, init=init)
 
 
 def _beyond(check: Check, error: float) -> str:
