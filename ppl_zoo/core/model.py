@@ -173,6 +173,13 @@ class Model(PyroModule):
         """Log prior density of the parameters, for EM; 0 for maximum likelihood."""
         return self._anchor.new_zeros(())
 
+    def degenerate(self, *batch: Tensor) -> tuple[str, ...]:
+        """Name parts of the density that have collapsed onto rows, in words, by some rows.
+
+        There the likelihood has no bound but a floor of ours.
+        """
+        return ()
+
     def relabel(self) -> None:
         """Put exchangeable parts (components) into a canonical order; called after a fit."""
 

@@ -42,6 +42,10 @@ class FittedModel:
         The data; None where a saved fit does not hold them.
     seconds
         Time spent fitting.
+    valid
+        Rows that were held out of the fit; None where there are none.
+    num_split_off
+        How many of the data ``zoo.fit`` itself held out; 0 where ``valid`` was given.
     """
 
     def __init__(
@@ -53,9 +57,12 @@ class FittedModel:
         *,
         seed: int,
         seconds: float,
+        valid: Rows | None = None,
+        num_split_off: int = 0,
     ) -> None:
         self.model, self.solver, self.solution = model, solver, solution
         self.rows, self.seed, self.seconds = rows, seed, seconds
+        self.valid, self.num_split_off = valid, num_split_off
 
     @property
     def guide(self) -> Any:

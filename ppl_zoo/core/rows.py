@@ -7,6 +7,7 @@ model's dtype and device when it is asked for, so that memory stays flat as data
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from ppl_zoo.core.random import chain_seed
 
 __all__ = ["Rows", "evenly_spaced"]
 
@@ -158,6 +161,31 @@ class Rows:
         if count >= self.num_rows:
             return self.all()
         return self[evenly_spaced(self.num_rows, count)]
+
+    def split(self, num: int, seed: int) -> tuple[Rows, Rows]:
+        """Split off ``num`` rows drawn at random, and return the others and them.
+
+        Of memory-mapped arrays the last rows are taken, so that both parts stay on disk.
+        """
+        generator = torch.Generator().manual_seed(chain_seed(seed, 0, -2))
+        order = torch.randperm(len(self), generator=generator)
+        if any(isinstance(array, np.memmap) for array in self.arrays):
+            order = torch.arange(len(self))
+        cut = len(self) - num
+        return self._take(order[:cut].sort().values), self._take(order[cut:].sort().values)
+
+    def _take(self, index: Tensor) -> Rows:
+        part = copy.copy(self)
+        contiguous = len(index) == int(index[-1] - index[0]) + 1
+        chosen = slice(int(index[0]), int(index[-1]) + 1) if contiguous else index
+        arrays = []
+        for array, per_row in zip(self.arrays, self.per_row, strict=True):
+            own = chosen
+            if isinstance(chosen, Tensor):
+                own = chosen.to(array.device) if isinstance(array, Tensor) else chosen.numpy()
+            arrays.append(array[own] if per_row else array)
+        part.arrays, part.num_rows = tuple(arrays), len(index)
+        return part
 
     def sizes(self) -> Sequence[tuple[int, ...]]:
         """Shapes of all arrays."""

@@ -77,6 +77,17 @@ class Solution:
         return np.array([np.nan if e is None else e for e in errors])
 
     @property
+    def validation_score(self) -> float:
+        """Mean log density (or bound) of a validation row that stopped the best chain, in nats.
+
+        NaN where there were none.
+        """
+        held = self.state_values.get(str(self.best))
+        held = held if isinstance(held, dict) else {}
+        scores = held.get("scores") or (held.get("watch") or {}).get("values") or [np.nan]
+        return float(max(scores))
+
+    @property
     def share(self) -> float:
         """Share of the best chain's draws that are effective, NaN where it is not known."""
         held = self.state_values.get(str(self.best))

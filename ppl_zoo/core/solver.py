@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 
-__all__ = ["FitContext", "Solver", "find_solver"]
+__all__ = ["FitContext", "Solver", "find_solver", "is_overparameterised"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class FitContext:
     checkpoint_seconds
         Seconds between two checkpoints.
     valid
-        Validation rows for early stopping; None where the data set has none or the solver has no
-        use for them.
+        Validation rows for early stopping; None where none were held out or the solver has no use
+        for them.
     """
 
     seed: int = 0
@@ -51,9 +52,8 @@ class Solver:
     to the device and calls :meth:`solve`.
     """
 
-    @property
-    def uses_validation(self) -> bool:
-        """Whether validation rows have a say in the fit."""
+    def uses_validation(self, model: Model, rows: Rows) -> bool:
+        """Whether validation rows have a say in the fit of this model to so many rows."""
         return False
 
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
@@ -91,6 +91,22 @@ class Solver:
     def to_save(self) -> Solver:
         """Return the options that a saved fit holds."""
         return self
+
+
+def is_overparameterised(model: Model, rows: Rows) -> bool:
+    """Whether a model fitted by maximum likelihood has more parameters than rows.
+
+    It then describes the rows of the fit better than others by a nat a row and more (Akaike
+    1974, https://doi.org/10.1109/TAC.1974.1100705: by parameters over rows, in expectation),
+    unless it is stopped in time. False for a posterior over the parameters, and for programs
+    that may take no rows but their own.
+    """
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if size <= len(rows) or not model.any_rows or isinstance(model, FunctionModel):
+        return False
+    plate = model.data_plate
+    latent = [s for s in model.sites(*rows.head(1)).values() if s.kind == "latent"]
+    return plate is not None and all(s.is_local(plate) for s in latent)
 
 
 def find_solver(name: str) -> type[Solver] | None:

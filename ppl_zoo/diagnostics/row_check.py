@@ -11,7 +11,7 @@ import numpy as np
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.khat import KHAT_DRAWS, khat
 from ppl_zoo.core.posterior import FittedModel
-from ppl_zoo.diagnostics.check import LIMITS
+from ppl_zoo.diagnostics.verdicts import LIMITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

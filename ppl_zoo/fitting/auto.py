@@ -22,7 +22,8 @@ from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
-from ppl_zoo.diagnostics.check import FINITE_VARIANCE, LIMITS, NOISE_FACTOR, Check
+from ppl_zoo.diagnostics.check import Check
+from ppl_zoo.diagnostics.verdicts import FINITE_VARIANCE, LIMITS, NOISE_FACTOR
 from ppl_zoo.fitting.result import Fit, Rung
 
 __all__ = ["Auto"]

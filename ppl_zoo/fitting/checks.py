@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,21 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError
 from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.posterior import FittedModel
+from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.core.solver import Solver
+from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import first_run
-from ppl_zoo.diagnostics.check import Check, SolverDiagnostics, check_draws
+from ppl_zoo.diagnostics.check import Check, check_draws
 from ppl_zoo.diagnostics.row_check import RowCheck
 from ppl_zoo.diagnostics.row_check import check_rows as compare_rows
+from ppl_zoo.diagnostics.verdicts import HeldOut, SolverDiagnostics
 from ppl_zoo.evaluation.active_units import LatentUse, latent_use
+from ppl_zoo.solvers.em import EM
 
 __all__ = ["check", "check_rows"]
 
 #: rows whose local latents are checked one by one, and rows that active units are counted on
 NUM_CHECKED_ROWS, NUM_ROWS_FOR_ACTIVITY = 30, 2000
+#: rows of the fit and held-out rows whose log density is taken, each; and the least rows of a
+#: fit that is done again without a tenth of them
+NUM_SCORED_ROWS, MIN_ROWS_TO_REFIT = 1000, 50
+#: the same, where a log density is estimated by importance sampling
+NUM_ESTIMATED_ROWS = 200
 #: draws of the posterior predictive distribution for the predictive checks
 MAX_REPLICATES = 1000
 #: asks a sampler for all the draws it has
@@ -73,6 +82,7 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         reference=None if reference is None else _arrays(reference),
         replicates=_arrays(best),
         observed=_arrays(observed),
+        held_out=_held_out(fit),
     )
 
 
@@ -88,6 +98,58 @@ def check_rows(
         )
     sampled = None if reference is None else fit.solved_by(reference, rows)
     return compare_rows(fit.on(rows), sampled, num_samples)
+
+
+def _held_out(fit: FittedModel) -> HeldOut | None:
+    """Score rows of the fit and rows that were held out of it; None where neither can be.
+
+    Where none were held out and the fit is quickly done again, by EM, a fit to nine tenths of
+    the rows is scored in its place.
+    """
+    model, rows, valid = fit.model, fit.rows, fit.valid
+    if rows is None or not model.any_rows or model.data_plate is None:
+        return None
+    with fit.model.defaults():
+        found = HeldOut(degenerate=model.degenerate(*rows.spread(NUM_SCORED_ROWS)))
+    refitted = valid is None and isinstance(fit.solver, EM) and len(rows) >= MIN_ROWS_TO_REFIT
+    scored = fit
+    if refitted:
+        rows, valid = rows.split(len(rows) // 10, fit.seed)
+        try:
+            scored = _refit(fit, rows)
+        except (ConvergenceError, DataError):
+            return found
+    if valid is None:
+        return found
+    exact = model.queries["log_prob"] == "exact"
+    num = NUM_SCORED_ROWS if exact else NUM_ESTIMATED_ROWS
+    with fork_generators(model.device):
+        set_seed(fit.seed, model.device)
+        try:
+            train, held_out = (
+                scored.model.log_prob(*part.spread(num)).detach().double().cpu().numpy()
+                for part in (rows, valid)
+            )
+        except (QueryError, DataError):
+            return found
+    chosen = bool(np.isfinite(fit.solution.validation_score))
+    return dataclasses.replace(
+        found, train=train, held_out=held_out, chosen=chosen, refitted=refitted
+    )
+
+
+def _refit(fit: FittedModel, rows: Rows) -> FittedModel:
+    """Fit a copy of the model to other rows, from its own start, by the same solver."""
+    own = fit.model.fresh()
+    own.check_data(rows)
+    with fork_generators(own.device), own.defaults():
+        set_seed(fit.seed, own.device)
+        own.find_data_plate(rows)
+        solution = fit.solver.solve(own, rows, FitContext(seed=fit.seed, progress=False))
+    found = type(fit)(own, fit.solver, solution, rows, seed=fit.seed, seconds=0.0)
+    found.show(solution.best)
+    own.remember(rows, solution.guide)
+    return found
 
 
 def _is_amortised(fit: FittedModel, rows: Rows) -> bool:

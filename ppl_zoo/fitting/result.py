@@ -15,7 +15,8 @@ from ppl_zoo.core.khat import khat
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import fork_generators
 from ppl_zoo.core.solver import Solver
-from ppl_zoo.diagnostics.check import LIMITS, Check
+from ppl_zoo.diagnostics.check import Check
+from ppl_zoo.diagnostics.verdicts import LIMITS
 from ppl_zoo.fitting import checks, saving
 from ppl_zoo.solvers.fixed_draws.linear_response import LinearResponse, linear_response
 
@@ -57,6 +58,9 @@ class Fit(FittedModel):
             last = self.ladder[-1]
             return f"; holds by {last.name}" if last.holds else "; no rung of the ladder holds"
         share = self.solution.share
+        score = self.solution.validation_score
+        if np.isfinite(score) and self.valid is not None:
+            return f"; {len(self.valid)} rows held out: {score:.2f} nats a row"
         if np.isfinite(share):
             shown = f"; {share:.0%} of its draws are effective"
             few = share < LIMITS["share"]

@@ -15,6 +15,7 @@ from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import fork_generators, set_seed
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.fitting.result import Fit
@@ -22,6 +23,9 @@ from ppl_zoo.fitting.saving import read
 from ppl_zoo.models.pretrained import PRETRAINED, load_pretrained
 
 __all__ = ["default_solver", "fit", "fit_many", "load"]
+
+#: share of the rows that a fit holds out of its own accord, and the least rows that it splits
+HELD_OUT_SHARE, MIN_ROWS_TO_SPLIT = 0.1, 50
 
 
 def default_solver(model: Model) -> Solver:
@@ -35,6 +39,7 @@ def fit(
     data: Any,
     solver: Solver | None = None,
     *,
+    validation: Any = "auto",
     device: str | torch.device = "auto",
     seed: int = 0,
     progress: bool = True,
@@ -55,6 +60,13 @@ def fit(
         for early stopping). Memory-mapped arrays are read a chunk at a time.
     solver
         ``zoo.SVI(...)``, ``zoo.EM(...)``, ``zoo.NUTS(...)``; None for the model's own default.
+    validation
+        Rows that are held out: they stop the fit early, choose what is kept, and tell
+        ``fit.check()`` how it generalises. "auto" holds out the ``valid`` of a data set, or else
+        a tenth of the rows at random, where a model is fitted by maximum likelihood, iteratively,
+        and has more parameters than rows (nets, large mixtures); not a posterior over parameters,
+        nor fewer than 50 rows. None gives all rows to the fit; a number is the share of the rows
+        to hold out; or rows, as ``data``.
     device
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
     seed
@@ -108,20 +120,26 @@ def fit(
     model.to(pick_device(device))
     rows = model.as_rows(getattr(data, "train", data))
     model.check_data(rows)
-    valid = None
-    if solver.uses_validation and getattr(data, "valid", None) is not None:
-        valid = model.as_rows(data.valid)
-        model.check_data(valid)
     with fork_generators(model.device), model.defaults():
         set_seed(seed, model.device)  # a first run must not depend on what ran before it
         model.find_data_plate(rows)
         model.validate(rows)
+        rows, valid, num_split_off = _hold_out(model, data, rows, solver, validation, before, seed)
     started = time.perf_counter()
     spent = 0.0 if before is None else before.seconds
 
     def wrap(solution: Solution) -> Fit:
         seconds = spent + time.perf_counter() - started
-        return Fit(model, solver, solution, rows, seed=seed, seconds=seconds)
+        return Fit(
+            model,
+            solver,
+            solution,
+            rows,
+            seed=seed,
+            seconds=seconds,
+            valid=valid,
+            num_split_off=num_split_off,
+        )
 
     keep = None if checkpoint is None else lambda solution: wrap(solution).save(checkpoint)
     context = FitContext(
@@ -146,6 +164,46 @@ def fit(
     if keep is not None:
         keep(solution)
     return done
+
+
+def _hold_out(
+    model: Model,
+    data: Any,
+    rows: Rows,
+    solver: Solver,
+    validation: Any,
+    before: Fit | None,
+    seed: int,
+) -> tuple[Rows, Rows | None, int]:
+    """Return rows of the fit, validation rows (or None), and how many rows were split off."""
+    auto = isinstance(validation, str) and validation == "auto"
+    if auto and before is not None:
+        num = before.num_split_off
+        if num == 0 or before.rows is None or len(rows) == len(before.rows):
+            return rows, before.valid, num
+        return *rows.split(num, seed), num
+    if validation is None:
+        return rows, None, 0
+    share = validation
+    if auto:
+        if not solver.uses_validation(model, rows):
+            return rows, None, 0
+        validation, share = getattr(data, "valid", None), HELD_OUT_SHARE
+        if validation is None and len(rows) < MIN_ROWS_TO_SPLIT:
+            return rows, None, 0
+    if validation is None or isinstance(validation, (int, float)):
+        if not 0 < share < 1:
+            raise DataError(
+                f"validation: got {share}, expected a share of the rows between 0 and 1, rows, "
+                "None or 'auto'"
+            )
+        num = round(share * len(rows))
+        if not 0 < num < len(rows):
+            raise DataError(f"validation: got {share} of {len(rows)} rows, which is {num} rows")
+        return *rows.split(num, seed), num
+    valid = model.as_rows(validation)
+    model.check_data(valid)
+    return rows, valid, 0
 
 
 def fit_many(
@@ -178,7 +236,7 @@ def fit_many(
         if pair is None:
             alone = {"device": model.device, "seed": seed + index, "progress": False}
             try:
-                out.append(fit(model.fresh(), tables[index], solver, **alone))
+                out.append(fit(model.fresh(), tables[index], solver, validation=None, **alone))
             except ConvergenceError:
                 out.append(None)
             continue

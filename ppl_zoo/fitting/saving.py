@@ -6,7 +6,7 @@ The form of the directory is in ``run_directory``.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,8 +88,7 @@ def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None
     tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in solution.history.items()}
     stats = {f"sample_stats.{k}": v for k, v in solution.sample_stats.items()}
     tensors["history"] |= {k: torch.from_numpy(v.copy()) for k, v in stats.items()}
-    kept = _data_tensors(fit.rows, include_data)
-    tensors["data"] |= kept
+    tensors["data"] |= _data_tensors(fit, include_data)
     record = {
         "model": {"class": class_name(type(fit.model)), "config": config},
         "solver": encode_solver(fit.solver),
@@ -103,6 +102,9 @@ def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None
         "rows_plate": fit.model.data_plate,
         "seed": fit.seed,
         "seconds": fit.seconds,
+        "validated": fit.valid is not None,
+        "num_split_off": fit.num_split_off,
+        "num_rows": None if fit.rows is None else len(fit.rows),
         "dtype": str(fit.model.dtype).removeprefix("torch."),
         "device": str(fit.model.device),
         "versions": versions(),
@@ -136,13 +138,18 @@ def read(
     own.data_plate = record["rows_plate"]
     unsaved = {} if solver is not None else unsaved_options(record["solver"])
     solver = decode_solver(record["solver"], guide) if solver is None else solver
-    rows = None
+    rows = valid = None
+    num_split_off = record.get("num_split_off", 0)
     if isinstance(own, FunctionModel) and data is None:
         own.call = Arguments.from_record(record["call"])
     if data is not None:
         rows = own.as_rows(getattr(data, "train", data))
+        if num_split_off and len(rows) != record["num_rows"]:
+            rows, valid = rows.split(num_split_off, record["seed"])
+        elif getattr(data, "valid", None) is not None and record.get("validated"):
+            valid = own.as_rows(data.valid)
     elif tensors["data"]:
-        rows = own.rows_of(tuple(tensors["data"][str(i)] for i in range(len(tensors["data"]))))
+        rows, valid = (_rows_of(own, tensors["data"], prefix) for prefix in ("", "valid."))
     example = [
         (weights[f"example.{i}"].to(own.device), per_row)
         for i, per_row in enumerate(record["example"])
@@ -177,7 +184,16 @@ def read(
         state_values=record["state"],
         unsaved_options={k: v for k, v in unsaved.items() if k != "guide"},
     )
-    fit = cls(own, solver, solution, rows, seed=record["seed"], seconds=record["seconds"])
+    fit = cls(
+        own,
+        solver,
+        solution,
+        rows,
+        seed=record["seed"],
+        seconds=record["seconds"],
+        valid=valid,
+        num_split_off=num_split_off,
+    )
     try:
         fit.show(solution.best)
     except RuntimeError as error:
@@ -247,10 +263,21 @@ def _build_guide(
     return guide
 
 
-def _data_tensors(rows: Rows | None, include: bool | None) -> dict[str, Tensor]:
-    if rows is None or include is False:
+def _data_tensors(fit: FittedModel, include: bool | None) -> dict[str, Tensor]:
+    """Name the tensors of the data: arguments ``"0"``, ..., validation rows ``"valid.0"``, ..."""
+    parts = {"": fit.rows, "valid.": fit.valid}
+    parts = {prefix: rows for prefix, rows in parts.items() if rows is not None}
+    size = sum(rows.num_bytes for rows in parts.values())
+    if fit.rows is None or include is False or (include is None and size > SMALL_DATA):
         return {}
-    size = sum(a.nbytes for a in rows.arrays)
-    if include is None and size > SMALL_DATA:
-        return {}
-    return {str(i): t for i, t in enumerate(rows.all())}
+    return {
+        f"{prefix}{i}": tensor.contiguous()
+        for prefix, rows in parts.items()
+        for i, tensor in enumerate(rows.all())
+    }
+
+
+def _rows_of(model: Model, tensors: Mapping[str, Tensor], prefix: str) -> Rows | None:
+    """Rows of a run whose tensors are named so; None where it has none."""
+    names = [f"{prefix}{i}" for i in range(len(tensors)) if f"{prefix}{i}" in tensors]
+    return model.rows_of(tuple(tensors[name] for name in names)) if names else None

@@ -14,8 +14,8 @@ For EM q(theta) is a point mass at theta: the update is ``maximize`` and the sha
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
 from ppl_zoo.core.solver import FitContext, Solver
-from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
+from ppl_zoo.solvers.loop import Chain, pack_chains, pad_history, run_chains
 
 __all__ = ["ConjugateUpdate", "CoordinateAscent", "MaximizationStep", "Statistics"]
 
@@ -78,10 +78,64 @@ STEPS: dict[str, type] = {
 }
 
 
+@dataclass
+class CoordinateChain(Chain):
+    """Restart of coordinate ascent.
+
+    Attributes
+    ----------
+    valid
+        Validation rows of early stopping; None for none.
+    scores
+        Their mean log likelihood before each update, in nats.
+    kept
+        Parameters of the best score; None without validation rows.
+    """
+
+    valid: Rows | None = None
+    scores: list[float] = field(default_factory=list)
+    kept: dict[str, Tensor] | None = None
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that resuming takes, beside the parameters."""
+        if self.valid is None:
+            return {}, {}
+        return read_parameters(self.model, None), {"scores": self.scores}
+
+    def go_on(self, resume: Solution) -> None:
+        """Go on from where a solution stands."""
+        tensors, values = self.load_solution(resume)
+        if self.valid is not None and tensors:
+            self.kept, self.scores = read_parameters(self.model, None), list(values["scores"])
+            self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})
+        if resume.stopped[self.index] == "max_steps":
+            self.objective.pop()  # the E-step that comes first finds it again
+            self.scores = self.scores[: len(self.objective)]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Parameters to keep: those of the best score, or the last."""
+        return read_parameters(self.model, None) if self.kept is None else self.kept
+
+    def final_objective(self, num_rows: int) -> float:
+        """Last objective; under validation the best score, times the rows of the fit."""
+        if self.scores:
+            return max(self.scores) * num_rows
+        return self.objective[-1] if self.objective else np.nan
+
+    def review(self, score: float, patience: int) -> bool:
+        """Account for the score of the parameters as they are; return whether to stop."""
+        self.scores.append(score)
+        best = self.scores.index(max(self.scores))
+        if best == len(self.scores) - 1:
+            self.kept = read_parameters(self.model, None)
+        return len(self.scores) - 1 - best >= patience
+
+
 @dataclass(frozen=True)
 class CoordinateAscent(Solver):
     """What EM and CAVI share; see there for the options."""
 
+    patience: ClassVar[int] = 0
     max_steps: int = 1000
     tol: float = 1e-6
     restarts: int = 1
@@ -124,16 +178,21 @@ class CoordinateAscent(Solver):
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
         self.check_model(model)
         seed = context.seed
-        chains = self._start(model, rows, seed, context.resume)
+        chains = self._start(model, rows, context)
 
         def solution() -> Solution:
-            parameters = stack_chains([read_parameters(c.model, None) for c in chains])
-            history = pad_history(chains)
-            final = np.array([c.objective[-1] if c.objective else np.nan for c in chains])
-            stopped = tuple(c.stopped or "interrupted" for c in chains)
-            return Solution(parameters, {"objective": history}, final, stopped, model.guide)
+            tensors, values = pack_chains(chains)
+            return Solution(
+                parameters=stack_chains([c.parameters() for c in chains]),
+                history={"objective": pad_history(chains)},
+                objective=np.array([c.final_objective(len(rows)) for c in chains]),
+                stopped=tuple(c.stopped or "interrupted" for c in chains),
+                guide=model.guide,
+                state_tensors=tensors,
+                state_values=values,
+            )
 
-        def advance(active: list[Chain]) -> int:
+        def advance(active: list[CoordinateChain]) -> int:
             for chain in active:
                 self.advance(chain, rows, seed)
             return 1
@@ -153,16 +212,15 @@ class CoordinateAscent(Solver):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _start(self, model: Model, rows: Rows, seed: int, resume: Solution | None) -> list[Chain]:
+    def _start(self, model: Model, rows: Rows, context: FitContext) -> list[CoordinateChain]:
+        seed, resume = context.seed, context.resume
         chains = []
         for index in range(self.restarts):
             set_seed(chain_seed(seed, index), rows.device)
             own = model if index == 0 else model.fresh()
-            chain = Chain(index, own)
+            chain = CoordinateChain(index, own, valid=context.valid)
             if resume is not None:
-                chain.load_solution(resume)
-                if resume.stopped[index] == "max_steps":
-                    chain.objective.pop()  # the E-step that comes first finds it again
+                chain.go_on(resume)
             elif self.initialize:
                 with torch.no_grad():
                     own.initialize(rows)
@@ -171,7 +229,7 @@ class CoordinateAscent(Solver):
             chains.append(chain)
         return chains
 
-    def advance(self, chain: Chain, rows: Rows, seed: int) -> None:
+    def advance(self, chain: CoordinateChain, rows: Rows, seed: int) -> None:
         """E-step; then stop, or update. The last objective is always that of the parameters."""
         statistics = self.expect(chain.model, rows)
         value = self.objective(chain, statistics)
@@ -185,12 +243,19 @@ class CoordinateAscent(Solver):
                 f"to {value:.9g}; expected_statistics and the update do not belong together"
             )
         past.append(value)
-        if self._converged(past, self.tol * len(rows), noise):
+        if self._converged(past, self.tol * len(rows), noise) or self._overfits(chain):
             chain.stopped = "converged"
         elif len(past) > self.max_steps:
             chain.stopped = "max_steps"
         else:
             self.update(chain.model, statistics)
+
+    def _overfits(self, chain: CoordinateChain) -> bool:
+        """Whether the validation rows, if any, have gained nothing for some iterations."""
+        if chain.valid is None:
+            return False
+        score = self.expect(chain.model, chain.valid)["log_likelihood"]
+        return chain.review(float(score) / len(chain.valid), self.patience)
 
     def objective(self, chain: Chain, statistics: Statistics) -> float:
         """Return the bound; NaN is an error."""

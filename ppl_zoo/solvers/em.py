@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ppl_zoo.core.model import Model
+from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.solver import is_overparameterised
 from ppl_zoo.solvers.coordinate_ascent import CoordinateAscent
 
 __all__ = ["EM"]
@@ -32,4 +35,22 @@ class EM(CoordinateAscent):
         Rows in memory at once. It changes memory use only, not the result.
     initialize
         False to start from the parameters that the model has.
+    patience
+        Early stopping, where ``zoo.fit`` holds out rows: iterations without a gain of their log
+        likelihood after which a restart stops. The parameters of the best iteration are kept,
+        and choose the best restart.
     """
+
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        super().__post_init__()
+        if self.patience < 1:
+            raise ValueError(f"EM: got patience={self.patience}, expected 1 or more")
+
+    def uses_validation(self, model: Model, rows: Rows) -> bool:
+        """Whether validation rows stop the fit: not one that has its optimum in closed form."""
+        return is_overparameterised(model, rows) and any(
+            site.kind == "latent" for site in model.sites(*rows.head(1)).values()
+        )

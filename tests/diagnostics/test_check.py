@@ -8,7 +8,8 @@ import torch
 from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
-from ppl_zoo.diagnostics.check import LIMITS, SolverDiagnostics, check_draws
+from ppl_zoo.diagnostics.check import check_draws
+from ppl_zoo.diagnostics.verdicts import LIMITS, SolverDiagnostics
 
 
 class TwoModes(zoo.Model):

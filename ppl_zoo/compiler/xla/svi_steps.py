@@ -33,6 +33,8 @@ class AdamOptions:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    #: which parameters the decay of a step's rates is for; empty for none
+    decayed: tuple[bool, ...] = ()
 
 
 class Stepper:
@@ -122,7 +124,7 @@ class Stepper:
         steps
             Number of the first step of each chain, for the noise.
         rates
-            Learning rate, beta1 and beta2 ``(step, chain, 3)``.
+            Learning rate, beta1, beta2 and weight decay ``(step, chain, 4)``.
         active
             Chains that move, ``(chain,)``; the others stay.
         index
@@ -135,7 +137,7 @@ class Stepper:
         """
         with self._scope():
             with np.errstate(divide="ignore"):  # logarithms, since 1 - 0.999 is little in float32
-                rates = np.concatenate([rates, np.log(rates[..., 1:])], -1)
+                rates = np.concatenate([rates, np.log(rates[..., 1:3])], -1)
             given = (
                 self.data,
                 jax.random.key(self.seed & 0xFFFFFFFF),
@@ -230,7 +232,8 @@ class StepProgram:
         first_step
             ``(chain,)``.
         rates
-            Learning rate, beta1, beta2 and the logarithms of the betas ``(step, chain, 5)``.
+            Learning rate, beta1, beta2, weight decay and the logarithms of the betas
+            ``(step, chain, 6)``.
         active
             ``(chain,)``.
         index
@@ -307,6 +310,9 @@ class StepProgram:
             data = tuple(d[index] if per_row else d for d, per_row in pairs)
         values = state.values if shapes is None else _unpack(state.values[0], shapes, 0)
         loss, *gradients = self.loss(key, *values, *data, noise=noise)
+        if self.options.decayed:
+            parts = zip(gradients, values, self.options.decayed, strict=True)
+            gradients = [g + rate[3] * p if decays else g for g, p, decays in parts]
         if shapes is not None:
             gradients = [_pack(gradients, 0)]
         if self.guarded:
@@ -347,7 +353,7 @@ class StepProgram:
 
         count = state.count + (1 if moves is None else moves)
         t = count.astype(rate.dtype)
-        rate, b1, b2, log1, log2 = rate
+        rate, b1, b2, _, log1, log2 = rate
         size = if_moves(rate / -jnp.expm1(t * log1), 0.0)
         widen = if_moves(1.0 / jnp.sqrt(-jnp.expm1(t * log2)), 1.0)
         moved = []

@@ -17,7 +17,7 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.autoregressive.order import Order, make_orders, read_shape
-from ppl_zoo.models.autoregressive.outputs import Output
+from ppl_zoo.models.autoregressive.outputs import MixtureOutput, Output
 from ppl_zoo.models.autoregressive.sampling import SequentialSampler, draw, gibbs
 from ppl_zoo.models.common.validation import read_given
 
@@ -25,6 +25,9 @@ __all__ = ["AutoregressiveDistribution", "AutoregressiveModel"]
 
 #: particles that a conditional sample draws at once
 MAX_PARTICLES_PER_BATCH = 8192
+#: a density has collapsed at a row whose component's scale is so many times the least one; that
+#: is told of a variable where it holds for more than a share of the rows
+COLLAPSED_SCALES, MAX_COLLAPSED_SHARE = 1.5, 0.1
 
 
 class AutoregressiveModel(Model):
@@ -63,7 +66,7 @@ class AutoregressiveModel(Model):
     }
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = (
         "SVI",
-        {"batch_size": 128, "learning_rate": 1e-3, "steps": 20_000},
+        {"batch_size": 128, "learning_rate": 1e-3, "steps": 20_000, "weight_decay": "path"},
     )
 
     def __init__(
@@ -125,6 +128,25 @@ class AutoregressiveModel(Model):
             return parts[0].reshape(lead)
         joint = torch.stack(parts).logsumexp(0) - math.log(len(parts))
         return joint.reshape(lead)
+
+    @torch.no_grad()
+    def degenerate(self, *batch: Tensor) -> tuple[str, ...]:
+        """Name variables whose densities have collapsed onto their rows, in words."""
+        output = self.output
+        if not isinstance(output, MixtureOutput) or output.num_values is not None:
+            return ()
+        x = batch[0].reshape(len(batch[0]), self.num_features)
+        logits, loc, scale = output.split(self.conditionals(self.fill_missing(x)))
+        density = torch.distributions.Normal(loc, scale).log_prob(x.unsqueeze(-1))
+        best = (logits.log_softmax(-1) + density.nan_to_num()).argmax(-1, keepdim=True)
+        at_floor = scale.gather(-1, best)[..., 0] < COLLAPSED_SCALES * output.min_scale
+        shares = at_floor.double().mean(0)
+        return tuple(
+            f"the density of variable {i} has collapsed: {shares[i]:.0%} of the rows lie at the "
+            f"least scale, {output.min_scale} (it has {len(x[:, i].unique())} values in "
+            f"{len(x)} rows); add uniform noise of a unit's width to x, or take a discrete output"
+            for i in (shares > MAX_COLLAPSED_SHARE).nonzero()[:, 0].tolist()
+        )
 
     def order_of(self, member: int) -> Tensor:
         """Order of one member, ``(D,)``: the variable at each place."""

@@ -164,6 +164,17 @@ class IndependentPixels(PatchPrior):
         for parameter in (self.logits, self.loc, self.log_scale):
             parameter.copy_(parameter.gather(-1, order))
 
+    @torch.no_grad()
+    def degenerate(self, *batch: Tensor) -> tuple[str, ...]:
+        """Name features with a component that has collapsed onto one value, in words."""
+        at_floor = (2 * self.log_scale).exp() <= 1.01 * self.floor[:, None]
+        at_floor &= self.weights > 0
+        return tuple(
+            f"a component of feature {i} has collapsed onto one value; add uniform noise of a "
+            "unit's width to x, or take fewer components"
+            for i in at_floor.any(-1).nonzero()[:, 0].tolist()
+        )
+
     # ---- queries ----------------------------------------------------------------------------
 
     @torch.no_grad()

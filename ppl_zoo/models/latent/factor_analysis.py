@@ -27,6 +27,9 @@ from ppl_zoo.models.latent.factor_posterior import (
 
 __all__ = ["FactorAnalysis"]
 
+#: noise of a feature over its least, up to which it counts as none
+HEYWOOD_MARGIN = 1.01
+
 
 class FactorAnalysis(Model):
     """Factor analysis.
@@ -165,6 +168,16 @@ class FactorAnalysis(Model):
         """Refuse x of another shape than ``(n, num_features)``, and what is not finite."""
         check_features(rows, self.num_features)
         super().check_data(rows)
+
+    @torch.no_grad()
+    def degenerate(self, *batch: Tensor) -> tuple[str, ...]:
+        """Name features that the factors explain wholly (Heywood cases), in words."""
+        at_floor = self.noise <= HEYWOOD_MARGIN * self.least_noise
+        return tuple(
+            f"feature {i} has no noise left (a Heywood case): the factors explain it wholly, and "
+            "its density has no bound; take fewer factors, or drop a feature that repeats others"
+            for i in at_floor.nonzero()[:, 0].tolist()
+        )
 
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:

@@ -36,6 +36,10 @@ class Likelihood(nn.Module):
     def check(self, x: Tensor) -> None:
         """Refuse values outside of the support."""
 
+    def degenerate(self) -> tuple[str, ...]:
+        """Say, in words, where the density has collapsed."""
+        return ()
+
     def start(self, x: Tensor) -> Tensor:
         """Return outputs at the mean of rows ``x (n, D)``, ``(D,)`` or ``(D, P)``, for a start."""
         raise NotImplementedError(f"{type(self).__name__} has no start; write one")
@@ -80,6 +84,17 @@ class GaussianLikelihood(Likelihood):
     def scale(self) -> Tensor:
         """Sd of the features, ``(1,)`` or ``(D,)``, in units of x."""
         return self.log_scale.exp() + self.floor
+
+    def degenerate(self) -> tuple[str, ...]:
+        """Say where the sd has fallen to its floor."""
+        at_floor = int((self.scale < 2 * self.floor).sum())
+        if not at_floor:
+            return ()
+        return (
+            f"{at_floor} of {self.scale.numel()} sds of the decoded features have fallen to their "
+            f"floor ({self.floor}): the density has no bound there; scale x to an sd about 1, or "
+            "add noise to features of few values",
+        )
 
     def forward(self, outputs: Tensor) -> Distribution:
         """``(..., D)`` to a distribution over ``(..., D)``."""

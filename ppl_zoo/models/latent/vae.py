@@ -219,6 +219,10 @@ class VAE(Model):
         """Log p(x, z), ``x (n, D)`` and ``z (..., n, num_latents)``, ``(..., n)``."""
         return self.prior_distribution().log_prob(z) + self.row(z).log_prob(x)
 
+    def degenerate(self, *batch: Tensor) -> tuple[str, ...]:
+        """Say where the likelihood's sd has fallen to its floor."""
+        return self.likelihood.degenerate()
+
     def row(self, z: Tensor) -> Distribution:
         """Return the likelihood of z: the distribution of x given z, over ``(..., D)``."""
         return self.likelihood(self.decoder(z))

@@ -43,6 +43,9 @@ MAX_ROWS_PER_CHUNK = 65536
 #: rows whose conditional draws are made at once, a covariance matrix each
 MAX_CONDITIONED_ROWS = 1024
 
+#: a component has collapsed whose variance in one direction is less than this share of the data's
+COLLAPSED_VARIANCE = 1e-5
+
 
 class GaussianMixture(Model):
     """Mixture of Gaussians.
@@ -231,6 +234,31 @@ class GaussianMixture(Model):
         """Refuse rows of which no density can be taken; those of a query may be few."""
         validation.check_features(rows, self.num_features, second="sample_weight")
         super().check_data(rows)
+
+    @torch.no_grad()
+    def degenerate(self, *batch: Tensor) -> tuple[str, ...]:
+        """Name components that have collapsed onto few rows or a line of them, in words."""
+        x = batch[0].double()
+        x = x[~x.isnan().any(-1)]
+        if len(x) <= self.num_features:
+            return ()
+        dense = self.covariance_type.dense(
+            self.covariances.double(), self.num_components, self.num_features
+        )
+        # in units of the data, whatever their scales and correlations
+        factor, failed = torch.linalg.cholesky_ex(x.mT.cov().reshape(dense.shape[1:]))
+        if failed:
+            return ()
+        half = torch.linalg.solve_triangular(factor, dense, upper=False)
+        unit = torch.linalg.solve_triangular(factor, half.mT, upper=False)
+        least = torch.linalg.eigvalsh(unit)[:, 0]
+        used = self.weights > 0
+        return tuple(
+            f"component {k} has collapsed: its variance is {max(float(least[k]), 0.0):.1g} of the "
+            f"data's in one direction, on {float(self.weights[k]):.1%} of the rows; take fewer "
+            "components, another covariance, or a stronger covariance_prior"
+            for k in ((least < COLLAPSED_VARIANCE) & used).nonzero()[:, 0].tolist()
+        )
 
     # ---- parameters -------------------------------------------------------------------------
 

@@ -63,6 +63,9 @@ class SVIChain(Chain):
         Parameters that the programs have declared so far.
     optimizer_options
         Options of the optimizer by a parameter's name; None where all have the same.
+    constant_decay, decayed
+        Weight decay: the precision of a normal prior on the parameters that are ``decayed``,
+        where no path of decays (``validation.path``) sets it.
     """
 
     pair: Pair | None = None
@@ -78,6 +81,21 @@ class SVIChain(Chain):
     skipped: int = 0
     num_declared: int = 0
     optimizer_options: Callable[[str], dict[str, Any]] | None = None
+    constant_decay: float = 0.0
+    decayed: tuple[bool, ...] = ()
+
+    @property
+    def decay(self) -> float:
+        """Precision of the prior on the weights in the steps to come."""
+        path = None if self.validation is None else self.validation.path
+        return self.constant_decay if path is None else path.decay
+
+    @torch.no_grad()
+    def add_decay(self) -> None:
+        """Add the gradient of the prior on the weights, minus its log density, to the others."""
+        for parameter, decays in zip(self.parameters, self.decayed, strict=False):
+            if decays and parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=self.decay)
 
     def join_parameters(self) -> None:
         """Let parameters that the programs have declared since the start be learned too."""
@@ -148,6 +166,7 @@ class SVIChain(Chain):
     def step(self, data: tuple[Tensor, ...], total: int, clip_norm: float | None) -> None:
         """Take one step; records the estimate of the ELBO before it, in nats."""
         value = self.differentiate(data, total)
+        self.add_decay()
         if len(self.model.declared._parameters) != self.num_declared:
             self.join_parameters()
         if self.alternation is not None:

@@ -160,8 +160,8 @@ class XLAEngine:
             raise ValueError(f"JAX does not run on {rows.device} here")
         if chain.alternation is not None:
             raise ValueError("the compiled loop moves all parameters in every step")
-        options = _adam_options(chain, interpreted.clip_norm)
         captured, self.order = capture_step(chains, interpreted)
+        options = _adam_options(chain, interpreted.clip_norm, self.order)
         self.captured, self.checked, self.outdated = captured, 0, False
         data = rows.all()
         if tables is not None:
@@ -217,7 +217,7 @@ class XLAEngine:
         step = len(chains[0].objective)
         count = min(self.window - step % self.window, max_steps - step)
         active = {chain.index for chain in chains}
-        rates = np.zeros((count, len(self.chains), 3))
+        rates = np.zeros((count, len(self.chains), 4))
         for chain in chains:
             rates[:, chain.index] = _rates(chain, count)
         values = self.stepper.run(
@@ -292,7 +292,9 @@ def _gradient(
     return loss.item()
 
 
-def _adam_options(chain: SVIChain, clip_norm: float | None) -> dict[str, Any]:
+def _adam_options(
+    chain: SVIChain, clip_norm: float | None, order: Sequence[int]
+) -> dict[str, Any]:
     optimizer = chain.optimizer
     groups = optimizer.param_groups
     if type(optimizer) is not torch.optim.Adam or len(groups) != 1:
@@ -304,15 +306,16 @@ def _adam_options(chain: SVIChain, clip_norm: float | None) -> dict[str, Any]:
         "eps": groups[0]["eps"],
         "weight_decay": groups[0]["weight_decay"],
         "clip_norm": clip_norm,
+        "decayed": tuple(chain.decayed[i] for i in order) if any(chain.decayed) else (),
     }
 
 
 def _rates(chain: SVIChain, count: int) -> np.ndarray:
-    """Learning rate, beta1 and beta2 of the steps to come, ``(step, 3)``."""
+    """Learning rate, beta1, beta2 and weight decay of the steps to come, ``(step, 4)``."""
     group = chain.optimizer.param_groups[0]
 
-    def now() -> tuple[float, float, float]:
-        return float(group["lr"]), *map(float, group["betas"])
+    def now() -> tuple[float, float, float, float]:
+        return float(group["lr"]), *map(float, group["betas"]), chain.decay
 
     if chain.schedule is None:
         return np.tile(now(), (count, 1))

@@ -1,4 +1,4 @@
-"""Convergence test for a stochastic objective (windowed median), and early stopping."""
+"""Convergence test for a stochastic objective, early stopping, regularisation path."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from ppl_zoo.solvers.elbos import differentiable_loss, ignore_nan_warnings
 from ppl_zoo.solvers.guides import Pair
 from ppl_zoo.solvers.loop import Chain
 
-__all__ = ["Plateau", "ValidationMonitor"]
+__all__ = ["Plateau", "RegularizationPath", "ValidationMonitor"]
 
 #: validation rows that are scored at once
 ROWS_PER_CHUNK = 4096
+#: weight decays of the path, as precisions of a normal prior on each weight
+WEIGHT_DECAYS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.0)
+#: relative gain of the validation score that counts as one; a stage has failed where its best
+#: stays below that of all by so many of them
+MIN_RELATIVE_GAIN, GAINS_TO_FAIL = 2e-4, 5
+#: stages that fail in a row before the path ends: one alone may be noise
+MAX_FAILED_STAGES = 2
 
 
 class Plateau:
@@ -88,6 +95,61 @@ class Plateau:
         self.before = before
 
 
+class RegularizationPath:
+    """Regularisation path: weight decays from strong to none, stopped by validation rows.
+
+    Each decay begins where the one before ended, as the paths of Friedman, Hastie & Tibshirani
+    2010 (https://doi.org/10.18637/jss.v033.i01) do for penalised regressions, so that the
+    whole path costs little more than one fit. A decay ends when the validation score has not
+    gained for ``patience`` evaluations; the path, when two decays in a row brought nothing.
+
+    Parameters
+    ----------
+    patience
+        Evaluations without a gain.
+    max_steps
+        Most steps of the whole path; each decay has its share.
+    """
+
+    def __init__(self, patience: int, max_steps: int) -> None:
+        self.patience, self.steps_per_stage = patience, max(1, max_steps // len(WEIGHT_DECAYS))
+        self.stage = self.waited = self.failed = self.began = 0
+        self.best = self.stage_best = -math.inf
+
+    @property
+    def decay(self) -> float:
+        """Weight decay of the steps to come."""
+        return WEIGHT_DECAYS[self.stage]
+
+    def review(self, score: float, step: int) -> bool:
+        """Account for a validation score; return whether the path has ended."""
+        if score > self.stage_best + MIN_RELATIVE_GAIN * abs(score):
+            self.stage_best, self.waited = score, 0
+        else:
+            self.waited += 1
+        self.best = max(self.best, score)
+        if self.waited < self.patience and step - self.began < self.steps_per_stage:
+            return False
+        margin = GAINS_TO_FAIL * MIN_RELATIVE_GAIN * abs(self.best)
+        self.failed = self.failed + 1 if self.stage_best < self.best - margin else 0
+        if self.failed >= MAX_FAILED_STAGES or self.stage + 1 == len(WEIGHT_DECAYS):
+            return True
+        self.stage, self.waited, self.began, self.stage_best = self.stage + 1, 0, step, -math.inf
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Return plain numbers, for resuming."""
+        names = ("stage", "waited", "failed", "began", "best", "stage_best")
+        values = {name: getattr(self, name) for name in names}
+        # JSON has no infinity
+        return {name: v if math.isfinite(v) else None for name, v in values.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name, value in state.items():
+            setattr(self, name, -math.inf if value is None else value)
+
+
 class ValidationMonitor:
     """Early stopping by validation rows, and the moving average of the parameters.
 
@@ -112,6 +174,8 @@ class ValidationMonitor:
         Of the ELBO's noise, the same at each evaluation.
     num_rows
         Rows of the fit.
+    path
+        Path of weight decays, which then says when to stop; None for none.
     """
 
     def __init__(
@@ -126,7 +190,9 @@ class ValidationMonitor:
         decay: float | None,
         seed: int,
         num_rows: int,
+        path: RegularizationPath | None = None,
     ) -> None:
+        self.path = path
         self.chain, self.valid, self.patience, self.every = chain, valid, patience, every
         self.parameters, self.pair, self.elbo = parameters, pair, elbo
         self.num_rows = num_rows
@@ -154,6 +220,8 @@ class ValidationMonitor:
             self.values.append(self._score())
             if max(self.values) == self.values[-1]:
                 self.best = _copy(self.parameters)
+        if self.path is not None:
+            return self.path.review(self.values[-1], self.seen)
         return len(self.values) - 1 - self.values.index(max(self.values)) >= self.patience
 
     @property
@@ -198,7 +266,8 @@ class ValidationMonitor:
             for name, group in groups.items()
             for i, t in enumerate(group or ())
         }
-        return tensors, {"values": self.values, "seen": self.seen}
+        path = None if self.path is None else self.path.state()
+        return tensors, {"values": self.values, "seen": self.seen, "path": path}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any] | None) -> None:
         """Go on from a saved state; a chain that had no monitor has one from here on."""
@@ -217,6 +286,8 @@ class ValidationMonitor:
         if "best" in groups:
             self.best = self._near(groups["best"])
         self.values, self.seen = list(values["values"]), values["seen"]
+        if self.path is not None and values.get("path") is not None:
+            self.path.restore(values["path"])
         self.averaged = self.seen - self.seen % self.stride
 
     def _near(self, values: list[Tensor]) -> list[Tensor]:

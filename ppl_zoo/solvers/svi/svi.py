@@ -23,7 +23,7 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
-from ppl_zoo.core.solver import FitContext, Solver
+from ppl_zoo.core.solver import FitContext, Solver, is_overparameterised
 from ppl_zoo.solvers.elbos import ELBOS, make_elbo
 from ppl_zoo.solvers.fixed_draws.solver import Choice, NoStartError, solve_with_fixed_draws
 from ppl_zoo.solvers.guides import AutoSkewedNormal, copy_guide, make_pair
@@ -42,12 +42,17 @@ from ppl_zoo.solvers.svi.engines import (
     window_of,
 )
 from ppl_zoo.solvers.svi.objective import choose_objective
-from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
+from ppl_zoo.solvers.svi.stopping import Plateau, RegularizationPath, ValidationMonitor
 
 __all__ = ["SVI"]
 
 #: steps whose median is reported as the final objective
 NUM_STEPS_REPORTED = 100
+#: early stopping of rows that ``zoo.fit`` held out: evaluations without a gain, and the least
+#: steps between two of them
+DEFAULT_PATIENCE, MIN_STEPS_BETWEEN_EVALUATIONS = 10, 10
+#: decay of the moving average of the parameters along a path of weight decays
+PATH_AVERAGE = 0.98
 
 
 @dataclass(frozen=True)
@@ -107,14 +112,20 @@ class SVI(Solver):
         holds at the smallest learning rate and the parameters moved by less than
         ``parameter_tol`` relative.
     patience
-        Early stopping: evaluations on the ``valid`` rows of the data set without a gain after
-        which a chain stops. The parameters of the best evaluation are kept, and choose the best
-        chain.
+        Early stopping: evaluations on validation rows (``valid`` of the data set, or rows that
+        ``zoo.fit`` held out) without a gain after which a chain stops. The parameters of the
+        best evaluation are kept, and choose the best chain. None for 10, where ``zoo.fit``
+        holds out rows of its own accord.
     validate_every
         Steps between two evaluations; None for a pass over the data.
     average
         Decay of an exponential moving average of the parameters (0.999, say), which is then
-        evaluated and kept; None for none.
+        evaluated and kept; None for none (0.98 along a path of weight decays).
+    weight_decay
+        Precision of a normal prior on the weights of nets (parameters of two dimensions and
+        more but biases), for posterior modes; 0 for maximum likelihood. "path" for a
+        regularisation path, from strong to none, stopped and chosen by the validation rows; 0
+        where there are none.
     alternate
         ``(e_steps, m_steps)`` for variational EM: so many steps of the guide's parameters, then
         so many of the model's, in turns (interpreted); None for all of them in every step.
@@ -153,6 +164,7 @@ class SVI(Solver):
     objective: str = "auto"
     alternate: tuple[int, int] | None = None
     precision: str | None = None
+    weight_decay: float | str = 0.0
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
@@ -183,6 +195,11 @@ class SVI(Solver):
                 f"SVI: got precision={self.precision!r} with compile={self.compile!r}, expected "
                 "compile='auto' or False: mixed precision is interpreted"
             )
+        decay = self.weight_decay
+        if decay != "path" and not (isinstance(decay, (int, float)) and 0 <= decay < math.inf):
+            raise ValueError(
+                f"SVI: got weight_decay={decay!r}, expected a precision of 0 or more, or 'path'"
+            )
         if self.objective not in ("auto", "fixed-draws", "stochastic"):
             raise ValueError(
                 f"SVI: got objective={self.objective!r}, expected 'auto', 'fixed-draws' or "
@@ -196,18 +213,17 @@ class SVI(Solver):
         if isinstance(self.elbo, str) and self.elbo not in known:
             raise ValueError(f"SVI: got elbo={self.elbo!r}, expected one of {known} or an ELBO")
 
-    @property
-    def uses_validation(self) -> bool:
+    def uses_validation(self, model: Model, rows: Rows) -> bool:
         """Whether validation rows stop the fit."""
-        return self.patience is not None
+        return self.patience is not None or is_overparameterised(model, rows)
 
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
         seed, resume = context.seed, context.resume
-        if self.uses_validation and context.valid is None:
+        if self.patience is not None and context.valid is None:
             raise DataError(
-                f"SVI: got patience={self.patience} without validation rows, expected a data set "
-                "with valid (zoo.data.load, or zoo.data.Dataset of your own)"
+                f"SVI: got patience={self.patience} without validation rows, expected "
+                "zoo.fit(validation=0.1), or a data set with valid"
             )
         choice = choose_objective(self, model, rows, seed, resume)
         reason = choice.reason
@@ -225,17 +241,20 @@ class SVI(Solver):
         ]
         batches = Minibatches(seed, self.batch_size, len(rows))
         interpreted = InterpretedEngine(rows, batches, seed, self.clip_norm)
+        monitor = chains[0].validation
+        every = None if monitor is None or monitor.valid is None else monitor.every
         engine = choose_engine(
             self.compile if self.precision is None else False,
             chains,
             interpreted,
             self.steps,
-            self.window,
+            every or self.window,
         )
         for chain in chains:
-            chain.plateau.window = self.window or window_of(
-                engine.name, self.steps, chain.pair.score_function
-            )
+            window = self.window or window_of(engine.name, self.steps, chain.pair.score_function)
+            if engine.name == "xla" and every is not None:  # whose blocks end at evaluations
+                window = every * math.ceil(window / every)
+            chain.plateau.window = window
 
         def solution() -> Solution:
             engine.sync()
@@ -281,15 +300,19 @@ class SVI(Solver):
         for chain in active:
             if chain.stopped == "diverged":
                 continue
-            if chain.validation is not None:
+            monitor = chain.validation
+            validated = monitor is not None and monitor.valid is not None
+            on_path = monitor is not None and monitor.path is not None
+            if monitor is not None:
                 engine.sync()
-                if chain.validation.review():
+                if monitor.review():
                     chain.stopped = "converged"
                     continue
-            settled = chain.plateau.review(
+            # along a path the learning rate stays, since each weight decay has its own plateau
+            settled = not on_path and chain.plateau.review(
                 chain.objective, chain.optimizer, partial(engine.vector, chain)
             )
-            if settled and self.patience is None:  # validation decides where there is any
+            if settled and not validated:  # validation decides where there is any
                 chain.stopped = "converged"
             elif len(chain.objective) >= self.steps:
                 chain.stopped = "max_steps"
@@ -471,19 +494,29 @@ def _make_chain(
     if options.alternate is not None:
         shown = rows.head(options.batch_size or len(rows))
         chain.alternation = Alternation.of(options.alternate, pair, chain.parameters, shown)
+    path = None
+    if options.weight_decay != 0:
+        chain.decayed = tuple(p.ndim > 1 and "bias" not in name for name, p in named)
+        if options.weight_decay != "path":
+            chain.constant_decay = options.weight_decay
+        elif valid is not None:
+            path = RegularizationPath(options.patience or DEFAULT_PATIENCE, options.steps)
     if options.average is not None or valid is not None:
-        every = options.validate_every or math.ceil(len(rows) / (options.batch_size or len(rows)))
+        every = math.ceil(len(rows) / (options.batch_size or len(rows)))
+        if options.patience is None:
+            every = max(every, MIN_STEPS_BETWEEN_EVALUATIONS)
         chain.validation = ValidationMonitor(
             chain,
             chain.parameters,
             pair,
             chain.elbo,
             valid,
-            options.patience,
-            every,
-            options.average,
+            options.patience or DEFAULT_PATIENCE,
+            options.validate_every or every,
+            PATH_AVERAGE if options.average is None and path is not None else options.average,
             seed,
             len(rows),
+            path,
         )
     if resume is not None:
         chain.restore(resume)
