@@ -71,6 +71,8 @@ class FitRequest:
         Rows in a minibatch (svi) or in memory at once (em).
     solver_option
         Any other option of the solver, such as `tol=1e-8`.
+    validation
+        Rows held out of the fit: `auto`, `none`, or their share, such as 0.1.
     seed
         Makes the fit repeatable; default 0.
     dtype
@@ -96,6 +98,7 @@ class FitRequest:
     batch_size: Annotated[int | None, arg(metavar="ROWS")] = None
     solver_option: Settings = ()
     device: DeviceOption = "auto"
+    validation: Annotated[str, arg(metavar="SHARE")] = "auto"
     seed: Annotated[int | None, arg(metavar="SEED")] = None
     dtype: Literal["float32", "float64"] | None = None
     out: Annotated[str | None, arg(metavar="FOLDER")] = None
@@ -113,6 +116,18 @@ class FitRequest:
     def data_options(self) -> dict[str, Any]:
         """Options of the data set."""
         return parse_settings(self.data_option)
+
+    @property
+    def held_out(self) -> str | float | None:
+        """What ``zoo.fit`` takes as ``validation``."""
+        if self.validation in ("auto", "none"):
+            return "auto" if self.validation == "auto" else None
+        try:
+            return float(self.validation)
+        except ValueError as error:
+            raise DataError(
+                f"validation: got {self.validation!r}, expected auto, none or a share, such as 0.1"
+            ) from error
 
     @property
     def solver_options(self) -> dict[str, Any]:
@@ -166,7 +181,15 @@ def _start(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Dataset, Re
     model = model.double() if recipe.dtype == "float64" else model
     solver = make_solver(card, recipe.solver, recipe.options)
     note(f"fitting {card.name} to {dataset!r}")
-    done = fit(model, dataset, solver, device=request.device, seed=recipe.seed, checkpoint=out)
+    done = fit(
+        model,
+        dataset,
+        solver,
+        validation=request.held_out,
+        device=request.device,
+        seed=recipe.seed,
+        checkpoint=out,
+    )
     return done, dataset, recipe
 
 

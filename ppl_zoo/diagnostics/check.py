@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ppl_zoo.core.khat import Reweighted, khat, khat_of_rows, psis_weights, smoothed_share
 from ppl_zoo.diagnostics.verdicts import (
@@ -23,12 +24,13 @@ from ppl_zoo.diagnostics.verdicts import (
     judge_generalisation,
     judge_inference,
     judge_model,
+    weights_refuse,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Check", "check_draws"]
+__all__ = ["Check", "check_draws", "refused_by_weights"]
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,16 @@ class Check:
         if against:
             head += "  mean error  sd error  distance"
         elif weighted:
-            head += "  mean error  sd error (reweighted)"
+            by = "short chains" if any(line.drift for line in self.lines) else "reweighted"
+            head += f"  mean error  sd error ({by})"
         rows = [head]
         for line in self.lines:
             row = f"{line.name:{width}} {line.mean:10.4g} {line.sd:10.4g}"
             row += f" {_formatted(line.rhat, 6, 3)} {line.ess:6.0f}"
             if against:
                 row += f"  {line.mean_error:+10.2f} {line.sd_error:+9.0%} {line.distance:9.1f}"
-            elif line.reweighted is not None:
-                found = line.reweighted
+            elif line.drift is not None or line.reweighted is not None:
+                found = line.drift or line.reweighted
                 row += f"  {found.mean_error:+10.2f} {found.sd_error:+9.0%}"
                 row += f" +- {found.sd_noise:.0%}"
             rows.append(row)
@@ -157,13 +160,11 @@ def check_draws(
         if other is not None and name in other:
             line |= _errors(values.ravel(), other[name])
         if smoothed is not None and np.isfinite(smoothed[best]).all():
+            line["drift"] = solver.drifts.get(name)
             line["reweighted"] = Reweighted.of(values[best].astype(np.float64), smoothed[best])
         lines.append(ScalarCheck(**line))
     khats, shares, num_weights = _weights(solver)
-    tail = math.ceil(min(0.2 * num_weights, 3.0 * math.sqrt(num_weights))) or 1
-    khat_error = np.where(
-        np.isfinite(khats), (1 + np.maximum(khats, -0.5)) / math.sqrt(tail), np.nan
-    )
+    khat_error = _khat_error(khats, num_weights)
     p_values = _p_values(replicates, observed)
     return Check(
         inference=judge_inference(lines, solver, khats, khat_error, shares, other),
@@ -178,6 +179,22 @@ def check_draws(
         reference=other,
         limits=LIMITS,
     )
+
+
+def _khat_error(khats: np.ndarray, num_weights: int) -> np.ndarray:
+    """Estimate the standard error of k-hat by the number of weights in its tail (Smith 1987)."""
+    tail = math.ceil(min(0.2 * num_weights, 3.0 * math.sqrt(num_weights))) or 1
+    error = (1 + np.maximum(khats, -0.5)) / math.sqrt(tail)
+    return np.where(np.isfinite(khats), error, np.nan)
+
+
+def refused_by_weights(log_weights: torch.Tensor) -> bool:
+    """Whether the importance weights ``(draw,)`` of a guide refuse it."""
+    if not torch.isfinite(log_weights).any() or log_weights.isnan().any():
+        return False  # that is told as it is
+    found = np.array([khat(log_weights)])
+    error = _khat_error(found, len(log_weights))
+    return weights_refuse(smoothed_share(log_weights), float(found[0]), float(error[0]))
 
 
 def _weights(solver: SolverDiagnostics) -> tuple[np.ndarray, np.ndarray, int]:

@@ -17,6 +17,7 @@ from ppl_zoo.core.khat import Reweighted
 
 __all__ = [
     "LIMITS",
+    "Drift",
     "Finding",
     "HeldOut",
     "ScalarCheck",
@@ -25,6 +26,7 @@ __all__ = [
     "judge_generalisation",
     "judge_inference",
     "judge_model",
+    "weights_refuse",
 ]
 
 #: limits of the verdicts: k-hat less its standard error (Yao et al. 2018), where fewer than
@@ -47,6 +49,8 @@ LIMITS: Mapping[str, float] = {
 }
 #: an error is told where it exceeds its limit and so many of its own standard errors
 NOISE_FACTOR = 2.0
+#: the same of short chains, whose standard errors are small and whose scalars are many
+DRIFT_NOISE_FACTOR = 3.0
 #: terms whose tail has a larger k-hat have no variance
 FINITE_VARIANCE = 0.5
 #: sites named in a finding
@@ -60,7 +64,8 @@ class ScalarCheck:
     ``mean_error`` is in units of the reference sd, ``sd_error`` relative (-0.26: 26 % too small),
     ``distance`` the Wasserstein distance to the reference over that between its two halves; NaN
     without a reference. ``reweighted`` holds the same errors against the guide's own draws under
-    importance weights; None where there are no weights.
+    importance weights, ``drift`` those that short chains begun at its draws tell; None where there
+    are none.
     """
 
     name: str
@@ -72,6 +77,26 @@ class ScalarCheck:
     sd_error: float = math.nan
     distance: float = math.nan
     reweighted: Reweighted | None = None
+    drift: Drift | None = None
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Change of a scalar's moments along short Markov chains begun at a guide's draws.
+
+    Attributes
+    ----------
+    mean_error, mean_noise
+        Error of the guide's mean in posterior sds, extrapolated to long chains, and its standard
+        error.
+    sd_error, sd_noise
+        Relative error of its sd, likewise.
+    """
+
+    mean_error: float
+    mean_noise: float
+    sd_error: float
+    sd_noise: float
 
 
 @dataclass(frozen=True)
@@ -149,6 +174,8 @@ class SolverDiagnostics:
         amortised guide.
     diverging
         Divergent transitions ``(chain, draw)`` of a sampler.
+    drifts
+        What short chains tell of each scalar ``"site[i, j]"``; empty where none ran.
     mean_field
         Whether the guide leaves out correlations, which the advice depends on.
     active
@@ -160,6 +187,7 @@ class SolverDiagnostics:
     log_weights: torch.Tensor | None = None
     row_log_weights: Sequence[torch.Tensor] = field(default=())
     diverging: np.ndarray | None = None
+    drifts: Mapping[str, Drift] = field(default_factory=dict)
     mean_field: bool = False
     active: np.ndarray | None = None
 
@@ -208,7 +236,11 @@ def judge_inference(
     found += _convergence(solver)
     if solver.converges and not found:
         measured.append("convergence")
-    if weighted:
+    drifted = [line for line in lines if line.drift is not None]
+    if weighted and drifted:
+        found += _judge_drifts(drifted, float(np.nanmin(shares)), advice)
+        measured.append("means and sds at the ends of short chains begun at the guide's draws")
+    elif weighted:
         found += _judge_weights(solver, khats, khat_errors, shares, lines, advice)
         shown = np.nanmin(shares) if np.isfinite(shares).any() else math.nan
         measured.append(f"{shown:.0%} effective draws")
@@ -303,8 +335,8 @@ def _judge_weights(
                 tuple(line.name for line in off),
             )
         )
-    beyond = worst - khat_errors[np.nanargmax(khats)] if np.isfinite(worst) else worst
-    if beyond > LIMITS["khat"] and share < LIMITS["steady"]:
+    error = khat_errors[np.nanargmax(khats)] if np.isfinite(worst) else 0.0
+    if worst - error > LIMITS["khat"] and share < LIMITS["steady"]:
         found.append(
             Finding(
                 "k-hat",
@@ -315,30 +347,82 @@ def _judge_weights(
                 tuple(line.name for line in off),
             )
         )
-    for kind, unit in (("mean", "posterior sds"), ("sd", "")):
+    for kind in ("mean", "sd"):
         bad = [line for line in off if kind in _beyond(line.reweighted)]
         if not bad:
             continue
         line = max(bad, key=lambda line: abs(getattr(line.reweighted, f"{kind}_error")))
         value = getattr(line.reweighted, f"{kind}_error")
-        size = (
-            f"off by {abs(value):.2f} {unit}"
-            if kind == "mean"
-            else f"{abs(value):.0%} too {'small' if value < 0 else 'large'}"
-        )
-        limit = LIMITS[kind]
-        shown = f"{limit:.2f}" if kind == "mean" else f"{limit:.0%}"
         found.append(
             Finding(
                 kind,
                 value,
-                limit,
-                f"the {kind} of {line.name} is {size} (above {shown}) by the reweighted "
+                LIMITS[kind],
+                f"the {kind} of {line.name} is {_off_by(kind, value)} by the reweighted "
                 f"draws{_and_others(bad)}; {advice}",
                 tuple(line.name for line in bad),
             )
         )
     return found
+
+
+def weights_refuse(share: float, khat: float, error: float) -> bool:
+    """Whether importance weights refuse a guide: few effective draws, or too heavy a tail."""
+    heavy = khat - error > LIMITS["khat"] and share < LIMITS["steady"]
+    return share < LIMITS["share"] or heavy
+
+
+def _judge_drifts(lines: Sequence[ScalarCheck], share: float, advice: str) -> list[Finding]:
+    """Judge by short chains begun at the guide's draws, where its weights refuse it."""
+    found = []
+    for kind in ("mean", "sd"):
+        errors = {
+            line.name: (getattr(line.drift, f"{kind}_error"), getattr(line.drift, f"{kind}_noise"))
+            for line in lines
+        }
+        bad = {
+            name: value
+            for name, (value, noise) in errors.items()
+            if abs(value) > max(LIMITS[kind], DRIFT_NOISE_FACTOR * noise)
+        }
+        if bad:
+            name = max(bad, key=lambda n: abs(bad[n]))
+            found.append(
+                Finding(
+                    kind,
+                    bad[name],
+                    LIMITS[kind],
+                    f"the {kind} of {name} is {_off_by(kind, bad[name])} by short chains begun "
+                    f"at the guide's draws{_and_others(bad)}; {advice}",
+                    tuple(sorted(bad, key=lambda n: -abs(bad[n]))),
+                )
+            )
+    slow = [
+        line
+        for line in lines
+        if DRIFT_NOISE_FACTOR * max(line.drift.mean_noise, line.drift.sd_noise)
+        > max(LIMITS["mean"], LIMITS["sd"])
+    ]
+    if slow and not found:
+        found.append(
+            Finding(
+                "effective draws",
+                share,
+                LIMITS["share"],
+                f"{share:.1%} of the guide's draws are effective (below {LIMITS['share']:.0%}), "
+                f"and short chains begun at them move too little to tell{_named(slow)}; {advice}",
+                tuple(line.name for line in slow),
+            )
+        )
+    return found
+
+
+def _off_by(kind: str, value: float) -> str:
+    """Say an error of a moment beyond its limit."""
+    if kind == "mean":
+        return f"off by {abs(value):.2f} posterior sds (above {LIMITS['mean']:.2f})"
+    size = "small" if value < 0 else "large"
+    return f"{abs(value):.0%} too {size} (above {LIMITS['sd']:.0%})"
 
 
 def _beyond(found: Reweighted | None) -> tuple[str, ...]:
@@ -519,7 +603,7 @@ def judge_model(p_values: Mapping[str, float], active: np.ndarray | None) -> Ver
     )
 
 
-def _and_others(lines: Sequence[ScalarCheck]) -> str:
+def _and_others(lines: Sequence[ScalarCheck] | Mapping[str, float]) -> str:
     return f", and {len(lines) - 1} more beside it" if len(lines) > 1 else ""
 
 

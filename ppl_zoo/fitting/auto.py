@@ -235,7 +235,12 @@ def _beyond(check: Check, error: float) -> str:
         found = line.reweighted
         sampled = found is None and np.isfinite(line.ess)
         terms = []
-        if found is not None:
+        if line.drift is not None:
+            terms = [
+                (abs(line.drift.mean_error), line.drift.mean_noise, 0.0, "mean"),
+                (abs(line.drift.sd_error), line.drift.sd_noise, 0.0, "sd"),
+            ]
+        elif found is not None:
             terms = [
                 (abs(found.mean_error), found.mean_noise, found.mean_khat, "mean"),
                 (abs(found.sd_error), found.sd_noise, found.sd_khat, "sd"),
@@ -244,7 +249,8 @@ def _beyond(check: Check, error: float) -> str:
             by = value / max(error, NOISE_FACTOR * noise)
             if by > worst and not tail > FINITE_VARIANCE:
                 worst = by
-                said = f"the {kind} of {line.name} is {value:.2f} off by the reweighted draws"
+                by = "short chains" if line.drift is not None else "the reweighted draws"
+                said = f"the {kind} of {line.name} is {value:.2f} off by {by}"
         if sampled and line.ess * (NOISE_SHARE * error) ** 2 < 1.0:
             by = 1.0 / (line.ess * (NOISE_SHARE * error) ** 2)
             if by > worst:

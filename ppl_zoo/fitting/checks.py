@@ -17,11 +17,12 @@ from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import first_run
-from ppl_zoo.diagnostics.check import Check, check_draws
+from ppl_zoo.diagnostics.check import Check, check_draws, refused_by_weights
 from ppl_zoo.diagnostics.row_check import RowCheck
 from ppl_zoo.diagnostics.row_check import check_rows as compare_rows
-from ppl_zoo.diagnostics.verdicts import HeldOut, SolverDiagnostics
+from ppl_zoo.diagnostics.verdicts import Drift, HeldOut, SolverDiagnostics
 from ppl_zoo.evaluation.active_units import LatentUse, latent_use
+from ppl_zoo.evaluation.short_chains import run_short_chains
 from ppl_zoo.solvers.em import EM
 
 __all__ = ["check", "check_rows"]
@@ -59,12 +60,16 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
     by_row = [d.log_weight_rows for d in chains]
     weights = [d.log_weight for d in chains]
     latent = bool(drawn) and not sampled
+    drifts: Mapping[str, Drift] = {}
+    if latent and use is None and len(weights) == 1 and refused_by_weights(weights[0]):
+        drifts = run_short_chains(fit)
     solver = SolverDiagnostics(
         stopped=fit.solution.stopped,
         converges=not sampled,
         log_weights=torch.stack(weights) if latent and use is None else None,
         row_log_weights=[w for w in by_row if w is not None] if use is not None else (),
         diverging=fit.solution.sample_stats.get("diverging"),
+        drifts=drifts,
         mean_field=type(module_of(fit.guide)).__name__ == "AutoNormal",
         active=None if use is None else use.active.cpu().numpy(),
     )

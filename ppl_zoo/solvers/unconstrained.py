@@ -134,10 +134,12 @@ class Unconstrained:
             trace, log_det = self._run(z, data, centring)
             return -(self._log_joint(trace) + log_det)
 
-    def values(self, z: Tensor, *data: Tensor) -> dict[str, Tensor]:
+    def values(
+        self, z: Tensor, *data: Tensor, centring: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return latents and deterministic sites on the model's own scale."""
         with poutine.block():
-            trace, _ = self._run(z, data)
+            trace, _ = self._run(z, data, centring)
         return {name: torch.as_tensor(trace.nodes[name]["value"]) for name in self.shapes}
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
