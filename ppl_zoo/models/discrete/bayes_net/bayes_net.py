@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete.bayes_net.bif import MAX_ROW_SUM_ERROR
 from ppl_zoo.models.discrete.bayes_net.counts import (
     as_columns,
     configuration_index,
@@ -28,12 +27,15 @@ from ppl_zoo.models.discrete.bayes_net.inference import JunctionTreeInference
 from ppl_zoo.models.discrete.bayes_net.io import NetworkFiles
 from ppl_zoo.models.discrete.bayes_net.junction_tree import JunctionTree
 from ppl_zoo.models.discrete.bayes_net.learning import StructureLearning
+from ppl_zoo.models.discrete.bayes_net.network_file import MAX_ROW_SUM_ERROR
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
 from ppl_zoo.models.discrete.tabular import CountedModel
 
 __all__ = ["BayesNet"]
 
 ROWS_PER_CHUNK = 65_536
+#: a table beyond this (512 MiB in double precision) is refused before it is built
+MAX_CELLS_PER_TABLE = 2**26
 
 
 class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedModel):
@@ -113,6 +115,12 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
         self.site_names = _name_sites(self.state_space.nodes)
         for node, site in self.site_names.items():
             shape = (self.num_configurations(node), len(self.state_space.states[node]))
+            if math.prod(shape) > MAX_CELLS_PER_TABLE:
+                raise DataError(
+                    f"table of {node!r}: got {math.prod(shape):,} cells, for "
+                    f"{len(self.graph.parents[node])} parents, expected at most "
+                    f"{MAX_CELLS_PER_TABLE:,}; put nodes of fewer parents in between"
+                )
             own = concentration
             if isinstance(concentration, Mapping):
                 own = torch.as_tensor(concentration.get(node, 1.0), dtype=self.dtype)
