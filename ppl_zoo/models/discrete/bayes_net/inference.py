@@ -28,10 +28,12 @@ class Explanation(NamedTuple):
 class JunctionTreeInference:
     """Inference by junction tree, a chunk of rows at a time; a base class of `BayesNet`.
 
-    Evidence is a mapping ``{node: state}`` (a name or a number; a sequence of them for several
-    rows), or integers ``(rows, nodes)`` with -1 for unobserved. Soft evidence is a mapping
-    ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: the probability of an
-    observation under each state.
+    Evidence is a mapping ``{node: name of its state}`` (a sequence of names for several rows), a
+    data frame or one of its rows, or a tensor of codes ``(rows, nodes)`` with -1 for unobserved.
+    A number names a state too: 1 is the state "1", never the second one.
+
+    Soft evidence is a mapping ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: the
+    probability of an observation under each state.
     """
 
     # of BayesNet

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.models.common.categories import infer_states, named_columns
 from ppl_zoo.models.discrete.bayes_net.counts import as_columns, family_counts
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
 
@@ -39,9 +40,11 @@ class StructureLearning:
         Parameters
         ----------
         data
-            Rows ``(n, nodes)`` of integers, or a data frame or mapping of columns.
+            A data frame (pandas, polars) or mapping of columns; or rows ``(n, nodes)``, as a
+            tensor of codes or an array.
         states
-            ``{node: names of its states}``; inferred from the data where left out.
+            ``{node: names of its states}``; where left out, the categories of a column, or the
+            values that occur in it, in their order.
         **options
             Of the model.
 
@@ -123,27 +126,40 @@ class StructureLearning:
 
 def _read_complete(data: Any, states: Any) -> tuple[Tensor, dict[str, tuple[str, ...]]]:
     """Rows and states of complete data; states are inferred from the data where None."""
-    if states is None and (isinstance(data, Mapping) or hasattr(data, "columns")):
-        states = {}
-        for name in data:
-            values = sorted(
-                set(data[name].tolist() if hasattr(data[name], "tolist") else data[name])
-            )
-            integers = all(isinstance(v, (int, float)) and v == int(v) for v in values)
-            states[str(name)] = int(max(values)) + 1 if integers else values
-    elif states is None:
-        x = torch.as_tensor(data)
+    named = named_columns(data)
+    if named is None:
+        x = data if isinstance(data, Tensor) else np.asarray(data)
         if x.ndim != 2 or not len(x):
             raise DataError(f"data: got shape {tuple(x.shape)}, expected (n, nodes)")
         width = len(str(x.shape[1] - 1))
-        states = {f"x{i:0{width}d}": int(m) + 1 for i, m in enumerate(x.amax(0).tolist())}
-    states = read_states(dict.fromkeys(states), states)
-    state_space = StateSpace(states)
+        names = list(states) if isinstance(states, Mapping) else []
+        if len(names) != x.shape[1]:
+            names = [f"x{i:0{width}d}" for i in range(x.shape[1])]
+        if states is None:
+            states = {n: _states_of_codes(n, c) for n, c in zip(names, x.T, strict=True)}
+    elif states is None:
+        states = {name: infer_states(name, column) for name, column in named.items()}
+    state_space = StateSpace(read_states(dict.fromkeys(states), states))
     x = torch.as_tensor(state_space.rows(data)).long()
     state_space.check(x)
-    if bool((x < 0).any()):
-        raise DataError("data: got missing values, expected complete rows to learn a structure")
+    missing = (x < 0).sum(0).tolist()
+    if any(missing):
+        node = next(n for n, count in zip(state_space.nodes, missing, strict=True) if count)
+        raise DataError(
+            f"data: got {missing[state_space.index[node]]} missing values in column {node!r}, "
+            f"expected complete rows to learn a structure; drop them, df.dropna(), or make them a "
+            f"state, df[{node!r}].fillna('unknown')"
+        )
     return x, state_space.states
+
+
+def _states_of_codes(name: str, column: Tensor | np.ndarray) -> int | tuple[str, ...]:
+    """States of a column without a name: codes from 0, or an array's values where none is 0."""
+    numbers = isinstance(column, Tensor) or column.dtype.kind in "iuf"
+    if not numbers or not (isinstance(column, Tensor) or column.min() <= 0):
+        return infer_states(name, column)
+    column = column[~column.isnan()] if isinstance(column, Tensor) else column[~np.isnan(column)]
+    return int(column.max()) + 1 if len(column) else 1
 
 
 def _mutual_information(x: Tensor, sizes: Sequence[int]) -> Tensor:
