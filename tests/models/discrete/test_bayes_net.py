@@ -418,7 +418,7 @@ def test_chow_liu_finds_a_tree():
     assert all(len(above) <= 1 for above in found.graph.parents.values())
 
 
-@pytest.mark.parametrize("score", ["bic", "bdeu"])
+@pytest.mark.parametrize("score", ["bic", "bdeu", "k2"])
 def test_search_finds_the_arrows(score):
     truth = zoo.BayesNet(
         {"a": [], "b": [], "c": ["a", "b"], "d": ["c"], "e": []},

@@ -529,7 +529,9 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
         Where ``bayesian``, under the mean of the tables.
         """
         rows, parameters = self._query_rows(x), self.tables()
-        chunks = rows.split(max(4096, self.tree.chunk_rows(self.device)))
+        complete = bool((rows >= 0).all())  # which needs no junction tree
+        size = ROWS_PER_CHUNK if complete else max(4096, self.tree.chunk_rows(self.device))
+        chunks = rows.split(size)
         return torch.cat([self.log_likelihood(parameters, chunk) for chunk in chunks])
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
 
 __all__ = ["StructureLearning"]
 
-SCORES = ("bic", "bdeu")
+SCORES = ("bic", "bdeu", "k2")
 MIN_GAIN_NATS = 1e-9  # differences of scores below are rounding
 ROWS_PER_CHUNK = 65_536
 
@@ -78,7 +78,7 @@ class StructureLearning:
         data, states
             As for `chow_liu`.
         score
-            "bic" or "bdeu".
+            "bic", "bdeu" or "k2": the log evidence under a uniform prior of every row.
         max_parents
             Maximal number of parents of a node.
         tabu, patience
@@ -94,7 +94,8 @@ class StructureLearning:
         References
         ----------
         Heckerman, Geiger & Chickering 1995, Learning Bayesian networks,
-        https://doi.org/10.1007/BF00994016
+        https://doi.org/10.1007/BF00994016. K2: Cooper & Herskovits 1992, A Bayesian method for the
+        induction of probabilistic networks from data, https://doi.org/10.1007/BF00994110
         """
         x, states = _read_complete(data, states)
         sizes = [len(names) for names in states.values()]
@@ -216,7 +217,9 @@ class _Scorer:
             counts = family_counts(
                 self.columns, node, sorted(parents), self.sizes, complete=True
             ).double()
-            self.cache[key] = self._bic(counts) if self.score == "bic" else self._bdeu(counts)
+            self.cache[key] = {"bic": self._bic, "bdeu": self._bdeu, "k2": self._k2}[self.score](
+                counts
+            )
         return self.cache[key]
 
     def _bic(self, counts: Tensor) -> float:
@@ -224,9 +227,17 @@ class _Scorer:
         penalty = 0.5 * math.log(self.columns.shape[1]) * len(counts) * (counts.shape[1] - 1)
         return float(fit) - penalty
 
+    def _k2(self, counts: Tensor) -> float:
+        return self._log_evidence(counts, torch.ones_like(counts))
+
     def _bdeu(self, counts: Tensor) -> float:
-        row = torch.full_like(counts[:, 0], self.equivalent_sample_size / len(counts))
         cell = torch.full_like(counts, self.equivalent_sample_size / counts.numel())
+        return self._log_evidence(counts, cell)
+
+    @staticmethod
+    def _log_evidence(counts: Tensor, cell: Tensor) -> float:
+        """Log evidence of counts under a Dirichlet prior of each row."""
+        row = cell.sum(-1)
         rows = row.lgamma() - (row + counts.sum(-1)).lgamma()
         return float(rows.sum() + ((cell + counts).lgamma() - cell.lgamma()).sum())
 

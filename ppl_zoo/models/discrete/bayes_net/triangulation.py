@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 __all__ = ["CliqueTree", "clique_tree"]
 
+#: a clique beyond this fits in no memory: such a search ends without looking for the best order
+LOG_HOPELESS_CELLS = math.log(2.0**36)
+
 
 @dataclass(frozen=True)
 class CliqueTree:
@@ -60,12 +63,15 @@ def clique_tree(
     for run in range(restarts):
         # min-fill and min-weight in turn: each wins on some nets
         eliminated = _eliminate(list(moral), logs, random.Random(seed + run), run % 2 == 0)
-        cells = sum(
-            math.exp(logs[node] + sum(logs[other] for other in _bits(rest)))
-            for node, rest in eliminated
-        )
+        sizes_of = [
+            logs[node] + sum(logs[other] for other in _bits(rest)) for node, rest in eliminated
+        ]
+        largest = max(sizes_of)
+        cells = largest + math.log(sum(math.exp(size - largest) for size in sizes_of))
         if best is None or cells < best[0]:
             best = cells, eliminated
+        if best[0] > LOG_HOPELESS_CELLS * (1.0 if run else 1.25):
+            break
     return _join(best[1], logs)
 
 
@@ -94,9 +100,12 @@ def _eliminate(
 ) -> list[tuple[int, int]]:
     """Eliminate all nodes: ``(node, its neighbours at that time)`` in elimination order."""
     tie = generator.random
+    hopeless = False
 
     def cost(node: int) -> tuple[float | int, ...]:
         near = adjacent[node]
+        if hopeless:  # the order still tells about how large the largest clique is
+            return near.bit_count(), tie()
         missing = sum((near & ~adjacent[other]).bit_count() - 1 for other in _bits(near))
         weight = logs[node] + sum(logs[other] for other in _bits(near))
         fill, weight = missing // 2, round(weight, 9)
@@ -106,13 +115,17 @@ def _eliminate(
     order = []
     while costs:
         node = min(costs, key=costs.__getitem__)
-        near, filled = adjacent[node], costs.pop(node)[0 if by_fill else 1] > 0
+        near = adjacent[node]
+        filled = hopeless or costs[node][0 if by_fill else 1] > 0
+        del costs[node]
         order.append((node, near))
         stale = near
         for other in _bits(near):
-            if filled:
+            if filled and not hopeless:
                 stale |= adjacent[other]
             adjacent[other] = (adjacent[other] | near) & ~(1 << other) & ~(1 << node)
+        if not hopeless and logs[node] + sum(logs[n] for n in _bits(near)) > LOG_HOPELESS_CELLS:
+            hopeless, stale = True, sum(1 << other for other in costs)
         for other in _bits(stale & ~(1 << node)):
             costs[other] = cost(other)
     return order
