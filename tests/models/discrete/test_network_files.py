@@ -110,6 +110,10 @@ def test_a_class_of_hugin():
     garden_values(zoo.BayesNet.from_file(text))
 
 
+def test_comments_of_genie_in_net():
+    garden_values(zoo.BayesNet.from_file("/// by GeNIe\n" + (FOLDER / "garden.net").read_text()))
+
+
 @pytest.mark.parametrize("format", ["bif", "xmlbif", "net", "uai"])
 @pytest.mark.parametrize("seed", range(3))
 def test_round_trip(format, seed, tmp_path):
@@ -190,6 +194,32 @@ def test_counts_are_normalised():
         zoo.BayesNet.from_file(text)
     with pytest.warns(UserWarning, match="sums were 100 to 100"):
         garden_values(zoo.BayesNet.from_file(text, normalize=True))
+
+
+def test_rows_of_ones_are_uniform_in_hugin():
+    """Hugin's default potential; a parents' configuration that cannot be is written so."""
+    text = (FOLDER / "garden.net").read_text().replace("( 0.8 0.2 )", "( 1 1 )")
+    assert zoo.BayesNet.from_file(text).cpt("sprinkler")[1].tolist() == [0.5, 0.5]
+    with pytest.raises(zoo.DataError, match="'sprinkler': got a row that sums to 2"):
+        zoo.BayesNet.from_file(
+            (FOLDER / "garden.xmlbif").read_text().replace("0.8 0.2 1.0", "1 1 1")
+        )
+
+
+def test_tables_in_another_order_are_refused():
+    """The states of the node itself slowest in BIF; the last parent fastest of them in UAI."""
+    text = (FOLDER / "javabayes.bif").read_text()
+    text = text.replace(
+        "0.3 0.8 1.0 // p(off | ...)\n\t\t0.7 0.2 0.0 ;", "0.3 0.7 0.8 0.2 1.0 0.0;"
+    )
+    with pytest.raises(zoo.DataError, match="'sprinkler': .* change fastest, as old versions of"):
+        zoo.BayesNet.from_bif(text, normalize=True)
+    text = (FOLDER / "garden.uai").read_text().replace("3 0 1 2", "3 0 1 2 # wet")
+    with pytest.raises(zoo.DataError, match="<text>:7: got a scope with a comment, as pyAgrum"):
+        zoo.BayesNet.from_file(text)
+    garden_values(
+        zoo.BayesNet.from_file(text.replace(" # wet", "").replace("2 0 1", "2 0 1 # on"))
+    )
 
 
 NOISY = {

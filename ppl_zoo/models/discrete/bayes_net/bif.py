@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from ppl_zoo.models.discrete.bayes_net.network_file import (
+    MAX_ROW_SUM_ERROR,
     NetworkFile,
     TokenStream,
     decode,
@@ -240,6 +241,7 @@ class BIFReader(TokenStream):
                 default = self._values(first, sizes[-1], line)
             elif word == "table":
                 values = self._values(first, math.prod(sizes), line, properties, node)
+                self._check_order(node, np.reshape(values, (-1, sizes[-1])), line)
                 # the first variable, the node itself, changes slowest
                 table[...] = np.moveaxis(np.reshape(values, [sizes[-1], *sizes[:-1]]), 0, -1)
             elif word == "property":
@@ -256,6 +258,20 @@ class BIFReader(TokenStream):
             self.fail_noisy(node, properties, head)
             self.fail(f"{node!r}: got {(~absent).sum()} rows, expected {absent.size}", end)
         self.set_table(node, parents, table, head, lines)
+
+    def _check_order(self, node: str, rows: np.ndarray, line: int) -> None:
+        """Refuse a table that is one only if the node's states change fastest."""
+        columns = rows.reshape(rows.shape[::-1])
+
+        def sums_to_one(table: np.ndarray, axis: int) -> bool:
+            return bool((np.abs(table.sum(axis) - 1.0) <= MAX_ROW_SUM_ERROR * (1 + 1e-9)).all())
+
+        if sums_to_one(rows, 1) and not sums_to_one(columns, 0):
+            self.fail(
+                f"{node!r}: got a table whose numbers sum to 1 if the states of {node!r} change "
+                "fastest, as old versions of pgmpy wrote it; expected them to change slowest",
+                line,
+            )
 
     def _values(
         self, words: list[str], count: int, line: int, properties: str = "", node: str = ""

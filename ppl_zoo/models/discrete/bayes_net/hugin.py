@@ -24,7 +24,7 @@ class HuginReader(TokenStream):
     """
 
     pattern = re.compile(
-        r'(?P<space>\s+|%[^\n]*)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
+        r'(?P<space>\s+|%[^\n]*|//[^\n]*)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
         r"|(?P<mark>[{}()|;=,])|(?P<word>[^\s{}()|;=,\"%]+)",
         re.S,
     )
@@ -108,8 +108,10 @@ class HuginReader(TokenStream):
         words, at = block["data"]
         if len(words) != np.prod(sizes):
             self.fail(f"{node!r}: got {len(words)} numbers, expected {np.prod(sizes)}", at)
-        values = [self.probability(word, at) for word in words]
-        self.set_table(node, parents, np.reshape(values, sizes), at)
+        table = np.reshape([self.probability(word, at) for word in words], sizes)
+        # Hugin normalises potentials: ones, its default, are how it writes that nothing is known
+        table[(table == 1.0).all(-1)] = 1.0 / sizes[-1]
+        self.set_table(node, parents, table, at)
 
 
 def write_hugin(net: NetworkFile) -> str:

@@ -10,7 +10,6 @@ import codecs
 import contextlib
 import gzip
 import io
-import itertools
 import math
 import re
 import zlib
@@ -307,12 +306,12 @@ class TokenStream(NetworkReader):
 
     def words(self) -> list[str]:
         """Take words up to the next mark, one or more."""
-        following = itertools.islice(self.tokens, self.at, None)
-        words = [t.text for t in itertools.takewhile(_is_word, following)]
-        if not words:
+        first = self.at
+        while not self.tokens[self.at].mark:
+            self.at += 1
+        if self.at == first:
             self.fail(f"got {self.tokens[self.at].text!r}, expected a name")
-        self.at += len(words)
-        return words
+        return [token.text for token in self.tokens[first : self.at]]
 
     def skip_to(self, mark: str) -> str:
         """Skip all tokens up to a mark, and the mark itself; returns the words skipped."""
@@ -324,7 +323,3 @@ class TokenStream(NetworkReader):
             self.at += 1
         self.at += 1
         return " ".join(words)
-
-
-def _is_word(token: Token) -> bool:
-    return not token.mark

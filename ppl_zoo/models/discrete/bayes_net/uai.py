@@ -21,11 +21,14 @@ class UAIReader(NetworkReader):
 
     def __init__(self, text: str, file: str, normalize: bool = False) -> None:
         super().__init__(file, normalize, len(text))
+        lines = text.removeprefix("\ufeff").split("\n")
         self.words = [
             (word, number)
-            for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
-            for word in line.split()
+            for number, line in enumerate(lines, 1)
+            for word in line.partition("#")[0].split()
         ]
+        #: lines with a comment, which the format has not
+        self.commented = {number for number, line in enumerate(lines, 1) if "#" in line}
         self.at = 0
 
     @property
@@ -55,6 +58,13 @@ class UAIReader(NetworkReader):
         scopes = []
         for _ in range(factors):
             line, length = self.line, self._integer(1, count)
+            if length > 2 and line in self.commented:
+                self.fail(
+                    "got a scope with a comment, as pyAgrum writes it, whose tables list the "
+                    "parents in the opposite order to UAI's; expected a file of another kind, "
+                    "such as BIF, or the comments removed where the order is UAI's",
+                    line,
+                )
             scopes.append(([nodes[self._integer(0, count - 1)] for _ in range(length)], line))
         for (*parents, node), line in scopes:
             sizes = self.family(node, parents, line)
