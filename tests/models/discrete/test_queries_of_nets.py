@@ -240,6 +240,16 @@ def test_a_grid_that_does_not_fit_is_refused_quickly():
         net.query("g3_3", {"g29_29": 1})
 
 
+def test_a_grid_is_swept():
+    """The treewidth of a grid is its side; min-fill and min-weight do not find it."""
+    net = grid(12)
+    assert max(len(clique.nodes) for clique in net.tree.cliques) == 13
+    x = torch.full((1, 144), -1)
+    x[:, :3] = torch.tensor([1, 0, 1])  # the first nodes of the first row, a chain
+    a, b, c = (net.cpt(f"g0_{j}") for j in range(3))
+    assert net.log_prob(x).exp().item() == pytest.approx((a[1] * b[1, 0] * c[0, 1]).item())
+
+
 def test_the_limit_is_the_memory_at_hand(monkeypatch):
     net = grid(9)
     monkeypatch.setattr(junction_tree, "SMALL_BYTES", 0)

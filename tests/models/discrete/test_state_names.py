@@ -12,6 +12,7 @@ from small_nets import asia
 
 import ppl_zoo as zoo
 from ppl_zoo.models.common.categories import Categories, infer_states
+from ppl_zoo.models.discrete.bayes_net import learning
 
 PAIR = {"a": [], "b": ["a"]}
 
@@ -264,6 +265,20 @@ def test_numbers_are_no_words(evidence, message):
         asia().marginals(evidence)
 
 
+def test_rows_without_names():
+    net = pair(["x", "y"], (True, False))
+    words = [["x", True], ["y", None]]
+    for rows in (words, np.array(words, dtype=object)):
+        assert net.state_space.rows(rows).tolist() == [[0, 0], [1, -1]]
+    for ask in (net.log_prob, zoo.BayesNet.search, net.marginals):
+        with pytest.raises(zoo.DataError, match="unequal length"):
+            ask([["x", True], ["y"]])
+    assert zoo.BayesNet.search(np.array([["x", "u"], ["y", "v"]] * 9)).states == {
+        "x0": ("x", "y"),
+        "x1": ("u", "v"),
+    }
+
+
 @pytest.mark.parametrize("states", [{"b", "c"}, "yes", 3.5, None, [], 0])
 def test_states_without_an_order(states):
     with pytest.raises(zoo.DataError, match="states of 'a'"):
@@ -274,6 +289,27 @@ def test_states_of_a_dtype():
     dtype = pd.CategoricalDtype(["low", "high"], ordered=True)
     assert zoo.BayesNet({"a": []}, {"a": dtype}).states == {"a": ("low", "high")}
     assert zoo.BayesNet({"a": []}, {"a": np.int64(2)}).states == {"a": ("0", "1")}
+
+
+@pytest.mark.parametrize(
+    "states",
+    [pd.CategoricalDtype([2019, 2020]), pd.Index([2019, 2020]), np.array(["2019", "2020"])],
+    ids=["dtype", "Index", "array"],
+)
+def test_a_saved_fit_keeps_the_names(states, tmp_path):
+    net = zoo.BayesNet(PAIR, {"a": states, "b": (True, False)})
+    frame = pd.DataFrame({"a": [2020, 2019, 2020], "b": [True, False, True]})
+    zoo.fit(net, frame, progress=False).save(tmp_path / "run")
+    again = zoo.load(tmp_path / "run").model
+    assert again.states == {"a": ("2019", "2020"), "b": ("True", "False")}
+    assert again.marginals({"a": 2020})["b"][0].tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_tables_that_are_too_large_are_no_candidates(monkeypatch):
+    frame = pd.DataFrame({"a": list("xyzw") * 25, "b": list("uvst") * 25})
+    assert any(zoo.BayesNet.search(frame).graph.parents.values())
+    monkeypatch.setattr(learning, "MAX_CELLS_PER_FAMILY", 15)
+    assert not any(zoo.BayesNet.search(frame).graph.parents.values())
 
 
 # --- property ------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
 
     Sites bear the nodes' names, in lower case. Missing values of a row, -1, are latent: the guide
     draws them from their exact posterior, so that the evidence lower bound is the log density.
-    All queries are exact, by a junction tree.
+    All queries are exact, by a junction tree; where it does not fit in memory, marginals may be
+    approximate.
 
     With ``bayesian=True`` the tables are latent too, each row of a table with a Dirichlet prior::
 
@@ -58,7 +59,8 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
     parents
         ``{node: its parents}``; the order of the nodes is that of the columns.
     states
-        ``{node: names of its states}``, or their number.
+        ``{node: names of its states}``, in order, or their number. Values of data frames and
+        evidence are matched to them by name.
     tables
         ``{node: table}``, ``(states of its parents..., states)``; uniform where left out.
     concentration
@@ -112,6 +114,8 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
         self.double()  # published networks are compared to ten digits
         self.graph = Graph(parents)
         self.state_space = StateSpace(read_states(parents, states))
+        if "states" in self.config:  # what a saved fit repeats: names, whatever they came as
+            self.config = {**self.config, "states": self.state_space.as_given()}
         self.site_names = _name_sites(self.state_space.nodes)
         for node, site in self.site_names.items():
             shape = (self.num_configurations(node), len(self.state_space.states[node]))

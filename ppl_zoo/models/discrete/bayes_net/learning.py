@@ -15,13 +15,14 @@ from torch import Tensor
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.common.categories import infer_states, named_columns
 from ppl_zoo.models.discrete.bayes_net.counts import as_columns, family_counts
-from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
+from ppl_zoo.models.discrete.bayes_net.states import StateSpace, as_array, read_states
 
 __all__ = ["StructureLearning"]
 
 SCORES = ("bic", "bdeu", "k2")
 MIN_GAIN_NATS = 1e-9  # differences of scores below are rounding
 ROWS_PER_CHUNK = 65_536
+MAX_CELLS_PER_FAMILY = 2**22  # larger tables are no candidates
 
 Change = tuple[str, int, int]  # "add", "delete" or "reverse" an arrow; from, to
 Network = TypeVar("Network", bound="StructureLearning")
@@ -72,6 +73,8 @@ class StructureLearning:
         **options: Any,
     ) -> Network:
         """Score-based search: the best change of one arrow at a time, with a tabu list.
+
+        Tables of more than four million cells are not considered.
 
         Parameters
         ----------
@@ -129,7 +132,7 @@ def _read_complete(data: Any, states: Any) -> tuple[Tensor, dict[str, tuple[str,
     """Rows and states of complete data; states are inferred from the data where None."""
     named = named_columns(data)
     if named is None:
-        x = data if isinstance(data, Tensor) else np.asarray(data)
+        x = data if isinstance(data, Tensor) else as_array("data", data)
         if x.ndim != 2 or not len(x):
             raise DataError(f"data: got shape {tuple(x.shape)}, expected (n, nodes)")
         width = len(str(x.shape[1] - 1))
@@ -213,6 +216,9 @@ class _Scorer:
 
     def __call__(self, node: int, parents: frozenset[int]) -> float:
         key = node, parents
+        cells = math.prod(self.sizes[n] for n in (*parents, node))
+        if parents and cells > MAX_CELLS_PER_FAMILY:
+            return -math.inf
         if key not in self.cache:
             counts = family_counts(
                 self.columns, node, sorted(parents), self.sizes, complete=True

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -236,8 +236,7 @@ class NetworkReader:
         return self.net
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """Token: a name or a punctuation mark, and its line."""
 
     text: str

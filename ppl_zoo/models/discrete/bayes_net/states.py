@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.common.categories import Categories, named_columns, read_state_names
 
-__all__ = ["StateSpace", "read_states"]
+__all__ = ["StateSpace", "as_array", "read_states"]
 
 
 class StateSpace:
@@ -31,6 +31,13 @@ class StateSpace:
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.categories = {n: Categories(n, names) for n, names in self.states.items()}
         self.offsets = [sum(self.sizes[:i]) for i in range(len(self.sizes) + 1)]
+
+    def as_given(self) -> dict[str, int | list[str]]:
+        """States of each node as names, or as their number where names are codes."""
+        return {
+            node: len(names) if self.categories[node].are_codes else list(names)
+            for node, names in self.states.items()
+        }
 
     def column(self, node: str) -> int:
         """Return the column of a node.
@@ -85,10 +92,12 @@ class StateSpace:
                 raise DataError(f"x: got columns of lengths {sizes}, expected one length")
             unobserved = torch.full((length,), -1)
             return torch.stack([columns.get(node, unobserved) for node in self.nodes], 1)
-        if isinstance(data, list) and data and not any(isinstance(r, Tensor) for r in data):
-            data = np.asarray(data)
-        if isinstance(data, np.ndarray) and data.dtype.kind in "OUSb" or _is_bool_tensor(data):
-            return self._by_column(np.asarray(data))
+        if isinstance(data, list) and not any(isinstance(r, Tensor | np.ndarray) for r in data):
+            data = as_array("x", data)
+        if isinstance(data, Tensor) and data.dtype == torch.bool:
+            data = data.cpu().numpy()
+        if isinstance(data, np.ndarray) and data.dtype.kind in "OUSb":
+            return self._by_column(data)
         if isinstance(data, np.ndarray) and any(c.are_values for c in self.categories.values()):
             return self._by_column(data)
         if isinstance(data, Tensor) or (isinstance(data, np.ndarray) and data.dtype.kind == "f"):
@@ -214,5 +223,15 @@ def read_states(parents: Mapping[str, Any], states: Any) -> dict[str, tuple[str,
     return {node: read_state_names(node, states[node]) for node in parents}
 
 
-def _is_bool_tensor(data: Any) -> bool:
-    return isinstance(data, Tensor) and data.dtype == torch.bool
+def as_array(name: str, rows: Any) -> np.ndarray:
+    """Convert rows, as lists, to an array.
+
+    Raises
+    ------
+    DataError
+        If they are of unequal length.
+    """
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        raise DataError(f"{name}: got rows of unequal length: {error}") from error
