@@ -70,7 +70,7 @@ def test_large_nets_agree_with_variable_elimination(name):
     net = from_folder(name)
     x = with_gaps(net, 1, 0.8)
     seen = {n: int(c) for n, c in zip(net.nodes, x[0], strict=True) if c >= 0}
-    found = net.marginals(seen)
+    found = net.marginals(x)
     for node in net.nodes:
         torch.testing.assert_close(found[node][0], eliminate(net, seen, node), rtol=0, atol=1e-10)
 
@@ -79,7 +79,6 @@ def test_evidence_in_all_its_forms(monkeypatch):
     net = asia()
     by_name = net.marginals({"smoke": "yes", "dysp": "no"})
     assert by_name["lung"].shape == (1, 2)
-    assert_marginals(net.marginals({"smoke": 0, "dysp": 1}), by_name, 0.0)
     x = torch.full((1, 8), -1)
     x[0, 2], x[0, 7] = 0, 1
     assert_marginals(net.marginals(x), by_name, 0.0)
@@ -189,7 +188,9 @@ def test_interventions_cut_the_parents():
     assert after.parents_of("either") == ()
     torch.testing.assert_close(after.marginals()["smoke"], net.marginals()["smoke"])
     torch.testing.assert_close(after.marginals()["xray"][0], net.cpt("xray")[0])
-    assert not torch.allclose(after.marginals()["smoke"], net.marginals({"either": 0})["smoke"])
+    assert not torch.allclose(
+        after.marginals()["smoke"], net.marginals({"either": "yes"})["smoke"]
+    )
     mixed = net.do({"smoke": [0.2, 0.8]})
     assert mixed.marginals()["smoke"][0].tolist() == pytest.approx([0.2, 0.8])
 
@@ -417,7 +418,7 @@ def test_chow_liu_finds_a_tree():
     assert all(len(above) <= 1 for above in found.graph.parents.values())
 
 
-@pytest.mark.parametrize("score", ["bic", "bdeu"])
+@pytest.mark.parametrize("score", ["bic", "bdeu", "k2"])
 def test_search_finds_the_arrows(score):
     truth = zoo.BayesNet(
         {"a": [], "b": [], "c": ["a", "b"], "d": ["c"], "e": []},

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.rows import Rows
-from ppl_zoo.models.discrete.bayes_net.bif import MAX_ROW_SUM_ERROR
 from ppl_zoo.models.discrete.bayes_net.counts import (
     as_columns,
     configuration_index,
@@ -28,12 +27,15 @@ from ppl_zoo.models.discrete.bayes_net.inference import JunctionTreeInference
 from ppl_zoo.models.discrete.bayes_net.io import NetworkFiles
 from ppl_zoo.models.discrete.bayes_net.junction_tree import JunctionTree
 from ppl_zoo.models.discrete.bayes_net.learning import StructureLearning
+from ppl_zoo.models.discrete.bayes_net.network_file import MAX_ROW_SUM_ERROR
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
 from ppl_zoo.models.discrete.tabular import CountedModel
 
 __all__ = ["BayesNet"]
 
 ROWS_PER_CHUNK = 65_536
+#: a table beyond this (512 MiB in double precision) is refused before it is built
+MAX_CELLS_PER_TABLE = 2**26
 
 
 class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedModel):
@@ -45,7 +47,8 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
 
     Sites bear the nodes' names, in lower case. Missing values of a row, -1, are latent: the guide
     draws them from their exact posterior, so that the evidence lower bound is the log density.
-    All queries are exact, by a junction tree.
+    All queries are exact, by a junction tree; where it does not fit in memory, marginals may be
+    approximate.
 
     With ``bayesian=True`` the tables are latent too, each row of a table with a Dirichlet prior::
 
@@ -56,7 +59,8 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
     parents
         ``{node: its parents}``; the order of the nodes is that of the columns.
     states
-        ``{node: names of its states}``, or their number.
+        ``{node: names of its states}``, in order, or their number. Values of data frames and
+        evidence are matched to them by name.
     tables
         ``{node: table}``, ``(states of its parents..., states)``; uniform where left out.
     concentration
@@ -110,9 +114,17 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
         self.double()  # published networks are compared to ten digits
         self.graph = Graph(parents)
         self.state_space = StateSpace(read_states(parents, states))
+        if "states" in self.config:  # what a saved fit repeats: names, whatever they came as
+            self.config = {**self.config, "states": self.state_space.as_given()}
         self.site_names = _name_sites(self.state_space.nodes)
         for node, site in self.site_names.items():
             shape = (self.num_configurations(node), len(self.state_space.states[node]))
+            if math.prod(shape) > MAX_CELLS_PER_TABLE:
+                raise DataError(
+                    f"table of {node!r}: got {math.prod(shape):,} cells, for "
+                    f"{len(self.graph.parents[node])} parents, expected at most "
+                    f"{MAX_CELLS_PER_TABLE:,}; put nodes of fewer parents in between"
+                )
             own = concentration
             if isinstance(concentration, Mapping):
                 own = torch.as_tensor(concentration.get(node, 1.0), dtype=self.dtype)
@@ -521,7 +533,9 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
         Where ``bayesian``, under the mean of the tables.
         """
         rows, parameters = self._query_rows(x), self.tables()
-        chunks = rows.split(max(4096, self.tree.chunk_rows(self.device)))
+        complete = bool((rows >= 0).all())  # which needs no junction tree
+        size = ROWS_PER_CHUNK if complete else max(4096, self.tree.chunk_rows(self.device))
+        chunks = rows.split(size)
         return torch.cat([self.log_likelihood(parameters, chunk) for chunk in chunks])
 
     @torch.no_grad()

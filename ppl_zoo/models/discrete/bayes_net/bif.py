@@ -1,4 +1,4 @@
-"""Bayesian interchange format (BIF 0.15): reader and writer.
+"""Bayesian interchange format (BIF 0.15, and JavaBayes' own form of it): reader and writer.
 
 Names may be anything: names with punctuation are written in quotes, and read without them too, as
 published files have ``Asy/Patch`` or ``>=7.5``. Rows are normalised, since files round them.
@@ -9,51 +9,35 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from ppl_zoo.core.errors import DataError
-from ppl_zoo.models.discrete.bayes_net.graph import find_cycle
-
-__all__ = ["BIF", "MAX_ROW_SUM_ERROR", "read_bif", "write_bif"]
-
-#: largest error of the sum of a row: three digits of thirds
-MAX_ROW_SUM_ERROR = 1e-3
-#: a table beyond this is a typing error
-MAX_CELLS_PER_TABLE = 2**28
-
-#: one token; names without quotes are words, which have no mark and begin no comment
-TOKEN = re.compile(
-    r'(?P<space>\s+|//[^\n]*|/\*.*?\*/)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
-    r"|(?P<mark>[{}()\[\]|,;])|(?P<word>(?:(?!//|/\*)[^\s{}()\[\]|,;\"])+)",
-    re.S,
+from ppl_zoo.models.discrete.bayes_net.network_file import (
+    MAX_ROW_SUM_ERROR,
+    NetworkFile,
+    TokenStream,
+    decode,
+    read_bytes,
 )
-#: names that need no quotes: a word of `TOKEN`, without a backslash
-PLAIN_NAME = re.compile(r"(?:(?!//|/\*)[^\s{}()\[\]|,;\"\\])+")
+
+__all__ = ["read_bif", "write_bif"]
+
+#: names that need no quotes: a word of `BIFReader`, without a backslash
+PLAIN_NAME = re.compile(r"(?!#)(?:(?!//|/\*)[^\s{}()\[\]|,;\"\\])+")
 
 
-@dataclass
-class BIF:
-    """Contents of a BIF file: names, states, parents and tables in the file's order."""
-
-    name: str = "unknown"
-    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    tables: dict[str, Tensor] = field(default_factory=dict)
-
-
-def read_bif(source: Any) -> BIF:
+def read_bif(source: Any, *, normalize: bool = False) -> NetworkFile:
     """Read a network from a BIF file.
 
     Parameters
     ----------
     source
-        Path of a file, or the text itself (something with a brace or line break in it).
+        Path of a file (a .gz too), or the text itself (something with a brace or line break).
+    normalize
+        Whether rows that do not sum to one are divided by their sum.
 
     Raises
     ------
@@ -61,19 +45,11 @@ def read_bif(source: Any) -> BIF:
         If the file cannot be read or is malformed; the message begins with ``file:line:``.
     """
     if isinstance(source, str) and re.search(r"[{\n]", source):
-        return _Parser(source, "<text>").read()
-    try:
-        raw = Path(source).read_bytes()
-    except (OSError, TypeError, ValueError) as error:
-        raise DataError(f"{source}: cannot be read: {error}") from error
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return _Parser(text, str(source)).read()
+        return BIFReader(source, "<text>", normalize).read()
+    return BIFReader(decode(read_bytes(source)), str(source), normalize).read()
 
 
-def write_bif(net: BIF) -> str:
+def write_bif(net: NetworkFile) -> str:
     """Write a network as BIF text; numbers keep all their digits."""
     lines = [f"network {_quote(net.name)} {{", "}"]
     for node, states in net.states.items():
@@ -111,243 +87,213 @@ def _numbers(row: Tensor) -> str:
     return ", ".join(repr(value) for value in row.tolist())
 
 
-@dataclass(frozen=True)
-class _Token:
-    """Token: a name or a punctuation mark, and its line."""
+class BIFReader(TokenStream):
+    """Recursive-descent parser of BIF: blocks of variables and of probabilities, in any order.
 
-    text: str
-    line: int
-    mark: bool  # punctuation; a quoted "{" is none
-
-
-class _TokenStream:
-    """Tokeniser: the tokens of a file, taken from the left.
-
-    Parameters
-    ----------
-    text
-        The file.
-    file
-        Its name, for errors.
+    JavaBayes separates names by blanks and writes no bar before the parents; the number of names
+    that is expected tells its form from names of several words.
     """
 
-    def __init__(self, text: str, file: str) -> None:
-        self.file = file
-        self.tokens = list(self._split(text))
-        self.at = 0
+    # names without quotes are words, which have no mark and begin no comment; a # begins one
+    # where a statement may begin, and is part of a name elsewhere
+    pattern = re.compile(
+        r"(?P<space>(?:(?<=[\n;}])|\A)[ \t]*#[^\n]*|\s*\n|\s+|//[^\n]*|/\*.*?\*/)"
+        r'|"(?P<quoted>(?:[^"\\]|\\.)*)"'
+        r"|(?P<mark>[{}()\[\]|,;])|(?P<word>(?:(?!//|/\*)[^\s{}()\[\]|,;\"])+)",
+        re.S,
+    )
 
-    def _split(self, text: str) -> Iterator[_Token]:
-        line, at = 1, 0
-        while at < len(text):
-            match = TOKEN.match(text, at)
-            if match is None:
-                self.fail(f"got {text[at : at + 20]!r}, expected a name or a mark", line)
-            if match["space"] is None:
-                quoted = match["quoted"]
-                word = re.sub(r"\\(.)", r"\1", quoted, flags=re.S) if quoted is not None else None
-                yield _Token(
-                    match["mark"] or (match["word"] if word is None else word),
-                    line,
-                    match["mark"] is not None,
-                )
-            line += text.count("\n", at, match.end())
-            at = match.end()
-        yield _Token("end of file", line, True)
-
-    def fail(self, message: str, line: int | None = None) -> NoReturn:
-        """Refuse the file, at a line or where the next token stands."""
-        line = self.tokens[self.at].line if line is None else line
-        raise DataError(f"{self.file}:{line}: {message}")
-
-    def sees(self, mark: str) -> bool:
-        """Whether the next token is this mark."""
-        token = self.tokens[self.at]
-        return token.mark and token.text == mark
-
-    def take(self, *marks: str) -> str:
-        """Take one of the given marks; a name (several words too) where none are given."""
-        token = self.tokens[self.at]
-        if marks:
-            if not token.mark or token.text not in marks:
-                wanted = " or ".join(repr(m) for m in marks)
-                self.fail(f"got {token.text!r}, expected {wanted}")
-            self.at += 1
-            return token.text
-        words = []
-        while not self.tokens[self.at].mark:
-            words.append(self.tokens[self.at].text)
-            self.at += 1
-        if not words:
-            self.fail(f"got {token.text!r}, expected a name")
-        return " ".join(words)
-
-    def names(self, end: str) -> list[str]:
-        """Take names with commas between them, up to a mark."""
-        names = [self.take()]
-        while self.take(",", end) == ",":
-            names.append(self.take())
-        return names
-
-
-class _Parser(_TokenStream):
-    """Recursive-descent parser of BIF: blocks of variables and of probabilities."""
-
-    def __init__(self, text: str, file: str) -> None:
-        super().__init__(text, file)
-        self.net = BIF()
-        self.lines: dict[str, int] = {}  # of the nodes' probabilities
-
-    def read(self) -> BIF:
+    def read(self) -> NetworkFile:
         """Read the whole file."""
+        tables = []  # they may come before the variables are declared
         while not self.sees("end of file"):
-            words = self.take().split(" ", 1)
-            if words[0] == "network":
-                self.net.name = words[1] if len(words) > 1 else "unknown"
+            head, *names = self.words()
+            if head == "network":
+                self.net.name = " ".join(names) or "unknown"
                 self.take("{")
                 self._skip_properties()
-            elif words[0] == "variable" and len(words) > 1:
-                self._variable(words[1])
-            elif words == ["probability"]:
-                self._probability()
+            elif head == "variable" and names:
+                self._variable(" ".join(names))
+            elif head == "probability" and not names:
+                tables.append(self.at)
+                self.skip_to("{")
+                self.skip_to("}")
             else:
-                self.at -= 1
-                self.fail(f"got {words[0]!r}, expected network, variable or probability")
-        self._finish()
-        return self.net
+                self.at -= 1 + len(names)
+                self.fail(f"got {head!r}, expected network, variable or probability")
+        end = self.at
+        for self.at in tables:
+            self._probability()
+        self.at = end
+        return self.finish()
 
     def _skip_properties(self) -> None:
         """Skip properties up to the end of a block: they are no part of the distribution."""
         while not self.sees("}"):
-            if not self.take().startswith("property"):
+            if self.words()[0] != "property":
                 self.fail("expected a property or '}'")
-            while not self.sees(";"):
-                if self.sees("end of file"):
-                    self.fail("got the end of the file, expected ';'")
-                self.at += 1
-            self.take(";")
+            self.skip_to(";")
         self.take("}")
 
     def _variable(self, node: str) -> None:
-        """Block ``{ type discrete [ number ] { states }; }``."""
-        line = self.tokens[self.at].line
+        """Block ``{ type discrete [ number ] { states }; }``, with properties around."""
+        line = self.line
         if node in self.net.states:
             self.fail(f"variable {node!r} is declared twice", line)
         self.take("{")
-        words = self.take()
-        if words != "type discrete":
-            self.fail(f"got {words!r}, expected 'type discrete'", line)
-        self.take("[")
-        number = self.take()
-        self.take("]")
-        self.take("{")
-        states = self.names("}")
-        self.take(";")
-        if number != str(len(states)):
-            self.fail(f"{node!r}: got {len(states)} states, expected [ {number} ]", line)
-        if len(set(states)) < len(states):
-            self.fail(f"{node!r}: a state stands twice in {states}", line)
-        self.net.states[node] = tuple(states)
-        self._skip_properties()
+        states: list[str] | None = None
+        while not self.sees("}"):
+            words = self.words()
+            if words[0] == "property":
+                self.skip_to(";")
+                continue
+            self.fail_noisy(node, " ".join(words), line)
+            if words != ["type", "discrete"] or states is not None:
+                self.fail(f"got {' '.join(words)!r}, expected one 'type discrete'", line)
+            states = self._states(node, line)
+        self.take("}")
+        if states is None:
+            self.fail(f"{node!r}: got no type, expected 'type discrete'", line)
+        self.declare(node, states, line)
+
+    def _states(self, node: str, line: int) -> list[str]:
+        """Take ``[ number ] { states };``."""
+        number = None
+        if self.take("[", "{") == "[":
+            number = self.take()
+            self.take("]")
+            self.take("{")
+        groups = self._groups("}")
+        if self.sees(";"):
+            self.take(";")
+        if number is None:
+            number = str(len(groups) if len(groups) > 1 else len(groups[0]))
+        states = _names(groups, number)
+        if states is None:
+            got = f"got {len(groups)} states, expected [ {number} ]"
+            self.fail(f"{node!r}: {got}", line)
+        return states
+
+    def _groups(self, end: str) -> list[list[str]]:
+        """Take words with commas between them, up to a mark."""
+        groups = [self.words()]
+        while self.take(",", end) == ",":
+            groups.append(self.words())
+        return groups
 
     def _probability(self) -> None:
         """Block ``( node | parents ) { rows }``."""
-        line = self.tokens[self.at].line
+        line = self.line
         self.take("(")
-        node = self.take()
-        parents = self.names(")") if self.take("|", ")") == "|" else []
-        for name in (node, *parents):
-            if name not in self.net.states:
-                self.fail(f"got {name!r}, expected a variable that was declared before", line)
-        if node in self.lines:
-            self.fail(f"probability of {node!r} is given twice", line)
-        if len({node, *parents}) <= len(parents):
-            self.fail(f"parents of {node!r}: got {parents}, expected others, each once", line)
-        sizes = [len(self.net.states[n]) for n in (*parents, node)]
-        if math.prod(sizes) > MAX_CELLS_PER_TABLE:
-            self.fail(f"{node!r}: its table has {math.prod(sizes)} cells, too many", line)
-        self.lines[node] = line
-        self.net.parents[node] = tuple(parents)
+        names = self._variables(self.words(), line)
+        if not self.sees(")") and self.take("|", ",") == "|":
+            if len(names) > 1:
+                self.fail(f"got a joint table of {names}, expected that of one variable", line)
+            if self.sees(")"):
+                self.fail(f"got no parents of {names[0]!r} after '|', expected some", line)
+        while not self.sees(")"):
+            names += self._variables(self.words(), line)
+            if not self.sees(")"):
+                self.take(",")
+        self.take(")")
+        node, *parents = names
+        sizes = self.family(node, parents, line)
         self.take("{")
-        self.net.tables[node] = self._rows(node, parents, sizes)
+        self._rows(node, parents, sizes, line)
 
-    def _rows(self, node: str, parents: Sequence[str], sizes: list[int]) -> Tensor:
-        """Rows of a table up to the end of a block, normalised, of shape ``sizes``."""
+    def _variables(self, words: list[str], line: int) -> list[str]:
+        """Variables by their names: one of several words, or several with blanks between."""
+        name = " ".join(words)
+        if name in self.net.states:
+            return [name]
+        unknown = [word for word in words if word not in self.net.states]
+        if unknown:
+            wanted = "expected a variable that is declared"
+            self.fail(f"got {name if len(unknown) > 1 else unknown[0]!r}, {wanted}", line)
+        return words
+
+    def _rows(self, node: str, parents: list[str], sizes: list[int], head: int) -> None:
+        """Rows of a table up to the end of a block."""
         states = [{s: i for i, s in enumerate(self.net.states[p])} for p in parents]
-        rows: dict[tuple[int, ...], tuple[list[float], int]] = {}
-        default = None
+        table = np.full(sizes, np.nan)
+        lines: dict[tuple[int, ...], int] = {}
+        default, properties = None, ""
         while not self.sees("}"):
-            line = self.tokens[self.at].line
+            line = self.line
             if self.sees("("):
                 self.at += 1
-                names = self.names(")")
-                if len(names) != len(parents):
-                    self.fail(f"got {len(names)} states, expected one each of {parents}", line)
+                groups = self._groups(")")
+                names = _names(groups, str(len(parents)))
+                if names is None:
+                    self.fail(f"got {len(groups)} states, expected one each of {parents}", line)
                 for name, known, parent in zip(names, states, parents, strict=True):
                     if name not in known:
                         self.fail(
                             f"{parent!r}: got state {name!r}, expected one of {list(known)}", line
                         )
                 key = tuple(known[n] for n, known in zip(names, states, strict=True))
-                if key in rows:
+                if key in lines:
                     self.fail(f"{node!r}: the row of {names} is given twice", line)
-                rows[key] = self._values([], sizes[-1], line), line
+                table[key], lines[key] = self._values([], sizes[-1], line), line
                 continue
-            head, *first = self.take().split(" ")
-            if head == "default":
-                default = self._values(first, sizes[-1], line), line
-            elif head == "table":
-                values = self._values(first, math.prod(sizes), line)
+            word, *first = self.words()
+            if word == "default":
+                default = self._values(first, sizes[-1], line)
+            elif word == "table":
+                values = self._values(first, math.prod(sizes), line, properties, node)
+                self._check_order(node, np.reshape(values, (-1, sizes[-1])), line)
                 # the first variable, the node itself, changes slowest
-                width = math.prod(sizes[:-1])
-                for index, key in enumerate(itertools.product(*map(range, sizes[:-1]))):
-                    rows[key] = values[index::width], line
-            elif head == "property":
-                while not self.sees(";") and not self.sees("end of file"):
-                    self.at += 1
-                self.take(";")
+                table[...] = np.moveaxis(np.reshape(values, [sizes[-1], *sizes[:-1]]), 0, -1)
+            elif word == "property":
+                properties += f"{' '.join(first)} {self.skip_to(';')}"
             else:
-                self.fail(f"got {head!r}, expected 'table', 'default' or a row's states", line)
-        end = self.tokens[self.at].line
+                self.fail_noisy(node, " ".join([word, *first]), line)
+                self.fail(f"got {word!r}, expected 'table', 'default' or a row's states", line)
+        end = self.line
         self.take("}")
-        if default is None and len(rows) < math.prod(sizes[:-1]):
-            self.fail(f"{node!r}: got {len(rows)} rows, expected {math.prod(sizes[:-1])}", end)
-        flat = []
-        for key in itertools.product(*map(range, sizes[:-1])):
-            values, line = rows.get(key, default)
-            total = math.fsum(values)
-            if abs(total - 1.0) > MAX_ROW_SUM_ERROR * (1 + 1e-9):
-                self.fail(f"{node!r}: got a row that sums to {total:.6g}, expected 1", line)
-            flat.append([value / total for value in values])
-        return torch.tensor(flat, dtype=torch.float64).reshape(sizes)
+        absent = np.isnan(table[..., 0])
+        if default is not None:
+            table[absent] = default
+        elif absent.any():
+            self.fail_noisy(node, properties, head)
+            self.fail(f"{node!r}: got {(~absent).sum()} rows, expected {absent.size}", end)
+        self.set_table(node, parents, table, head, lines)
 
-    def _values(self, words: list[str], count: int, line: int) -> list[float]:
+    def _check_order(self, node: str, rows: np.ndarray, line: int) -> None:
+        """Refuse a table that is one only if the node's states change fastest."""
+        columns = rows.reshape(rows.shape[::-1])
+
+        def sums_to_one(table: np.ndarray, axis: int) -> bool:
+            return bool((np.abs(table.sum(axis) - 1.0) <= MAX_ROW_SUM_ERROR * (1 + 1e-9)).all())
+
+        if sums_to_one(rows, 1) and not sums_to_one(columns, 0):
+            self.fail(
+                f"{node!r}: got a table whose numbers sum to 1 if the states of {node!r} change "
+                "fastest, as old versions of pgmpy wrote it; expected them to change slowest",
+                line,
+            )
+
+    def _values(
+        self, words: list[str], count: int, line: int, properties: str = "", node: str = ""
+    ) -> list[float]:
         """Take numbers up to the semicolon; commas between them are optional."""
         words = list(words)
         while not self.sees(";"):
             if self.sees(","):
                 self.at += 1
             else:
-                words += self.take().split(" ")
+                words += self.words()
         self.take(";")
-        values: list[float] = []
-        for word in words:
-            try:
-                values.append(float(word))
-            except ValueError:
-                self.fail(f"got {word!r}, expected a number", line)
-            if not 0.0 <= values[-1] <= 1.0 + MAX_ROW_SUM_ERROR:
-                self.fail(f"got {word}, expected a probability", line)
+        values = [self.probability(word, line) for word in words]
         if len(values) != count:
+            self.fail_noisy(node, properties, line)
             self.fail(f"got {len(values)} numbers, expected {count}", line)
         return values
 
-    def _finish(self) -> None:
-        """Refuse missing probabilities and cycles; put the nodes in order of declaration."""
-        if not self.net.states:
-            self.fail("got no variable, expected one or more")
-        for node in self.net.states:
-            if node not in self.lines:
-                self.fail(f"probability of {node!r} is missing")
-        self.net.parents = {node: self.net.parents[node] for node in self.net.states}
-        if cycle := find_cycle(self.net.parents):
-            self.fail(f"got the cycle {' -> '.join(cycle)}, expected none", self.lines[cycle[0]])
+
+def _names(groups: Sequence[list[str]], count: str) -> list[str] | None:
+    """Names with commas between them, or with blanks if that makes them as many as expected."""
+    names = [" ".join(words) for words in groups]
+    if len(names) == 1 and count != "1":
+        names = groups[0]
+    return names if str(len(names)) == count else None

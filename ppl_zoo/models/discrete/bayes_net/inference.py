@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.models.discrete.bayes_net.approximate import (
+    Factors,
+    likelihood_weighting,
+    loopy_propagation,
+)
 from ppl_zoo.models.discrete.bayes_net.counts import configuration_index
+from ppl_zoo.models.discrete.bayes_net.elimination import Elimination
 from ppl_zoo.models.discrete.bayes_net.graph import Graph
 from ppl_zoo.models.discrete.bayes_net.junction_tree import JunctionTree
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace
 
+if TYPE_CHECKING:
+    import xarray
+
 __all__ = ["Explanation", "JunctionTreeInference"]
+
+CELLS_PER_ELIMINATION = 2**20  # of one product, for all rows of a chunk
+
+METHODS = ("exact", "loopy", "likelihood-weighting")
 
 
 class Explanation(NamedTuple):
@@ -28,10 +41,12 @@ class Explanation(NamedTuple):
 class JunctionTreeInference:
     """Inference by junction tree, a chunk of rows at a time; a base class of `BayesNet`.
 
-    Evidence is a mapping ``{node: state}`` (a name or a number; a sequence of them for several
-    rows), or integers ``(rows, nodes)`` with -1 for unobserved. Soft evidence is a mapping
-    ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: the probability of an
-    observation under each state.
+    Evidence is a mapping ``{node: name of its state}`` (a sequence of names for several rows), a
+    data frame or one of its rows, or a tensor of codes ``(rows, nodes)`` with -1 for unobserved.
+    A number names a state too: 1 is the state "1", never the second one.
+
+    Soft evidence is a mapping ``{node: likelihoods}``, ``(states,)`` or ``(rows, states)``: the
+    probability of an observation under each state.
     """
 
     # of BayesNet
@@ -53,7 +68,13 @@ class JunctionTreeInference:
 
     @torch.no_grad()
     def marginals(
-        self, evidence: Any = None, likelihood: Mapping[str, Any] | None = None
+        self,
+        evidence: Any = None,
+        likelihood: Mapping[str, Any] | None = None,
+        *,
+        method: str = "exact",
+        num_samples: int = 20_000,
+        max_iterations: int = 1000,
     ) -> dict[str, Tensor]:
         """Posterior probabilities of the states of every node.
 
@@ -61,19 +82,40 @@ class JunctionTreeInference:
         ----------
         evidence, likelihood
             Hard and soft evidence.
+        method
+            "exact" by junction tree; "likelihood-weighting", or "loopy" belief propagation held
+            against it, where the tree does not fit in memory.
+        num_samples
+            Draws of likelihood weighting for each row, from torch's global generator.
+        max_iterations
+            Of loopy propagation.
 
         Returns
         -------
         dict
-            ``{node: (rows, states)}``.
+            ``{node: (rows, states)}``; an `ApproximateMarginals`, with the errors, where the
+            method is not exact.
 
         Raises
         ------
         DataError
             If a node or state is unknown, or a shape is wrong.
         QueryError
-            If the evidence of a row is impossible; the message says which.
+            If the evidence of a row is impossible; the message says which. If the junction tree
+            does not fit; the message says its size, and what is at hand.
         """
+        if method not in METHODS:
+            raise DataError(f"method: got {method!r}, expected one of {METHODS}")
+        if method != "exact":
+            if num_samples < 1 or max_iterations < 1:
+                raise DataError(
+                    f"num_samples, max_iterations: got {num_samples}, {max_iterations}, expected "
+                    "1 or more"
+                )
+            x, soft = self._evidence(evidence, likelihood)
+            if method == "loopy":
+                return loopy_propagation(self._factors(), x, soft, num_samples, max_iterations)
+            return likelihood_weighting(self._factors(), x, soft, num_samples)
         stacked = self._node_marginals(evidence, likelihood)
         offsets = self.state_space.offsets
         return {
@@ -127,6 +169,92 @@ class JunctionTreeInference:
             states.append(best)
             log_probs.append(log_prob)
         return Explanation(torch.cat(states), torch.cat(log_probs))
+
+    @torch.no_grad()
+    def query(
+        self,
+        nodes: str | Sequence[str],
+        evidence: Any = None,
+        likelihood: Mapping[str, Any] | None = None,
+    ) -> xarray.DataArray:
+        """Joint posterior of several nodes, by variable elimination.
+
+        Parameters
+        ----------
+        nodes
+            A node, or several.
+        evidence, likelihood
+            As for `marginals`.
+
+        Returns
+        -------
+        xarray.DataArray
+            Probabilities with a dimension for the rows of evidence and one for each node, whose
+            coordinates are the names of its states: ``.sel(lung="yes", bronc="no")``.
+
+        Raises
+        ------
+        QueryError
+            If the evidence of a row is impossible, or a table does not fit in memory.
+        """
+        import xarray
+
+        chosen = [nodes] if isinstance(nodes, str) else list(nodes)
+        kept, parts, order = self._columns_of(chosen), [], []
+        eliminations = self._eliminations(kept, evidence, likelihood, maximise=False)
+        for rows, x, elimination in eliminations:
+            joint = elimination.joint()
+            joint = joint.expand(*joint.shape[:-1], len(x)).movedim(-1, 0)
+            total = joint.flatten(1).sum(1)
+            self._refuse_impossible(total.log() + elimination.scale, x, rows)
+            parts.append(joint / total.view(-1, *[1] * len(kept)))
+            order.append(rows)
+        joint = torch.cat(parts)[torch.cat(order).argsort()]
+        rows_dim = "rows"
+        while rows_dim in chosen:
+            rows_dim += "_"
+        states = {node: list(self.state_space.states[node]) for node in chosen}
+        return xarray.DataArray(joint.cpu().numpy(), states, [rows_dim, *chosen])
+
+    @torch.no_grad()
+    def map_query(
+        self,
+        nodes: str | Sequence[str],
+        evidence: Any = None,
+        likelihood: Mapping[str, Any] | None = None,
+    ) -> Explanation:
+        """Marginal MAP: most probable states of some nodes together, the others summed out.
+
+        Parameters
+        ----------
+        nodes
+            The nodes that are asked for; `most_probable` is for all of them.
+        evidence, likelihood
+            As for `marginals`.
+
+        Returns
+        -------
+        Explanation
+            ``states (rows, nodes of the network)``, -1 where not asked for, which `names`
+            decodes; and ``log_prob (rows,)``, that of these states together with the evidence.
+
+        Raises
+        ------
+        QueryError
+            If the evidence of a row is impossible, or a table does not fit in memory.
+        """
+        kept = self._columns_of([nodes] if isinstance(nodes, str) else list(nodes))
+        states, log_probs, order = [], [], []
+        eliminations = self._eliminations(kept, evidence, likelihood, maximise=True)
+        for rows, x, elimination in eliminations:
+            best, log_prob = elimination.most_probable()
+            self._refuse_impossible(log_prob, x, rows)
+            states.append(torch.full_like(x, -1))
+            states[-1][:, kept] = best.T
+            log_probs.append(log_prob)
+            order.append(rows)
+        order = torch.cat(order).argsort()
+        return Explanation(torch.cat(states)[order], torch.cat(log_probs)[order])
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Any = None) -> Int[Tensor, "n nodes"]:
@@ -186,6 +314,23 @@ class JunctionTreeInference:
 
         Likelihoods are scaled to a maximum of one, so that products do not underflow.
         """
+        x, soft = self._evidence(evidence, likelihood)
+        rows = len(x)
+        size = self.tree.chunk_rows(self.device)
+        for first in range(0, max(rows, 1), size):
+            part = x[first : first + size]
+            given, scale = self._likelihoods(part), self._anchor.new_zeros(len(part))
+            for node, vectors in soft.items():
+                vectors = vectors[:, first : first + size]
+                top = vectors.amax(0).clamp_min(torch.finfo(vectors.dtype).tiny)
+                scale = scale + top.log()
+                given[node] = given[node] * (vectors / top) if node in given else vectors / top
+            yield part, given, scale
+
+    def _evidence(
+        self, evidence: Any, likelihood: Mapping[str, Any] | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Hard evidence ``(rows, nodes)`` and soft ``{node: (states, rows)}``, of equal length."""
         x = self.state_space.evidence(evidence, self.device)
         soft = self.state_space.soft_evidence(likelihood, self._anchor)
         sizes = {v.shape[1] for v in (*soft.values(), x.T)} - {1}
@@ -197,16 +342,43 @@ class JunctionTreeInference:
         rows = max([len(x), *(v.shape[1] for v in soft.values())]) if len(x) else 0
         x = x.expand(rows, -1)
         soft = {node: v.expand(-1, rows) for node, v in soft.items()}
-        size = self.tree.chunk_rows(self.device)
-        for first in range(0, max(rows, 1), size):
-            part = x[first : first + size]
-            given, scale = self._likelihoods(part), self._anchor.new_zeros(len(part))
-            for node, vectors in soft.items():
-                vectors = vectors[:, first : first + size]
-                top = vectors.amax(0).clamp_min(torch.finfo(vectors.dtype).tiny)
-                scale = scale + top.log()
-                given[node] = given[node] * (vectors / top) if node in given else vectors / top
-            yield part, given, scale
+        return x, soft
+
+    def _columns_of(self, nodes: Sequence[str]) -> list[int]:
+        """Columns of the nodes of a query."""
+        columns = [self.state_space.column(node) for node in nodes]
+        if not columns or len(set(columns)) < len(columns):
+            raise DataError(f"nodes: got {list(nodes)}, expected one or more, each once")
+        return columns
+
+    def _eliminations(
+        self, kept: list[int], evidence: Any, likelihood: Mapping[str, Any] | None, maximise: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Elimination]]:
+        """Variable elimination of rows that observe the same nodes: their indices, and they."""
+        x, soft = self._evidence(evidence, likelihood)
+        tables, sizes = self.node_tables(), self.state_space.sizes
+
+        def elimination(rows: Tensor) -> Elimination:
+            own = {node: vectors.expand(-1, len(x))[:, rows] for node, vectors in soft.items()}
+            return Elimination(self.parent_columns, sizes, tables, x[rows], own, kept)
+
+        patterns, group = (x >= 0).unique(dim=0, return_inverse=True)
+        for pattern in range(len(patterns)):
+            rows = (group == pattern).nonzero()[:, 0]
+            cells = elimination(rows[:1]).plan(maximise)[2]
+            for some in rows.split(max(1, CELLS_PER_ELIMINATION // cells)):
+                yield some, x[some], elimination(some)
+
+    def _factors(self) -> Factors:
+        """Tables and arrows, for approximate inference."""
+        index = self.state_space.index
+        return Factors(
+            nodes=self.state_space.nodes,
+            order=[index[node] for node in self.graph.order],
+            parents=self.parent_columns,
+            sizes=self.state_space.sizes,
+            tables=self.node_tables(),
+        )
 
     def _likelihoods(self, x: Tensor, seen: list[int] | None = None) -> dict[int, Tensor]:
         """One-hot likelihoods of rows of integers, ``{node: (states, rows)}``; 1 where missing.

@@ -9,21 +9,31 @@ broadcast.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.errors import QueryError
 from ppl_zoo.models.discrete.bayes_net.triangulation import CliqueTree, clique_tree
 
-__all__ = ["Collected", "JunctionTree"]
+__all__ = ["Collected", "JunctionTree", "refuse_too_large"]
 
 #: cells of all cliques together, for the rows of one chunk: what fits in a CPU's cache, and in a
 #: GPU's memory; by device type
 MAX_CELLS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**27}
 DEFAULT_CELLS_PER_CHUNK = 2**24
+#: copies of the cliques' cells that a query holds: potentials, beliefs of both passes, a product
+COPIES_PER_QUERY = 4
+#: below this nobody asks how much memory is at hand
+SMALL_BYTES = 2**27
+SHARE_OF_MEMORY = 0.8
+DEFAULT_BYTES = 2**33  # where the system does not say
 
 
 class Collected(NamedTuple):
@@ -90,7 +100,13 @@ class JunctionTree:
         ----------
         tables
             Table of each node, ``(states of its parents..., states)`` or flat.
+
+        Raises
+        ------
+        QueryError
+            If the cliques do not fit in the memory at hand; nothing is allocated then.
         """
+        self._refuse_too_large(tables[0])
         products: list[Tensor | None] = [None] * len(self.cliques)
         for node, (clique, table) in enumerate(zip(self.family_cliques, tables, strict=True)):
             nodes = self.cliques[clique].nodes
@@ -107,6 +123,13 @@ class JunctionTree:
             .reshape(-1, 1)
             for clique, product in zip(self.cliques, products, strict=True)
         ]
+
+    def _refuse_too_large(self, like: Tensor) -> None:
+        """Refuse cliques that do not fit in the memory at hand."""
+        largest = max(self.cliques, key=lambda clique: clique.cells)
+        size = f"{len(largest.nodes)} nodes and {float(largest.cells):.3g} cells"
+        told = f"the largest clique found has {size}"
+        refuse_too_large("exact inference", told, self.num_cells, like)
 
     def collect(
         self, potentials: Sequence[Tensor], likelihoods: Mapping[int, Tensor]
@@ -347,3 +370,58 @@ def _layout_node(
     before = math.prod(sizes[n] for n in nodes[:at])
     after = math.prod(sizes[n] for n in nodes[at + 1 :])
     return _NodeLayout(clique, (before, sizes[node], after))
+
+
+def refuse_too_large(query: str, told: str, cells: int, like: Tensor) -> None:
+    """Refuse a query whose tables do not fit in the memory at hand, before they are computed.
+
+    Parameters
+    ----------
+    query, told
+        The query, and its size in words.
+    cells
+        Cells of all tables together.
+    like
+        A tensor of their dtype and device.
+
+    Raises
+    ------
+    QueryError
+        Says what a query takes, what is at hand, and what else can be done.
+    """
+    wanted = COPIES_PER_QUERY * like.element_size() * cells
+    if wanted <= SMALL_BYTES:
+        return
+    at_hand = _available_bytes(like.device)
+    if wanted > SHARE_OF_MEMORY * at_hand:
+        raise QueryError(
+            f"{query} does not fit: {told}, so that it takes {_in_words(wanted)}, and "
+            f"{_in_words(at_hand)} are at hand; marginals(..., method='loopy') or "
+            "method='likelihood-weighting' are approximate and estimate their error, or give the "
+            "net fewer arrows or states"
+        )
+
+
+def _available_bytes(device: torch.device) -> int:
+    """Memory at hand on a device: free, and within the limit of a container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        found.append(1024 * int(line.split()[1]))
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        found.append(limit - int((folder / "memory.current").read_text(encoding="ascii")))
+    return max(0, min(found)) if found else DEFAULT_BYTES
+
+
+def _in_words(size: int) -> str:
+    """Size in GiB, or the unit that fits."""
+    units = ("MiB", "GiB", "TiB", "PiB")
+    power = min(max(int(math.log2(max(size, 1)) // 10), 2), 5)
+    return f"{size / 2 ** (10 * power):.3g} {units[power - 2]}"

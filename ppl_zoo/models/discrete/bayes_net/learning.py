@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.models.common.categories import infer_states, named_columns
 from ppl_zoo.models.discrete.bayes_net.counts import as_columns, family_counts
-from ppl_zoo.models.discrete.bayes_net.states import StateSpace, read_states
+from ppl_zoo.models.discrete.bayes_net.states import StateSpace, as_array, read_states
 
 __all__ = ["StructureLearning"]
 
-SCORES = ("bic", "bdeu")
+SCORES = ("bic", "bdeu", "k2")
 MIN_GAIN_NATS = 1e-9  # differences of scores below are rounding
 ROWS_PER_CHUNK = 65_536
+MAX_CELLS_PER_FAMILY = 2**22  # larger tables are no candidates
 
 Change = tuple[str, int, int]  # "add", "delete" or "reverse" an arrow; from, to
 Network = TypeVar("Network", bound="StructureLearning")
@@ -39,9 +41,11 @@ class StructureLearning:
         Parameters
         ----------
         data
-            Rows ``(n, nodes)`` of integers, or a data frame or mapping of columns.
+            A data frame (pandas, polars) or mapping of columns; or rows ``(n, nodes)``, as a
+            tensor of codes or an array.
         states
-            ``{node: names of its states}``; inferred from the data where left out.
+            ``{node: names of its states}``; where left out, the categories of a column, or the
+            values that occur in it, in their order.
         **options
             Of the model.
 
@@ -70,12 +74,14 @@ class StructureLearning:
     ) -> Network:
         """Score-based search: the best change of one arrow at a time, with a tabu list.
 
+        Tables of more than four million cells are not considered.
+
         Parameters
         ----------
         data, states
             As for `chow_liu`.
         score
-            "bic" or "bdeu".
+            "bic", "bdeu" or "k2": the log evidence under a uniform prior of every row.
         max_parents
             Maximal number of parents of a node.
         tabu, patience
@@ -91,7 +97,8 @@ class StructureLearning:
         References
         ----------
         Heckerman, Geiger & Chickering 1995, Learning Bayesian networks,
-        https://doi.org/10.1007/BF00994016
+        https://doi.org/10.1007/BF00994016. K2: Cooper & Herskovits 1992, A Bayesian method for the
+        induction of probabilistic networks from data, https://doi.org/10.1007/BF00994110
         """
         x, states = _read_complete(data, states)
         sizes = [len(names) for names in states.values()]
@@ -123,27 +130,40 @@ class StructureLearning:
 
 def _read_complete(data: Any, states: Any) -> tuple[Tensor, dict[str, tuple[str, ...]]]:
     """Rows and states of complete data; states are inferred from the data where None."""
-    if states is None and (isinstance(data, Mapping) or hasattr(data, "columns")):
-        states = {}
-        for name in data:
-            values = sorted(
-                set(data[name].tolist() if hasattr(data[name], "tolist") else data[name])
-            )
-            integers = all(isinstance(v, (int, float)) and v == int(v) for v in values)
-            states[str(name)] = int(max(values)) + 1 if integers else values
-    elif states is None:
-        x = torch.as_tensor(data)
+    named = named_columns(data)
+    if named is None:
+        x = data if isinstance(data, Tensor) else as_array("data", data)
         if x.ndim != 2 or not len(x):
             raise DataError(f"data: got shape {tuple(x.shape)}, expected (n, nodes)")
         width = len(str(x.shape[1] - 1))
-        states = {f"x{i:0{width}d}": int(m) + 1 for i, m in enumerate(x.amax(0).tolist())}
-    states = read_states(dict.fromkeys(states), states)
-    state_space = StateSpace(states)
+        names = list(states) if isinstance(states, Mapping) else []
+        if len(names) != x.shape[1]:
+            names = [f"x{i:0{width}d}" for i in range(x.shape[1])]
+        if states is None:
+            states = {n: _states_of_codes(n, c) for n, c in zip(names, x.T, strict=True)}
+    elif states is None:
+        states = {name: infer_states(name, column) for name, column in named.items()}
+    state_space = StateSpace(read_states(dict.fromkeys(states), states))
     x = torch.as_tensor(state_space.rows(data)).long()
     state_space.check(x)
-    if bool((x < 0).any()):
-        raise DataError("data: got missing values, expected complete rows to learn a structure")
+    missing = (x < 0).sum(0).tolist()
+    if any(missing):
+        node = next(n for n, count in zip(state_space.nodes, missing, strict=True) if count)
+        raise DataError(
+            f"data: got {missing[state_space.index[node]]} missing values in column {node!r}, "
+            f"expected complete rows to learn a structure; drop them, df.dropna(), or make them a "
+            f"state, df[{node!r}].fillna('unknown')"
+        )
     return x, state_space.states
+
+
+def _states_of_codes(name: str, column: Tensor | np.ndarray) -> int | tuple[str, ...]:
+    """States of a column without a name: codes from 0, or an array's values where none is 0."""
+    numbers = isinstance(column, Tensor) or column.dtype.kind in "iuf"
+    if not numbers or not (isinstance(column, Tensor) or column.min() <= 0):
+        return infer_states(name, column)
+    column = column[~column.isnan()] if isinstance(column, Tensor) else column[~np.isnan(column)]
+    return int(column.max()) + 1 if len(column) else 1
 
 
 def _mutual_information(x: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -196,11 +216,16 @@ class _Scorer:
 
     def __call__(self, node: int, parents: frozenset[int]) -> float:
         key = node, parents
+        cells = math.prod(self.sizes[n] for n in (*parents, node))
+        if parents and cells > MAX_CELLS_PER_FAMILY:
+            return -math.inf
         if key not in self.cache:
             counts = family_counts(
                 self.columns, node, sorted(parents), self.sizes, complete=True
             ).double()
-            self.cache[key] = self._bic(counts) if self.score == "bic" else self._bdeu(counts)
+            self.cache[key] = {"bic": self._bic, "bdeu": self._bdeu, "k2": self._k2}[self.score](
+                counts
+            )
         return self.cache[key]
 
     def _bic(self, counts: Tensor) -> float:
@@ -208,9 +233,17 @@ class _Scorer:
         penalty = 0.5 * math.log(self.columns.shape[1]) * len(counts) * (counts.shape[1] - 1)
         return float(fit) - penalty
 
+    def _k2(self, counts: Tensor) -> float:
+        return self._log_evidence(counts, torch.ones_like(counts))
+
     def _bdeu(self, counts: Tensor) -> float:
-        row = torch.full_like(counts[:, 0], self.equivalent_sample_size / len(counts))
         cell = torch.full_like(counts, self.equivalent_sample_size / counts.numel())
+        return self._log_evidence(counts, cell)
+
+    @staticmethod
+    def _log_evidence(counts: Tensor, cell: Tensor) -> float:
+        """Log evidence of counts under a Dirichlet prior of each row."""
+        row = cell.sum(-1)
         rows = row.lgamma() - (row + counts.sum(-1)).lgamma()
         return float(rows.sum() + ((cell + counts).lgamma() - cell.lgamma()).sum())
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.models.common.categories import Categories, named_columns, read_state_names
 
-__all__ = ["StateSpace", "read_states"]
+__all__ = ["StateSpace", "as_array", "read_states"]
 
 
 class StateSpace:
@@ -28,8 +29,15 @@ class StateSpace:
         self.nodes = tuple(self.states)
         self.sizes = tuple(len(names) for names in self.states.values())
         self.index = {node: i for i, node in enumerate(self.nodes)}
-        self._codes = {n: {s: i for i, s in enumerate(v)} for n, v in self.states.items()}
+        self.categories = {n: Categories(n, names) for n, names in self.states.items()}
         self.offsets = [sum(self.sizes[:i]) for i in range(len(self.sizes) + 1)]
+
+    def as_given(self) -> dict[str, int | list[str]]:
+        """States of each node as names, or as their number where names are codes."""
+        return {
+            node: len(names) if self.categories[node].are_codes else list(names)
+            for node, names in self.states.items()
+        }
 
     def column(self, node: str) -> int:
         """Return the column of a node.
@@ -45,61 +53,74 @@ class StateSpace:
         return self.index[node]
 
     def code(self, node: str, state: Any) -> int:
-        """Return the code of a state that is given by its name or code; -1 for None.
+        """Return the code of a state that is given by its name; -1 for a missing value.
 
         Raises
         ------
         DataError
             If the node has no such state.
         """
-        codes, size = self._codes[self.nodes[self.column(node)]], len(self.states[node])
-        if isinstance(state, str) and state in codes:
-            return codes[state]
-        if state is None or (isinstance(state, float) and state != state):
-            return -1
-        if not isinstance(state, str):
-            try:
-                number = int(state)
-            except (TypeError, ValueError, OverflowError):
-                number = size
-            if -1 <= number < size and number == state:
-                return number
-        raise DataError(f"{node}: got state {state!r}, expected one of {list(codes)}")
+        return self.categories[self.nodes[self.column(node)]].code(state)
 
     def codes(self, node: str, values: Any) -> Tensor:
-        """Encode a column of names or integers, ``(rows,)``."""
-        self.column(node)
-        array = values if isinstance(values, Tensor) else np.asarray(values)
-        if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
-            unique = {v: self.code(node, v) for v in dict.fromkeys(array.reshape(-1).tolist())}
-            return torch.tensor([unique[v] for v in array.reshape(-1).tolist()])
-        return self._integers(torch.as_tensor(array).reshape(-1), node)
+        """Encode a column of a node's states, given by their names, ``(rows,)``."""
+        return self.categories[self.nodes[self.column(node)]].codes(values)
 
     def rows(self, data: Any) -> Any:
-        """Encode rows: columns by name (a mapping or data frame), or an array of integers.
+        """Encode rows: columns by name (a mapping or data frame), or an array.
+
+        Values in columns with names are matched to the states by name. A tensor of integers has
+        codes, as samples have; so has an array, but for nodes whose states are themselves numbers
+        or truth values: there it has these.
 
         Returns
         -------
         Tensor or array
-            ``(rows, nodes)``, integers; -1 where a value is missing (NaN, None, or a node
+            ``(rows, nodes)``, integers; -1 where a value is missing (None, NaN, NA, or a node
             that is not among the columns).
         """
         if isinstance(data, tuple) and len(data) == 1:
             data = data[0]
         if isinstance(data, Mapping) and set(data) == {"x"} and "x" not in self.index:
             data = data["x"]
-        if isinstance(data, Mapping) or hasattr(data, "columns"):
-            columns = {str(name): self.codes(str(name), data[name]) for name in data}
+        named = named_columns(data)
+        if named is not None:
+            columns = {name: self.codes(name, column) for name, column in named.items()}
             length = max((len(c) for c in columns.values()), default=0)
             if any(len(c) != length for c in columns.values()):
                 sizes = {name: len(c) for name, c in columns.items()}
                 raise DataError(f"x: got columns of lengths {sizes}, expected one length")
             unobserved = torch.full((length,), -1)
             return torch.stack([columns.get(node, unobserved) for node in self.nodes], 1)
+        if isinstance(data, list) and not any(isinstance(r, Tensor | np.ndarray) for r in data):
+            data = as_array("x", data)
+        if isinstance(data, Tensor) and data.dtype == torch.bool:
+            data = data.cpu().numpy()
+        if isinstance(data, np.ndarray) and data.dtype.kind in "OUSb":
+            return self._by_column(data)
+        if isinstance(data, np.ndarray) and any(c.are_values for c in self.categories.values()):
+            return self._by_column(data)
         if isinstance(data, Tensor) or (isinstance(data, np.ndarray) and data.dtype.kind == "f"):
             tensor = torch.as_tensor(data)
             return self._integers(tensor, "x") if tensor.is_floating_point() else tensor
         return data
+
+    def _by_column(self, x: np.ndarray) -> Tensor:
+        """Encode an array ``(rows, nodes)`` without names, a column at a time."""
+        one, x = x.ndim == 1, np.atleast_2d(x)
+        if x.ndim != 2 or x.shape[1] != len(self.nodes):
+            raise DataError(f"x: got shape {x.shape}, expected (n, {len(self.nodes)})")
+        columns = []
+        for column, node in zip(x.T, self.nodes, strict=True):
+            if column.dtype.kind in "iuf":
+                if not self.categories[node].are_values:
+                    columns.append(self._integers(torch.as_tensor(column.copy()), node))
+                    continue
+                if "-1" not in self.states[node]:
+                    column = np.where(column == -1, np.nan, column)
+            columns.append(self.codes(node, column))
+        codes = torch.stack(columns, 1)
+        return codes[0] if one else codes
 
     def check(self, x: Tensor, first: int = 0) -> bool:
         """Refuse rows of another shape, or with codes that are no states.
@@ -127,9 +148,11 @@ class StateSpace:
         )
 
     def evidence(self, given: Any, device: torch.device) -> Tensor:
-        """Encode evidence, ``(rows, nodes)``: a mapping ``{node: state}``, or rows of integers."""
+        """Encode evidence, ``(rows, nodes)``: a mapping ``{node: state}``, or rows."""
         if given is None:
             given = {}
+        if hasattr(given, "to_dict") and hasattr(given, "index") and not hasattr(given, "columns"):
+            given = given.to_dict()  # a row of a data frame
         if isinstance(given, Mapping):
             columns = {
                 node: self.codes(node, [state] if np.ndim(state) == 0 else state)
@@ -146,7 +169,7 @@ class StateSpace:
         else:
             x = torch.as_tensor(self.rows(given))
             x = x[None] if x.ndim == 1 else x
-            if x.is_floating_point() or x.dtype == torch.bool:
+            if x.is_floating_point():
                 x = self._integers(x, "evidence")
         self.check(x)
         return x.to(device, torch.int64)
@@ -197,11 +220,18 @@ def read_states(parents: Mapping[str, Any], states: Any) -> dict[str, tuple[str,
     if not isinstance(states, Mapping) or set(states) != set(parents):
         given = sorted(states) if isinstance(states, Mapping) else states
         raise DataError(f"states: got {given}, expected those of {sorted(parents)}")
-    read = {}
-    for node in parents:
-        own = states[node]
-        names = [str(i) for i in range(own)] if isinstance(own, int) else list(map(str, own))
-        if not names or len(set(names)) < len(names):
-            raise DataError(f"states of {node!r}: got {own}, expected one or more, each once")
-        read[node] = tuple(names)
-    return read
+    return {node: read_state_names(node, states[node]) for node in parents}
+
+
+def as_array(name: str, rows: Any) -> np.ndarray:
+    """Convert rows, as lists, to an array.
+
+    Raises
+    ------
+    DataError
+        If they are of unequal length.
+    """
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        raise DataError(f"{name}: got rows of unequal length: {error}") from error

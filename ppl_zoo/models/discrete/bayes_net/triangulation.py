@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["CliqueTree", "clique_tree"]
+
+#: cells of all cliques from which on another heuristic is worth trying
+LOG_LARGE_CELLS = math.log(2.0**20)
+#: a clique beyond this fits in no memory: such a search ends without looking for the best order
+LOG_HOPELESS_CELLS = math.log(2.0**36)
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,23 @@ def clique_tree(
     for run in range(restarts):
         # min-fill and min-weight in turn: each wins on some nets
         eliminated = _eliminate(list(moral), logs, random.Random(seed + run), run % 2 == 0)
-        cells = sum(
-            math.exp(logs[node] + sum(logs[other] for other in _bits(rest)))
-            for node, rest in eliminated
-        )
+        cells = _log_cells(eliminated, logs)
         if best is None or cells < best[0]:
             best = cells, eliminated
+        if best[0] > LOG_HOPELESS_CELLS * (1.0 if run else 1.25):
+            break
+    if best[0] > LOG_LARGE_CELLS:  # grids: a sweep from one side to the other beats both
+        eliminated = _sweep(list(moral))
+        cells = _log_cells(eliminated, logs)
+        best = min(best, (cells, eliminated), key=lambda found: found[0])
     return _join(best[1], logs)
+
+
+def _log_cells(eliminated: Sequence[tuple[int, int]], logs: Sequence[float]) -> float:
+    """Log of the cells of all cliques together."""
+    sizes = [logs[node] + sum(logs[other] for other in _bits(rest)) for node, rest in eliminated]
+    largest = max(sizes)
+    return largest + math.log(sum(math.exp(size - largest) for size in sizes))
 
 
 def _bits(mask: int) -> Iterator[int]:
@@ -94,9 +110,12 @@ def _eliminate(
 ) -> list[tuple[int, int]]:
     """Eliminate all nodes: ``(node, its neighbours at that time)`` in elimination order."""
     tie = generator.random
+    hopeless = False
 
     def cost(node: int) -> tuple[float | int, ...]:
         near = adjacent[node]
+        if hopeless:  # the order still tells about how large the largest clique is
+            return near.bit_count(), tie()
         missing = sum((near & ~adjacent[other]).bit_count() - 1 for other in _bits(near))
         weight = logs[node] + sum(logs[other] for other in _bits(near))
         fill, weight = missing // 2, round(weight, 9)
@@ -106,16 +125,44 @@ def _eliminate(
     order = []
     while costs:
         node = min(costs, key=costs.__getitem__)
-        near, filled = adjacent[node], costs.pop(node)[0 if by_fill else 1] > 0
+        near = adjacent[node]
+        filled = hopeless or costs[node][0 if by_fill else 1] > 0
+        del costs[node]
         order.append((node, near))
         stale = near
         for other in _bits(near):
-            if filled:
+            if filled and not hopeless:
                 stale |= adjacent[other]
             adjacent[other] = (adjacent[other] | near) & ~(1 << other) & ~(1 << node)
+        if not hopeless and logs[node] + sum(logs[n] for n in _bits(near)) > LOG_HOPELESS_CELLS:
+            hopeless, stale = True, sum(1 << other for other in costs)
         for other in _bits(stale & ~(1 << node)):
             costs[other] = cost(other)
     return order
+
+
+def _sweep(adjacent: list[int]) -> list[tuple[int, int]]:
+    """Eliminate all nodes in the order of Cuthill & McKee 1969, breadth first from the side."""
+    count = len(adjacent)
+    by_degree = sorted(range(count), key=lambda node: adjacent[node].bit_count())
+    order: list[int] = []
+    seen = 0
+    for start in by_degree:
+        waiting = deque([] if seen >> start & 1 else [start])
+        seen |= 1 << start
+        while waiting:
+            node = waiting.popleft()
+            order.append(node)
+            new = adjacent[node] & ~seen
+            seen |= new
+            waiting += sorted(_bits(new), key=lambda other: adjacent[other].bit_count())
+    eliminated = []
+    for node in order:
+        near = adjacent[node]
+        eliminated.append((node, near))
+        for other in _bits(near):
+            adjacent[other] = (adjacent[other] | near) & ~(1 << other) & ~(1 << node)
+    return eliminated
 
 
 def _join(eliminated: Sequence[tuple[int, int]], logs: Sequence[float]) -> CliqueTree:
