@@ -41,7 +41,7 @@ FIRST_STEP_SIZE = 0.1
 #: side by side they all wait for the longest trajectory, but share the cost of small operations
 MIN_NUMBERS_IN_PARALLEL = 10_000
 #: points of a chain that are evaluated together at most
-MAX_WIDTH = 8
+MAX_WIDTH = 16
 #: place of the iteration counter among the leaves of a state; the others are of chains
 COUNTER = 0
 

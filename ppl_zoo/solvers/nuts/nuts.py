@@ -20,11 +20,7 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.solvers.loop import Chain, repeat_parameters, run_chains
-from ppl_zoo.solvers.nuts.starts import (
-    MAX_LATENTS_FOR_PATHS,
-    pathfinder_starts,
-    uniform_starts,
-)
+from ppl_zoo.solvers.nuts.starts import find_starts, uniform_starts
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["NUTS", "NUTSEngine", "NUTSRecord"]
@@ -338,10 +334,8 @@ class NUTS(Solver):
         try:
             if engine.name != "xla":  # Pyro's potential takes too long to look around
                 return uniform_starts(engine.evaluate, chains, size, seed, num_compared=1)
-            if size > MAX_LATENTS_FOR_PATHS:
-                return uniform_starts(engine.evaluate, chains, size, seed)
             dtype = str(problem.model.dtype).removeprefix("torch.")
-            return pathfinder_starts(engine.evaluate, chains, size, seed, dtype)
+            return find_starts(engine.evaluate, chains, size, seed, dtype)
         except ConvergenceError as error:
             raise ConvergenceError(f"{problem.model.model_name}: {error}") from None
 

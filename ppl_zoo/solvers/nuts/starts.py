@@ -14,7 +14,7 @@ from ppl_zoo.solvers.fixed_draws.laplace import (
     difference_hessian,
 )
 
-__all__ = ["MAX_LATENTS_FOR_PATHS", "pathfinder_starts", "uniform_starts"]
+__all__ = ["find_starts", "uniform_starts"]
 
 #: points tried in turn for a chain's start until one has a finite density, uniform within the
 #: radius of 0 on the unconstrained scale
@@ -34,6 +34,21 @@ DIFFERENCE_STEPS = {"float32": 1e-2, "float64": 1e-3}
 
 #: ``evaluate(z)`` returns energies ``(chain, point)`` and gradients at ``z (chain, point, size)``
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def find_starts(
+    evaluate: Evaluate, num_chains: int, size: int, seed: int, dtype: str
+) -> np.ndarray:
+    """Start each chain by :func:`pathfinder_starts`; those of many latents, uniformly.
+
+    Raises
+    ------
+    ConvergenceError
+        If there is no point of a finite density.
+    """
+    if size > MAX_LATENTS_FOR_PATHS:
+        return uniform_starts(evaluate, num_chains, size, seed)
+    return pathfinder_starts(evaluate, num_chains, size, seed, dtype)
 
 
 def uniform_starts(
