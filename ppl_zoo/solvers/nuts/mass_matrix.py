@@ -15,7 +15,7 @@ MAX_RANK = 64
 #: eigenvalues within ``[1 / CUTOFF, CUTOFF]`` are left at 1: to correct them gains little
 CUTOFF = 2.0
 #: ridge of both covariances in the scaled coordinates, divided by the number of draws
-RIDGE = 1e-3
+RIDGE = 1e-5
 #: shares of the warm-up: of its early windows, and of its end, where the step size alone adapts
 EARLY, FINAL = 0.3, 0.15
 #: iterations of an early window, of the first later one, and between estimates within one

@@ -39,7 +39,7 @@ SECONDS_PER_BLOCK = 0.5
 FIRST_STEP_SIZE = 0.1
 #: numbers in an evaluation of the potential from which each chain runs by itself, in threads:
 #: side by side they all wait for the longest trajectory, but share the cost of small operations
-MIN_NUMBERS_IN_PARALLEL = 10_000
+MIN_NUMBERS_IN_PARALLEL = 200_000
 #: points of a chain that are evaluated together at most
 MAX_WIDTH = 16
 #: place of the iteration counter among the leaves of a state; the others are of chains
