@@ -149,7 +149,7 @@ def test_warmup_and_draws_resume_bit_by_bit(method, monkeypatch):
         patch.setattr(NumPyroEngine, "advance", interrupted)
         part = fit(30)
     assert part.stopped == "interrupted"
-    assert part.solution.state_values["iteration"] < 30
+    assert 25 <= part.solution.state_values["iteration"] < 60  # within the warm-up
     for before in (part, fit(11)):
         more = fit(30, resume=before)
         for name, value in whole.posterior().items():
