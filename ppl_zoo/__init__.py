@@ -10,6 +10,7 @@ from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
 from ppl_zoo.fitting.auto import Auto
 from ppl_zoo.fitting.calibration import calibrate
+from ppl_zoo.fitting.log_density import log_density
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit, load
 from ppl_zoo.models import *
@@ -48,6 +49,7 @@ __all__ = [
     "imaging",
     "kl",
     "load",
+    "log_density",
     "models",
     "restore",
     "scan",

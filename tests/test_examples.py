@@ -40,6 +40,7 @@ ARGUMENTS = {
     "restore_photo": {"size": 48, "draws": 8, "out": tempfile.gettempdir()},
     "own_model": {"steps": 30, "draws": 20},
     "vae": {"steps": 30, "samples": 100, "nuts": 150, "out": tempfile.gettempdir()},
+    "blackjax_referee": {"draws": 2000, "warmup": 2000},
     "spam_filter": {
         "data": "digits",
         "sizes": (50, 100),

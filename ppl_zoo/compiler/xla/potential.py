@@ -105,6 +105,21 @@ class CapturedPotential:
         self.num_numbers = first.num_numbers
         self.compiler_options = energies.compiler_options or constrained.compiler_options
 
+    def log_density(self, z: jax.Array) -> jax.Array:
+        """Log density at ``z (size,)``, a scalar in nats, of the data it was captured with.
+
+        Raises
+        ------
+        TypeError
+            If it is float64 and JAX's 64-bit mode is closed.
+        """
+        if self.wide and jnp.result_type(float) != jnp.float64:
+            raise TypeError(
+                "log density: got JAX's 32-bit mode, expected its 64-bit mode, since model or "
+                "data are float64 (work within `with density.scope():`, or pass float32)"
+            )
+        return -self.potential(z, *self.data)
+
     def scope(self) -> AbstractContextManager:
         """Open JAX's 64-bit mode where it is needed."""
         return jax.enable_x64(self.wide)

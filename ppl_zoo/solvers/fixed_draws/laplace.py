@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.linalg import LinAlgError
 
-__all__ = ["NormalApproximation", "approximate"]
+__all__ = ["NormalApproximation", "approximate", "difference_hessian"]
 
 #: iterations of Newton's method
 MAX_ITERATIONS = 100
@@ -63,6 +63,27 @@ def approximate(
     """
     with np.errstate(all="ignore"):  # an overflow is a step too long, and treated as such
         return _best_normal(energy, normals, _newton_path(energy, hessian, start))
+
+
+def difference_hessian(
+    energy: Energy, z: np.ndarray, step: np.ndarray, relative: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hessian at ``z (size,)`` by central differences of gradients, exact for a quadratic.
+
+    Returns
+    -------
+    hessian, step
+        ``(size, size)``, and the ``step (size,)`` of the next call: ``relative`` times the
+        standard deviations that the diagonal of this one implies.
+    """
+    shifts = np.diag(step)
+    gradients = energy(np.concatenate([z + shifts, z - shifts]))[1]
+    rows = (gradients[: len(z)] - gradients[len(z) :]) / (2 * step[:, None])
+    hessian = (rows + rows.T) / 2
+    scale = np.abs(np.diag(hessian))
+    if np.isfinite(scale).all():
+        step = np.clip(relative / np.sqrt(np.maximum(scale, 1e-300)), 1e-10, relative)
+    return hessian, step
 
 
 @dataclass

@@ -12,6 +12,7 @@ from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.solvers.fixed_draws.laplace import difference_hessian
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["BatchedPotential", "reason_of"]
@@ -24,6 +25,8 @@ MAX_NUMBERS_PER_BLOCK = 2**24
 NUMBERS_PER_INTERPRETED_RUN = 2**18
 #: first step of the finite differences of a Hessian, on the unconstrained scale
 INITIAL_DIFFERENCE_STEP = 1e-4
+#: later ones, in the standard deviations that the diagonal of the Hessian before implies
+RELATIVE_DIFFERENCE_STEP = 1e-3
 
 
 class BatchedPotential:
@@ -152,21 +155,11 @@ class BatchedPotential:
         return value.item(), gradient.numpy()
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
-        """Hessian at a point, ``(size, size)``, by central differences of gradients.
-
-        Exact for a quadratic. The steps of the next call are a thousandth of the standard
-        deviations that the diagonal of this one implies.
-        """
-        shifts = np.diag(self.difference_step)
-        gradients = self(np.concatenate([z + shifts, z - shifts]))[1]
-        rows = (gradients[: self.size] - gradients[self.size :]) / (
-            2 * self.difference_step[:, None]
+        """Hessian at a point, ``(size, size)``, by central differences of gradients."""
+        found, self.difference_step = difference_hessian(
+            self, z, self.difference_step, RELATIVE_DIFFERENCE_STEP
         )
-        hessian = (rows + rows.T) / 2
-        scale = np.abs(np.diag(hessian))
-        if np.isfinite(scale).all():
-            self.difference_step = np.clip(1e-3 / np.sqrt(np.maximum(scale, 1e-300)), 1e-10, 1e-3)
-        return hessian
+        return found
 
     def trainable(self) -> list[str]:
         """Name the model's own parameters that its density depends on."""

@@ -74,7 +74,7 @@ class PyroEngine:
     def __init__(
         self,
         problem: Unconstrained,
-        options: dict[str, int | float | bool],
+        options: dict[str, Any],
         num_chains: int,
         seed: int,
     ) -> None:
@@ -85,28 +85,32 @@ class PyroEngine:
     def _potential(self, params: dict[str, Tensor]) -> Tensor:
         return self.problem.energy(params["z"], *self.problem.data)
 
-    def finite(self, z: Tensor) -> np.ndarray:
-        """Whether potential and gradient are finite at ``z (chain, size)``, ``(chain,)``."""
-        out = []
-        for point in z:
-            leaf = point.clone().requires_grad_()
+    def evaluate(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Potential energies and gradients at ``z (chain, point, size)``."""
+        model = self.problem.model
+        values, gradients = np.empty(z.shape[:2]), np.empty(z.shape)
+        for place in np.ndindex(*z.shape[:2]):
+            leaf = torch.tensor(z[place], dtype=model.dtype, device=model.device)
+            leaf.requires_grad_()
             with torch.enable_grad():
                 energy = self._potential({"z": leaf})
-                gradient = torch.autograd.grad(energy, leaf)[0]
-            out.append(bool(energy.isfinite() & gradient.isfinite().all()))
-        return np.array(out)
+                (gradient,) = torch.autograd.grad(energy, leaf)
+            values[place], gradients[place] = energy.item(), gradient.cpu().numpy()
+        return values, gradients
 
-    def start(self, z: Tensor) -> None:
+    def start(self, z: np.ndarray) -> None:
         """Start the chains at ``z (chain, size)``."""
+        model = self.problem.model
+        points = torch.from_numpy(z).to(model.device, model.dtype)
         for chain in range(self.num_chains):
-            set_seed(chain_seed(self.seed, chain), z.device)
+            set_seed(chain_seed(self.seed, chain), model.device)
             kernel = _Kernel(
                 potential_fn=self._potential,
                 target_accept_prob=self.options["target_accept_prob"],
                 max_tree_depth=self.options["max_tree_depth"],
-                full_mass=self.options["dense_mass"],
+                full_mass=self.options["mass_matrix"] == "dense",
             )
-            kernel.initial_params = {"z": z[chain].clone()}
+            kernel.initial_params = {"z": points[chain].clone()}
             kernel.setup(self.options["num_warmup"])
             self.kernels.append(kernel)
 
