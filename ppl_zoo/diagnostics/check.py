@@ -17,7 +17,7 @@ import torch
 from ppl_zoo.core.khat import Reweighted, khat, khat_of_rows, psis_weights, smoothed_share
 from ppl_zoo.diagnostics.verdicts import (
     LIMITS,
-    HeldOut,
+    HeldOutScores,
     ScalarCheck,
     SolverDiagnostics,
     Verdict,
@@ -130,7 +130,7 @@ def check_draws(
     reference: Mapping[str, np.ndarray] | None,
     replicates: Mapping[str, np.ndarray],
     observed: Mapping[str, np.ndarray],
-    held_out: HeldOut | None = None,
+    held_out: HeldOutScores | None = None,
 ) -> Check:
     """Check posterior draws.
 

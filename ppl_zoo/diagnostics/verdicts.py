@@ -19,7 +19,7 @@ __all__ = [
     "LIMITS",
     "Drift",
     "Finding",
-    "HeldOut",
+    "HeldOutScores",
     "ScalarCheck",
     "SolverDiagnostics",
     "Verdict",
@@ -193,7 +193,7 @@ class SolverDiagnostics:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutScores:
     """Log densities of rows that a fit has seen, and of rows that it has not, in nats.
 
     Attributes
@@ -619,7 +619,7 @@ def _nanmax(values: np.ndarray) -> float:
     return float(np.nanmax(values)) if not np.isnan(values).all() else math.nan
 
 
-def judge_generalisation(scores: HeldOut | None) -> Verdict:
+def judge_generalisation(scores: HeldOutScores | None) -> Verdict:
     """Judge whether the fit will predict rows that it has not seen as well as those it has.
 
     By the gap of the mean log density of a row, held against twice its standard error, and by

@@ -13,7 +13,6 @@ import torch
 from pyro.infer.autoguide import AutoContinuous
 from torch import Tensor
 
-from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import chain_seed, fork_generators
@@ -53,7 +52,7 @@ def run_short_chains(fit: FittedModel) -> dict[str, Drift]:
         return {}
     try:
         potential = BatchedPotential(fit.model, fit.rows)
-    except (CaptureError, DataError, RuntimeError, ValueError):
+    except (DataError, RuntimeError, ValueError):
         return {}
     reads = potential.numbers_per_point * NUM_CHAINS * NUM_TRANSITIONS * NUM_LEAPFROG
     if reads > MAX_NUMBERS_READ or getattr(guide, "latent_dim", 0) != potential.size:

@@ -20,7 +20,7 @@ from ppl_zoo.core.tracing import first_run
 from ppl_zoo.diagnostics.check import Check, check_draws, refused_by_weights
 from ppl_zoo.diagnostics.row_check import RowCheck
 from ppl_zoo.diagnostics.row_check import check_rows as compare_rows
-from ppl_zoo.diagnostics.verdicts import Drift, HeldOut, SolverDiagnostics
+from ppl_zoo.diagnostics.verdicts import Drift, HeldOutScores, SolverDiagnostics
 from ppl_zoo.evaluation.active_units import LatentUse, latent_use
 from ppl_zoo.evaluation.short_chains import run_short_chains
 from ppl_zoo.solvers.em import EM
@@ -105,7 +105,7 @@ def check_rows(
     return compare_rows(fit.on(rows), sampled, num_samples)
 
 
-def _held_out(fit: FittedModel) -> HeldOut | None:
+def _held_out(fit: FittedModel) -> HeldOutScores | None:
     """Score rows of the fit and rows that were held out of it; None where neither can be.
 
     Where none were held out and the fit is quickly done again, by EM, a fit to nine tenths of
@@ -115,7 +115,7 @@ def _held_out(fit: FittedModel) -> HeldOut | None:
     if rows is None or not model.any_rows or model.data_plate is None:
         return None
     with fit.model.defaults():
-        found = HeldOut(degenerate=model.degenerate(*rows.spread(NUM_SCORED_ROWS)))
+        found = HeldOutScores(degenerate=model.degenerate(*rows.spread(NUM_SCORED_ROWS)))
     refitted = valid is None and isinstance(fit.solver, EM) and len(rows) >= MIN_ROWS_TO_REFIT
     scored = fit
     if refitted:
