@@ -280,11 +280,11 @@ def test_queries_use_the_draws():
 
 
 def test_divergences_of_centred_eight_schools_reach_arviz():
-    with pytest.warns(UserWarning, match=r"\d+ of 2000 draws of EightSchools diverged.*=0.95"):
+    with pytest.warns(UserWarning, match=r"\d+ of 2000 draws of EightSchools diverged.*=0\.[89]"):
         found = fit(
             zoo.EightSchools("centered"),
             SCHOOLS,
-            zoo.NUTS(num_samples=500, num_warmup=300),
+            zoo.NUTS(num_samples=500, num_warmup=300, target_accept=0.6),
             seed=1,
         )
     stats = found.solution.sample_stats
