@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -50,6 +51,13 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
     by_row = [d.log_weight_rows for d in chains]
     weights = [d.log_weight for d in chains]
     latent = bool(drawn) and not sampled
+    with fit.model.defaults():
+        nodes = first_run(fit.model, data).nodes
+    varying = [
+        name
+        for name, site in fit.model.sites(*data).items()
+        if site.kind == "latent" and not site.discrete and not _is_point(nodes[name])
+    ]
     solver = SolverDiagnostics(
         stopped=fit.solution.stopped,
         converges=not sampled,
@@ -58,9 +66,9 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         diverging=fit.solution.sample_stats.get("diverging"),
         mean_field=type(module_of(fit.guide)).__name__ == "AutoNormal",
         active=None if use is None else use.active.cpu().numpy(),
+        constant=[n for n in varying if n in drawn and (drawn[n] == drawn[n][:1, :1]).all()],
     )
     with fit.model.defaults():
-        nodes = first_run(fit.model, data).nodes
         best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
     observed = {
         name: nodes[name]["value"]
@@ -74,6 +82,14 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         replicates=_arrays(best),
         observed=_arrays(observed),
     )
+
+
+def _is_point(node: Mapping[str, Any]) -> bool:
+    """Whether the prior of a latent is a point itself."""
+    prior = node["fn"]
+    while hasattr(prior, "base_dist"):
+        prior = prior.base_dist
+    return isinstance(prior, dist.Delta)
 
 
 def check_rows(
