@@ -1,5 +1,6 @@
 """Five models with proper priors, and inputs of theirs, for simulation-based calibration."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -41,6 +42,18 @@ def heavy_tails(y):
     sigma = pyro.sample("sigma", dist.LogNormal(0.0, 1.0))
     with pyro.plate("rows", len(y)):
         pyro.sample("y", dist.StudentT(4.0, mu, sigma), obs=y)
+
+
+def heavy_tails_scale(y, sigma):
+    """Probability, by quadrature, that the scale of `heavy_tails` is below values of it."""
+    mu = torch.linspace(-30.0, 30.0, 1201).double()[:, None]
+    log_sigma = torch.linspace(-5.0, 5.0, 601).double()
+    log_p = -0.5 * (mu / 2.0).square() - 0.5 * log_sigma.square()
+    for value in y.double():
+        z = (value - mu) / log_sigma.exp()
+        log_p = log_p - 2.5 * torch.log1p(z.square() / 4.0) - log_sigma
+    cumulative = log_p.flatten().softmax(0).reshape(log_p.shape).sum(0).cumsum(0)
+    return np.interp(torch.as_tensor(sigma).double().log(), log_sigma, cumulative)
 
 
 def centred_schools(errors, y):

@@ -14,7 +14,7 @@ from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
 from ppl_zoo.core.functions import FunctionModel
-from ppl_zoo.fitting.calibration import Calibration
+from ppl_zoo.fitting.calibration import Calibration, _simulated
 
 
 def ranks_of(width, shift=0.0, num=300, num_draws=99):
@@ -169,10 +169,28 @@ def test_answers_that_auto_refuses_are_left_out_and_counted():
 def test_auto_is_calibrated(name):
     """The record of 120 simulations each: `benchmarks/auto_calibration.py`."""
     program, data = MODELS[name]
-    found = zoo.calibrate(FunctionModel(program), data, zoo.Auto(), 40, progress=False)
+    # by the record's seed the exact posterior of `heavy tails` leaves its band: by chance
+    options = {"seed": 1, "progress": False}
+    found = zoo.calibrate(FunctionModel(program), data, zoo.Auto(), 40, **options)
     assert found.failed == 0 and found.refused <= 4
     assert found.verdict == (), str(found)
     assert min(map(found.symmetry, found.ranks)) > 0.05 / len(found.ranks)
+
+
+@pytest.mark.slow
+def test_auto_s_draws_of_a_skewed_scale_are_those_of_quadrature():
+    """Where SBC needs hundreds of simulations: the distribution of each answer is known."""
+    program, data = MODELS["heavy tails"]
+    model = FunctionModel(program)
+    places = []
+    for number in range(8):
+        y = _simulated(model, model.as_rows(data).all(), 2, number)["y"]
+        fit = zoo.fit(program, (y,), zoo.Auto(), progress=False)
+        drawn = fit.posterior(4000)["sigma"].flatten()
+        places.append(np.sort(heavy_tails_scale(y, drawn)))
+        grid = (np.arange(len(drawn)) + 0.5) / len(drawn)
+        assert np.abs(places[-1] - grid).max() < 0.05, fit
+    assert np.concatenate(places).mean() == pytest.approx(0.5, abs=0.015)
 
 
 @pytest.mark.slow
