@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import ks_2samp
-from simulated import MODELS
+from simulated import MODELS, heavy_tails_scale
 from tiny_models import Correlated, Mean, line
 
 import ppl_zoo as zoo
@@ -165,13 +165,11 @@ def test_answers_that_auto_refuses_are_left_out_and_counted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "heavy tails"])
 def test_auto_is_calibrated(name):
     """The record of 120 simulations each: `benchmarks/auto_calibration.py`."""
     program, data = MODELS[name]
-    # by the record's seed the exact posterior of `heavy tails` leaves its band: by chance
-    options = {"seed": 1, "progress": False}
-    found = zoo.calibrate(FunctionModel(program), data, zoo.Auto(), 40, **options)
+    found = zoo.calibrate(FunctionModel(program), data, zoo.Auto(), 40, progress=False)
     assert found.failed == 0 and found.refused <= 4
     assert found.verdict == (), str(found)
     assert min(map(found.symmetry, found.ranks)) > 0.05 / len(found.ranks)
@@ -179,7 +177,7 @@ def test_auto_is_calibrated(name):
 
 @pytest.mark.slow
 def test_auto_s_draws_of_a_skewed_scale_are_those_of_quadrature():
-    """Where SBC needs hundreds of simulations: the distribution of each answer is known."""
+    """Of `heavy tails`, in the place of SBC: the distribution of each answer is known."""
     program, data = MODELS["heavy tails"]
     model = FunctionModel(program)
     places = []
