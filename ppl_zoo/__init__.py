@@ -6,6 +6,7 @@ from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo.compiler.scan import scan
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.core.model import Model
+from ppl_zoo.evaluation.cross_validation import compare, loo
 from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
 from ppl_zoo.fitting.auto import Auto
@@ -42,6 +43,7 @@ __all__ = [
     "RunError",
     "Tiling",
     "calibrate",
+    "compare",
     "data",
     "evaluation",
     "evidence",
@@ -50,6 +52,7 @@ __all__ = [
     "kl",
     "load",
     "log_density",
+    "loo",
     "models",
     "restore",
     "scan",

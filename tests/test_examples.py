@@ -38,6 +38,7 @@ ARGUMENTS = {
         "out": tempfile.gettempdir(),
     },
     "restore_photo": {"size": 48, "draws": 8, "out": tempfile.gettempdir()},
+    "model_comparison": {"rows": 20, "draws": 500},
     "own_model": {"steps": 30, "draws": 20},
     "vae": {"steps": 30, "samples": 100, "nuts": 150, "out": tempfile.gettempdir()},
     "blackjax_referee": {"draws": 2000, "warmup": 2000},
@@ -55,7 +56,10 @@ def test_every_example_is_tested():
 
 
 #: examples that take five seconds and more
-LONG = {"mnist_nets", "vae", "bayesian_mixture", "deep_image_prior", "fixed_draws", "patch_priors"}
+LONG = {
+    *("mnist_nets", "vae", "bayesian_mixture", "deep_image_prior", "fixed_draws", "patch_priors"),
+    "model_comparison",
+}
 
 
 @pytest.mark.parametrize(

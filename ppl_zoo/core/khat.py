@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
@@ -18,6 +18,7 @@ __all__ = [
     "khat",
     "khat_of_rows",
     "psis_weights",
+    "resample",
     "smoothed_share",
 ]
 
@@ -131,6 +132,35 @@ def psis_weights(log_weights: Float[Tensor, " draws"]) -> Float[Tensor, " draws"
         )
         weights[order] = (math.exp(tail.cutoff) + tail.scale * excess).clamp(max=1.0)
     return weights / weights.sum()
+
+
+def resample(
+    log_weights: Float[Tensor, " draws"], count: int, rng: np.random.Generator
+) -> Int[Tensor, " count"]:
+    """Resample draws by their smoothed importance weights, in random order.
+
+    By systematic resampling, so that draws repeat no more than they must.
+
+    Parameters
+    ----------
+    log_weights
+        log p(x, z) - log q(z) of independent draws z of q, ``(draws,)``.
+    count
+        Indices wanted.
+
+    Returns
+    -------
+    Tensor
+        ``(count,)``, indices into the draws.
+
+    References
+    ----------
+    Kitagawa 1996, Monte Carlo filter and smoother, https://doi.org/10.2307/1390750.
+    """
+    weights = psis_weights(log_weights).numpy()
+    places = (rng.uniform() + np.arange(count)) / count
+    picked = np.searchsorted(weights.cumsum() * (1 - 1e-12), places).clip(max=len(weights) - 1)
+    return torch.from_numpy(rng.permutation(picked))
 
 
 def smoothed_share(log_weights: Float[Tensor, " draws"]) -> float:

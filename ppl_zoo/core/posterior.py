@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.khat import resample
 from ppl_zoo.core.model import Model, no_latents
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows, evenly_spaced
@@ -242,6 +243,54 @@ class FittedModel:
                 "importance weights, look at R-hat and divergences"
             )
         return torch.stack([d.log_weight for d in self.draws(num_samples)])
+
+    def resampled(
+        self, drawn: Sequence[Draws], num_samples: int, num_chains: int = 1
+    ) -> FittedModel:
+        """Return the fit with draws resampled by importance in the place of its guide.
+
+        By weights that are Pareto-smoothed (:func:`ppl_zoo.core.khat.resample`): the draws are
+        those of the posterior where k-hat is small.
+
+        Parameters
+        ----------
+        drawn
+            Draws of the guide, one a chain: some times as many as are wanted.
+        num_samples
+            Draws a chain of the result.
+        num_chains
+            Chains that each chain's draws are dealt to.
+        """
+        picked, evidence = [], []
+        for index, part in enumerate(drawn):
+            rng = np.random.default_rng(chain_seed(self.seed, index, -9))
+            chosen = resample(part.log_weight, num_chains * num_samples, rng)
+            picked.append(chosen.reshape(num_chains, num_samples))
+            total = float(part.log_weight.double().logsumexp(0))
+            evidence += [total - float(np.log(len(part.log_weight)))] * num_chains
+        draws = {
+            name: torch.cat(
+                [part.values[name].cpu()[at] for part, at in zip(drawn, picked, strict=True)]
+            )
+            for name in drawn[0].values
+        }
+        solution = Solution(
+            parameters={
+                name: value.repeat_interleave(num_chains, 0)
+                for name, value in self.solution.parameters.items()
+                if name.startswith("model.")
+            },
+            history={"objective": np.array(evidence)[:, None]},
+            objective=np.array(evidence),
+            stopped=("converged",) * len(evidence),
+            guide=PosteriorDraws(self.model, draws, self.data()),
+            summed_out=self.solution.summed_out,
+            engine=self.solution.engine,
+            draws=draws,
+        )
+        return type(self)(
+            self.model, self.solver, solution, self.rows, seed=self.seed, seconds=self.seconds
+        )
 
     def _discrete(self, found: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
         """Draw sites that were summed out, given the draws of all others."""

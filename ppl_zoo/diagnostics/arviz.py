@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,10 +12,13 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from ppl_zoo.core.errors import QueryError
+from ppl_zoo.core.khat import KHAT_DRAWS, khat
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.diagnostics.arrays import as_array, even_indices, plain, rankable, stack_chains
 from ppl_zoo.diagnostics.arviz_compat import bundle
+from ppl_zoo.diagnostics.check import LIMITS
 from ppl_zoo.diagnostics.dims import Names, Variable
 from ppl_zoo.diagnostics.reader import ChainRecord, Reader
 
@@ -24,6 +28,21 @@ __all__ = ["to_arviz"]
 JITTER_NATS = 1e-6
 #: numbers of a parameter in the group ``fit``; larger ones stay in the run's weights
 MAX_PARAMETER_NUMBERS = 100_000
+#: draws of the guide for each resampled one
+PROPOSALS_PER_DRAW = 4
+#: groups of the export
+GROUPS = (
+    "posterior",
+    "sample_stats",
+    "log_likelihood",
+    "log_prior",
+    "posterior_predictive",
+    "prior",
+    "prior_predictive",
+    "observed_data",
+    "constant_data",
+    "fit",
+)
 #: descriptions of the log densities in ``sample_stats``, in nats
 LOG_DENSITIES = {
     "lp": "log p(x, z)",
@@ -48,6 +67,8 @@ def to_arviz(
     max_observations: int = 1000,
     max_local: int | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
+    resample: bool = False,
+    groups: Sequence[str] | None = None,
 ) -> Any:
     """Convert a fit to ArviZ.
 
@@ -71,6 +92,12 @@ def to_arviz(
         Rows whose local latents are kept: by default 100, or 6 in a model without global latents.
     coords
         Labels of dimensions: ``{"feature": dataset.card.feature_names}``.
+    resample
+        Whether to resample the guide's draws by their smoothed importance weights, so that they
+        are draws of the posterior where k-hat is small: ``az.loo`` and ``az.compare`` are then
+        right for a guide. A sampler's draws stay as they are.
+    groups
+        Groups to make; all by default.
 
     Returns
     -------
@@ -80,10 +107,19 @@ def to_arviz(
     Raises
     ------
     QueryError
-        If the fit was loaded without its data.
+        If the fit was loaded without its data, or has no global latents to resample.
+
+    Warns
+    -----
+    UserWarning
+        If k-hat is above 0.7: the resampled draws are then not those of the posterior.
 
     Notes
     -----
+    ``az.loo`` takes draws for those of the posterior. Those of a guide have importance weights,
+    which :func:`ppl_zoo.loo` uses, as does ArviZ 1.x by hand:
+    ``az.loo_approximate_posterior(data, data.sample_stats.lp, data.sample_stats.log_q)``.
+
     Without global latents the parameters are points. ``posterior`` then holds the local latents
     of chosen rows, or their representation where nothing is drawn, and ``log_likelihood`` is the
     log density of a row, the same in every draw but for a jitter of 1e-6 nats (ArviZ 1.x raises
@@ -92,26 +128,51 @@ def to_arviz(
     for name, value in (("num_samples", num_samples), ("max_observations", max_observations)):
         if value < 1:
             raise ValueError(f"{name}: got {value}, expected 1 or more")
-    reader = Reader(fit, num_samples, max_observations, max_local)
+    unknown = sorted(set(groups or ()) - set(GROUPS))
+    if unknown:
+        raise ValueError(f"groups: got {unknown}, expected some of {list(GROUPS)}")
+    wanted = set(GROUPS if groups is None else groups)
+    options = {"replicated": any("predictive" in name for name in wanted)}
+    reader = Reader(fit, num_samples, max_observations, max_local, **options)
+    khats: list[float] = []
+    if resample and fit.solution.draws is None:
+        if not reader.has_global:
+            raise QueryError(
+                f"{fit.model.model_name}: its guide draws no global latents, and there is nothing "
+                "to resample; leave out resample=True"
+            )
+        drawn = fit.draws(max(KHAT_DRAWS, PROPOSALS_PER_DRAW * num_samples))
+        khats = [khat(part.log_weight) for part in drawn]
+        if max(khats) > LIMITS["khat"]:
+            warnings.warn(
+                f"k-hat is {max(khats):.2f} (above {LIMITS['khat']}): resampled draws are not "
+                "those of the posterior; zoo.Auto() looks further",
+                stacklevel=3,
+            )
+        resampled = fit.resampled(drawn, num_samples)
+        reader = Reader(resampled, num_samples, max_observations, max_local, **options)
     arguments = fit.model.argument_names
     names = Names(
         [*reader.sites, *arguments, "representation", "joint"], fit.model.event_dims, coords
     )
     records = list(reader.chains())
-    groups = {
+    for record, value in zip(records, khats, strict=False):
+        record.khat = value
+    found = {
         "posterior": _posterior(reader, names, records),
         "sample_stats": _sample_stats(names, records),
         "log_likelihood": _log_likelihood(reader, names, records),
         "log_prior": _log_prior(names, records),
         "posterior_predictive": _predictive(reader, names, records),
     }
-    if reader.has_latents and not any(site.flat for site in reader.sites.values()):
+    proper = reader.has_latents and not any(site.flat for site in reader.sites.values())
+    if proper and wanted & {"prior", "prior_predictive"}:
         prior = [reader.prior()]
-        groups["prior"] = _posterior(reader, names, prior)
-        groups["prior_predictive"] = _predictive(reader, names, prior)
-    groups["observed_data"], groups["constant_data"] = _data_groups(reader, names)
-    groups["fit"] = _fit_group(fit, names, records)
-    return bundle({k: g for k, g in groups.items() if g.data_vars}, _about(fit))
+        found["prior"] = _posterior(reader, names, prior)
+        found["prior_predictive"] = _predictive(reader, names, prior)
+    found["observed_data"], found["constant_data"] = _data_groups(reader, names)
+    found["fit"] = _fit_group(fit, names, records)
+    return bundle({k: g for k, g in found.items() if g.data_vars and k in wanted}, _about(fit))
 
 
 def _posterior(reader: Reader, names: Names, records: list[ChainRecord]) -> xr.Dataset:

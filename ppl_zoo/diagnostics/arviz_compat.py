@@ -14,16 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import xarray as xr
+
+from ppl_zoo.core.khat import psis_weights
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
     "bundle",
+    "compare",
+    "elpd_of_rows",
     "from_netcdf",
     "get_group",
     "group_names",
+    "loo",
     "max_rhat",
     "rhat",
     "summary",
@@ -162,3 +168,89 @@ def max_rhat(idata: Any) -> float:
     values = [np.asarray(v.values, float).ravel() for v in rhat(idata).data_vars.values()]
     everything = np.concatenate(values) if values else np.array([])
     return float(np.nanmax(everything)) if np.isfinite(everything).any() else float("nan")
+
+
+def loo(idata: Any, var_name: str, log_p: xr.DataArray | None, log_q: xr.DataArray | None) -> Any:
+    """PSIS-LOO of one variable of ``log_likelihood``, pointwise, in nats.
+
+    Parameters
+    ----------
+    idata
+        With groups ``posterior`` and ``log_likelihood``.
+    var_name
+        Variable of ``log_likelihood``.
+    log_p, log_q
+        Log joint density and log density of the guide that drew, ``(chain, draw)``; both None for
+        draws of the posterior itself.
+
+    Returns
+    -------
+    ELPDData
+        That of the installed ArviZ. ``p_loo`` (``p`` on 1.x) is against the log predictive
+        density under the same weights, which ArviZ's own leaves out.
+
+    References
+    ----------
+    Magnusson et al. 2019, Bayesian leave-one-out cross-validation for large data,
+    https://arxiv.org/abs/1904.10679.
+    """
+    az = _arviz()
+    with warnings.catch_warnings():
+        # the caller tells which rows are above the limit
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
+        if log_p is None:
+            options = {"scale": "log"} if is_classic() else {}
+            return az.loo(idata, pointwise=True, var_name=var_name, **options)
+        scores = get_group(idata, "log_likelihood")[var_name].stack(__sample__=("chain", "draw"))
+        ratios = (log_p - log_q).astype(float).stack(__sample__=("chain", "draw"))
+        weights = xr.zeros_like(ratios) + psis_weights(torch.from_numpy(ratios.values)).numpy()
+        predictive = float(_log_sum(scores + np.log(weights)).sum())
+        if not is_classic():
+            out = az.loo_approximate_posterior(
+                idata, log_p, log_q, pointwise=True, var_name=var_name
+            )
+            out.p = predictive - float(out.elpd)
+            return out
+        smoothed, khats = az.psislw(-scores + ratios)
+    rows = _log_sum(smoothed + scores)
+    size, good = scores.sizes["__sample__"], min(1 - 1 / np.log10(scores.sizes["__sample__"]), 0.7)
+    values = {
+        "elpd_loo": float(rows.sum()),
+        "se": float((rows.size * np.var(rows.values)) ** 0.5),
+        "p_loo": predictive - float(rows.sum()),
+        "n_samples": size,
+        "n_data_points": rows.size,
+        "warning": bool((khats > good).any()),
+        "loo_i": rows.rename("loo_i"),
+        "pareto_k": khats,
+        "scale": "log",
+        "good_k": good,
+    }
+    return az.stats.stats_utils.ELPDData(data=list(values.values()), index=list(values))
+
+
+def _log_sum(values: xr.DataArray) -> xr.DataArray:
+    """Log of the sum of exponentials over the draws."""
+    return values.reduce(np.logaddexp.reduce, dim="__sample__")
+
+
+def elpd_of_rows(elpd: Any) -> xr.DataArray:
+    """Log predictive density of each row left out, of an ELPDData."""
+    return elpd.loo_i if is_classic() else elpd.elpd_i
+
+
+def compare(elpds: Mapping[str, Any], method: str) -> DataFrame:
+    """``arviz.compare`` of the results of :func:`loo`, in numbers that are not rounded.
+
+    Parameters
+    ----------
+    elpds
+        ELPDData by name.
+    method
+        "stacking", "BB-pseudo-BMA" or "pseudo-BMA", the way to weights.
+    """
+    own = {"ic": "loo", "scale": "log", "seed": 0} if is_classic() else {"round_to": "none"}
+    with warnings.catch_warnings():
+        # pandas' to ArviZ 0.23; nothing that a user of the zoo has to act on
+        warnings.filterwarnings("ignore", message="The inplace keyword")
+        return _arviz().compare(dict(elpds), method=method, **own)

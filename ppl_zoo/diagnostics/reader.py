@@ -86,6 +86,8 @@ class Reader:
         Rows whose local latents are kept; None for 100 beside global latents and 6 without.
     scored
         Whether to find the log density of rows, which takes long where it is a bound.
+    replicated
+        Whether to draw the observed sites anew.
 
     Attributes
     ----------
@@ -112,9 +114,10 @@ class Reader:
         max_local: int | None,
         *,
         scored: bool = True,
+        replicated: bool = True,
     ) -> None:
         self.fit, self.model = fit, fit.model
-        self.num_samples, self.scored = num_samples, scored
+        self.num_samples, self.scored, self.replicated = num_samples, scored, replicated
         if fit.rows is None:
             fit.data()  # says what is missing
         self.rows = fit.rows
@@ -185,6 +188,8 @@ class Reader:
     @property
     def num_replicates(self) -> int:
         """Draws of the replicates of each row."""
+        if not self.replicated:
+            return 0
         observed = (s for s in self.sites.values() if s.kind == "observed")
         size = sum(torch.Size(s.shape).numel() for s in observed)
         most = MAX_REPLICATE_NUMBERS // max(size, 1)
@@ -408,6 +413,8 @@ class Reader:
         return out
 
     def _new_rows(self, num: int) -> dict[str, Tensor]:
+        if num == 0:
+            return {}
         names = [s.name for s in self.sites.values() if s.kind == "observed"]
         # of a model whose sites together make one array, only the program can tell which is which
         single = len(self.rows.arrays) == 1 and len(names) == 1
@@ -444,6 +451,8 @@ class Reader:
         self, count: int, latents: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Observed sites drawn anew, given the same local latents."""
+        if count == 0:
+            return {}
         new = predict(
             self.model,
             self.guide,

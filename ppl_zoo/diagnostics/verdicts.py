@@ -180,6 +180,8 @@ class SolverDiagnostics:
         Whether the guide leaves out correlations, which the advice depends on.
     active
         Which local latent dimensions are active, ``(num_latents,)``.
+    constant
+        Continuous latents that have one value in all draws.
     """
 
     stopped: Sequence[str]
@@ -190,6 +192,7 @@ class SolverDiagnostics:
     drifts: Mapping[str, Drift] = field(default_factory=dict)
     mean_field: bool = False
     active: np.ndarray | None = None
+    constant: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def judge_inference(
         else "zoo.Auto() looks further, and zoo.NUTS(init=fit) samples it"
     )
     weighted = solver.log_weights is not None or bool(solver.row_log_weights)
-    found += _convergence(solver)
+    found += _convergence(solver) + _judge_constants(solver.constant)
     if solver.converges and not found:
         measured.append("convergence")
     drifted = [line for line in lines if line.drift is not None]
@@ -294,6 +297,17 @@ def _convergence(solver: SolverDiagnostics) -> list[Finding]:
             )
         )
     return found
+
+
+def _judge_constants(names: Sequence[str]) -> list[Finding]:
+    """Latents that do not vary: a point is no posterior, and importance weights do not see it."""
+    if not names:
+        return []
+    shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    text = (
+        f"{shown} has one value in all draws: a point, which is no posterior; let a guide draw it"
+    )
+    return [Finding("constant", float(len(names)), 0.0, text, tuple(names))]
 
 
 def _judge_weights(

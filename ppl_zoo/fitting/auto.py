@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ppl_zoo import solvers
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.khat import khat, psis_weights
 from ppl_zoo.core.model import Model
-from ppl_zoo.core.posterior import PosteriorDraws
-from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
+from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
@@ -170,45 +168,16 @@ class _Climb:
         return dataclasses.replace(solution, state_values=values)
 
     def _reweighted(self) -> Fit | None:
-        """Resample draws of the guide by their smoothed importance weights.
-
-        By systematic resampling, so that draws repeat no more than they must. None where too few
-        are effective.
-        """
+        """Resample draws of the guide by importance; None where too few are effective."""
         fit = self.best
         if fit is None or fit.solution.draws is not None or len(fit.solution.stopped) != 1:
             return None
         (drawn,) = fit.draws(NUM_PROPOSALS)
-        log_weights = drawn.log_weight
-        weights = psis_weights(log_weights)
-        effective = float(1 / weights.square().sum())
+        effective = float(1 / psis_weights(drawn.log_weight).square().sum())
         enough = NUM_CHAINS * NUM_KEPT / 2
-        if not drawn.values or effective < enough or not khat(log_weights) < LIMITS["khat"]:
+        if not drawn.values or effective < enough or not khat(drawn.log_weight) < LIMITS["khat"]:
             return None
-        rng = np.random.default_rng(chain_seed(fit.seed, 0, -9))
-        count = NUM_CHAINS * NUM_KEPT
-        places = (rng.uniform() + np.arange(count)) / count  # systematic: as even as can be
-        picked = np.searchsorted(weights.numpy().cumsum() * (1 - 1e-12), places).clip(
-            max=len(weights) - 1
-        )
-        picked = torch.from_numpy(rng.permutation(picked).reshape(NUM_CHAINS, NUM_KEPT))
-        own = {name: value.cpu()[picked] for name, value in drawn.values.items()}
-        evidence = float(log_weights.double().logsumexp(0)) - float(np.log(len(weights)))
-        solution = Solution(
-            parameters={
-                name: value.expand(NUM_CHAINS, *value.shape[1:])
-                for name, value in fit.solution.parameters.items()
-                if name.startswith("model.")
-            },
-            history={"objective": np.full((NUM_CHAINS, 1), evidence)},
-            objective=np.full(NUM_CHAINS, evidence),
-            stopped=("converged",) * NUM_CHAINS,
-            guide=PosteriorDraws(self.model, own, self.rows.all()),
-            summed_out=fit.solution.summed_out,
-            engine=fit.solution.engine,
-            draws=own,
-        )
-        return Fit(self.model, fit.solver, solution, self.rows, seed=fit.seed, seconds=fit.seconds)
+        return fit.resampled([drawn], NUM_KEPT, NUM_CHAINS)
 
     def _sampled(self, target: float) -> Fit:
         return self._fit(_nuts(target, self.best))

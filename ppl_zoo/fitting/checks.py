@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -63,6 +64,13 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
     drifts: Mapping[str, Drift] = {}
     if latent and use is None and len(weights) == 1 and refused_by_weights(weights[0]):
         drifts = run_short_chains(fit)
+    with fit.model.defaults():
+        nodes = first_run(fit.model, data).nodes
+    varying = [
+        name
+        for name, site in fit.model.sites(*data).items()
+        if site.kind == "latent" and not site.discrete and not _is_point(nodes[name])
+    ]
     solver = SolverDiagnostics(
         stopped=fit.solution.stopped,
         converges=not sampled,
@@ -72,9 +80,9 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         drifts=drifts,
         mean_field=type(module_of(fit.guide)).__name__ == "AutoNormal",
         active=None if use is None else use.active.cpu().numpy(),
+        constant=[n for n in varying if n in drawn and (drawn[n] == drawn[n][:1, :1]).all()],
     )
     with fit.model.defaults():
-        nodes = first_run(fit.model, data).nodes
         best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
     observed = {
         name: nodes[name]["value"]
@@ -89,6 +97,14 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         observed=_arrays(observed),
         held_out=_held_out(fit),
     )
+
+
+def _is_point(node: Mapping[str, Any]) -> bool:
+    """Whether the prior of a latent is a point itself."""
+    prior = node["fn"]
+    while hasattr(prior, "base_dist"):
+        prior = prior.base_dist
+    return isinstance(prior, dist.Delta)
 
 
 def check_rows(

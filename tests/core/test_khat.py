@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from tiny_models import Mean, line
 
-from ppl_zoo.core.khat import khat
+from ppl_zoo.core.khat import khat, psis_weights, resample
 from ppl_zoo.core.tracing import draw
 
 
@@ -69,3 +70,13 @@ def test_exact_guide_of_a_conjugate_model():
 
     assert math.isnan(khat(draw(model, guide, (x,), 4000, "observations").log_weight))
     assert khat(draw(model, off, (x,), 4000, "observations").log_weight) > 0.7
+
+
+def test_resampling_repeats_each_draw_as_its_weight_says():
+    log_weights = pareto_log_weights(0.3, 2000)
+    expected = 5000 * psis_weights(log_weights).numpy()
+    picked = resample(log_weights, 5000, np.random.default_rng(0))
+    counts = np.bincount(picked.numpy(), minlength=2000)
+    assert np.abs(counts - expected).max() < 1.0 + 1e-6  # systematic: to the integers beside
+    assert counts.sum() == 5000
+    assert abs(np.corrcoef(picked[1:], picked[:-1])[0, 1]) < 0.1  # in no order

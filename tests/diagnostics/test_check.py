@@ -112,6 +112,36 @@ def test_weights_that_are_nearly_constant_pass():
     assert line_.sd == pytest.approx(exact.variance.sqrt().item(), rel=0.05)
 
 
+def test_a_latent_that_is_a_point_is_caught():
+    """A constant has no density for importance weights to contradict."""
+
+    def line_(y):
+        a = pyro.sample("a", dist.Normal(0.0, 2.0))
+        b = pyro.sample("b", dist.Normal(0.0, 2.0))
+        half = pyro.sample("half", dist.Delta(a / 2.0))
+        fixed = pyro.sample("fixed", dist.Delta(torch.tensor(1.0)))  # by the model: no fault
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(2.0 * half, fixed * b.exp()), obs=y)
+
+    y = torch.randn(40)
+    mean, sd = y.mean(), y.std(correction=0)
+
+    def guide(y):
+        at = pyro.param("at", mean)
+        a = pyro.sample("a", dist.Normal(at, sd / 40**0.5))
+        pyro.sample("b", dist.Delta(sd.log()))
+        pyro.sample("half", dist.Delta(a / 2.0))
+        pyro.sample("fixed", dist.Delta(torch.tensor(1.0)))
+
+    solver = zoo.SVI(guide=guide, steps=2, learning_rate=1e-9, compile=False)
+    check = zoo.fit(line_, y, solver, progress=False).check()
+    assert [f.sites for f in check.inference.findings if f.measure == "constant"] == [("b",)]
+    assert not check.passed
+    point = zoo.fit(right(), line(), zoo.SVI(guide="delta"), progress=False).check()
+    assert [f.sites for f in point.inference.findings] == [("mu",)]
+    assert "a point, which is no posterior" in str(point)
+
+
 def draws_of(values):
     return {"mu": values.numpy()}
 
