@@ -79,6 +79,7 @@ class AutoregressiveModel(Model):
         self.event_shape = read_shape(num_features)
         self.num_features = math.prod(self.event_shape)
         self.output, self.allow_missing, self.num_members = output, missing, num_members
+        self.follows_data_dtype = output.num_values is None
         orders = make_orders(order, self.event_shape, num_members, seed)
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("places", orders.argsort(-1), persistent=False)

@@ -81,6 +81,7 @@ class HierarchicalVAE(VAE):
         self.event_dims = {name: (f"latent{name[1:]}",) for name in self.names}
         self.event_dims |= {"x": ("feature",)}
         self.likelihood = make_likelihood(likelihood, num_features, num_states)
+        self.follows_data_dtype = likelihood.startswith("gaussian")
         self.prior = StandardNormalPrior(self.num_latents)
         self.image_pixels = num_features
         ends = list(zip(self.sizes, self.sizes[1:], hidden[1:], strict=False))

@@ -123,6 +123,7 @@ class VAE(Model):
         self.num_features, self.num_latents = num_features, num_latents
         self.likelihood = make_likelihood(likelihood, num_features, num_states)
         self.prior = make_prior(prior, num_features, num_latents, num_components)
+        self.follows_data_dtype = likelihood.startswith("gaussian") and network == "mlp"
         per_feature = self.likelihood.per_feature
         if network == "conv":
             image = image_shape(shape, num_features)
