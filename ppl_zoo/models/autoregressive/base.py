@@ -19,6 +19,7 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.autoregressive.order import Order, make_orders, read_shape
 from ppl_zoo.models.autoregressive.outputs import Output
 from ppl_zoo.models.autoregressive.sampling import SequentialSampler, draw, gibbs
+from ppl_zoo.models.common.units import Units
 from ppl_zoo.models.common.validation import read_given
 
 __all__ = ["AutoregressiveDistribution", "AutoregressiveModel"]
@@ -36,8 +37,9 @@ class AutoregressiveModel(Model):
 
     By the chain rule any joint distribution is such a product of conditionals. A subclass writes
     ``conditionals`` (all of them in one pass, for scoring) and ``sampler`` (one after another with
-    cached activations, for sampling). With ``num_members`` above 1 the model is the mixture, in
-    equal parts, of as many orders or nets.
+    cached activations, for sampling). Both see real variables in units of their mean and sd over
+    the data of the fit, so that neither an offset nor a unit changes the answer. With
+    ``num_members`` above 1 the model is the mixture, in equal parts, of as many orders or nets.
 
     Parameters
     ----------
@@ -79,7 +81,8 @@ class AutoregressiveModel(Model):
         self.event_shape = read_shape(num_features)
         self.num_features = math.prod(self.event_shape)
         self.output, self.allow_missing, self.num_members = output, missing, num_members
-        self.follows_data_dtype = output.num_values is None
+        self.units = Units([self.num_features]) if output.num_values is None else None
+        self.follows_data_dtype = self.units is not None
         orders = make_orders(order, self.event_shape, num_members, seed)
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("places", orders.argsort(-1), persistent=False)
@@ -133,16 +136,38 @@ class AutoregressiveModel(Model):
 
     def score_member(self, x: Tensor, member: int | Tensor = 0) -> Tensor:
         """Log probability of rows ``(n, D)`` under one member, ``(n,)``."""
+        x = self.standardise(x)
         return self.total_log_prob(self.conditionals(self.fill_missing(x), member), x)
 
+    def standardise(self, x: Tensor) -> Tensor:
+        """Rows ``(n, D)`` as the net sees them."""
+        return x if self.units is None else self.units.standardise(x)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`standardise`."""
+        return x if self.units is None else self.units.restore(x)
+
+    def log_probs(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Log probability of each variable of standardised rows, ``(..., n, D)``."""
+        # mixed precision is for the net, not for its probabilities
+        terms = self.output.log_prob(parameters.to(x.dtype), self.fill_missing(x))
+        return terms if self.units is None else terms - self.units.spread.log()
+
     def fill_missing(self, x: Tensor) -> Tensor:
-        """Replace missing values by zeros."""
+        """Replace missing values by zeros, in units of the data by their mean."""
         return x.masked_fill(x.isnan(), 0.0) if self.allow_missing else x
 
     def total_log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Log probability of rows ``(n, D)`` by conditionals ``(..., n, D, P)``, ``(..., n)``."""
-        # mixed precision is for the net, not for its probabilities
-        terms = self.output.log_prob(parameters.to(x.dtype), self.fill_missing(x))
+        """Log probability of standardised rows ``(n, D)``, ``(..., n)``.
+
+        Parameters
+        ----------
+        parameters
+            Conditionals ``(..., n, D, P)``.
+        x
+            The rows.
+        """
+        terms = self.log_probs(parameters, x)
         if self.allow_missing:
             terms = terms.masked_fill(x.isnan(), 0.0)
         return terms.sum(-1)
@@ -150,8 +175,10 @@ class AutoregressiveModel(Model):
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start at independent variables with the marginals of the data."""
+        if self.units is not None:
+            self.units.read(chunk.flatten(1) for (chunk,) in rows.chunks(4096))
         (x,) = rows.spread(10_000)
-        x = x.reshape(len(x), self.num_features)
+        x = self.standardise(x.reshape(len(x), self.num_features))
         if self.allow_missing:
             mean = x.nanmean(0).nan_to_num()
             x = torch.where(x.isnan(), mean.round() if self.output.num_values else mean, x)
@@ -207,7 +234,8 @@ class AutoregressiveModel(Model):
         An autoregressive model has no latent variables: these are features of a net that was
         fitted to predict, they depend on the order, and nothing says that they are useful.
         """
-        return torch.cat([self.hidden(chunk.flatten(1)) for (chunk,) in self.batches(x)])
+        parts = (self.standardise(chunk.flatten(1)) for (chunk,) in self.batches(x))
+        return torch.cat([self.hidden(part) for part in parts])
 
     @torch.no_grad()
     def sample(
@@ -268,15 +296,16 @@ class AutoregressiveModel(Model):
         x = torch.empty(num_samples, self.num_features, dtype=self.dtype, device=self.device)
         for k in range(self.num_members):
             own = (member == k).nonzero()[:, 0]
-            x[own] = draw(self, len(own), k)[0]
+            x[own] = self.restore(draw(self, len(own), k)[0])
         return x
 
     def _sample_given(self, held: Tensor, particles: int) -> Tensor:
         """Draw the free variables of ``held (n, D)`` from every member; choose by evidence."""
+        held = self.standardise(held)
         drawn = [draw(self, len(held), k, held, particles) for k in range(self.num_members)]
         x, evidence = (torch.stack(part) for part in zip(*drawn, strict=True))
         chosen = torch.multinomial(evidence.T.softmax(-1), 1)[:, 0]
-        return x[chosen, torch.arange(len(held), device=x.device)]
+        return self.restore(x[chosen, torch.arange(len(held), device=x.device)])
 
     def _read_given(self, given: Array, num_samples: int) -> Tensor:
         """Read and check the values held, ``(num_samples, D)``, NaN where free."""

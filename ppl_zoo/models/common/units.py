@@ -8,6 +8,7 @@ everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,18 @@ class Units(nn.Module):
         centre, variance = column_moments(chunks)
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
+
+    def equals(self, other: Units) -> bool:
+        """Whether both have the same centre and spread."""
+        return torch.equal(self.centre, other.centre) and torch.equal(self.spread, other.spread)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Load the state of a module; a run saved before there were units has 0 and 1."""
+        state_dict.setdefault(f"{prefix}centre", torch.zeros_like(self.centre))
+        state_dict.setdefault(f"{prefix}spread", torch.ones_like(self.spread))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def standardise(self, x: Tensor) -> Tensor:
         """Rows in these units."""
