@@ -40,9 +40,19 @@ class Units(nn.Module):
         self.spread: Tensor
 
     @torch.no_grad()
-    def read(self, chunks: Iterable[Tensor]) -> None:
-        """Take mean and sd from the data, ``(n, *shape)`` chunk by chunk."""
+    def read(self, chunks: Iterable[Tensor], shared: bool = False) -> None:
+        """Take mean and sd from the data, ``(n, *shape)`` chunk by chunk.
+
+        Parameters
+        ----------
+        chunks
+            The data.
+        shared
+            Whether all columns have one spread: the root of their mean variance.
+        """
         centre, variance = column_moments(chunks)
+        if shared:
+            variance = variance.mean().expand_as(variance)
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
 
