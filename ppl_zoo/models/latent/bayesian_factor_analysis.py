@@ -18,6 +18,7 @@ from ppl_zoo.models.common.moments import moments
 from ppl_zoo.models.common.validation import check_features, check_spread
 from ppl_zoo.models.latent.factor_posterior import (
     FactorPosterior,
+    feature_variances,
     infer_factors,
     noise_terms,
     principal_factors,
@@ -230,8 +231,7 @@ class BayesianFactorAnalysis(Model):
             variance = covariance if self.allow_missing else covariance.diagonal()
             if self.isotropic:
                 variance = variance.mean().expand_as(variance)
-            # a constant feature has no unit of its own
-            self.spread.copy_(variance.clamp_min(1e-10 * variance.mean()).sqrt())
+            self.spread.copy_(feature_variances(mean, variance).sqrt())
             unit = self.spread.double()
             covariance = covariance / (unit**2 if self.allow_missing else torch.outer(unit, unit))
         if self.allow_missing:

@@ -18,6 +18,7 @@ from ppl_zoo.models.common.validation import check_features, check_spread, read_
 from ppl_zoo.models.latent.factor_posterior import (
     FactorPosterior,
     em_on_covariance,
+    feature_variances,
     infer_factors,
     noise_terms,
     principal_factors,
@@ -172,8 +173,7 @@ class FactorAnalysis(Model):
         check_spread(rows, some_constant=True)
         mean, covariance = moments(rows, matrix=not self.allow_missing)
         variance = covariance if self.allow_missing else covariance.diagonal()
-        # a constant feature has no scale of its own
-        variance = variance.clamp_min(1e-10 * variance.mean().clamp_min(1e-30))
+        variance = feature_variances(mean, variance)
         sd = variance.sqrt()
         self.least_noise.copy_(1e-6 * variance)
         if self.allow_missing or self.init == "random":
