@@ -64,6 +64,12 @@ def test_a_move_to_a_device_asks_for_no_dtype():
     assert model.dtype == torch.float64
 
 
+def test_a_stream_has_the_dtype_of_its_first_batch():
+    model = zoo.GaussianMixture(2, 2).partial_fit(rows())
+    assert model.dtype == torch.float64
+    assert model.partial_fit(rows().astype(np.float32)).dtype == torch.float64
+
+
 def test_codes_stay_in_single_precision():
     codes = (rows() > 0).astype(float)
     for model in (zoo.IndependentBernoulli(2), zoo.NADE(2, 3), zoo.NaiveBayes(2)):
