@@ -55,13 +55,10 @@ def scale_mixture(model, x, shift, scale):
 
 
 def factors(model, x, shift, scale):
+    """Density, parameters in units of x, and the factors of the rows."""
     mean, loadings = (model.mean - shift) / scale, model.loadings / scale[:, None]
-    return [t.detach() for t in (density(model, x), mean, loadings, model.noise / scale**2)]
-
-
-def encoded(model, x, shift, scale):
-    """Density, and what the model makes of the rows."""
-    return [density(model, x), model.encode(x).detach()]
+    found = (density(model, x), mean, loadings, model.noise / scale**2, model.encode(x))
+    return [t.detach() for t in found]
 
 
 def bound(model, x, shift, scale):
@@ -110,11 +107,11 @@ CASES = {
     ),
     "factor-analysis": (lambda: zoo.FactorAnalysis(F, 1), EM, factors, True),
     "probabilistic-pca": (lambda: zoo.ProbabilisticPCA(F, 1), EM, factors, False),
-    "bayesian-factor-analysis": (lambda: zoo.BayesianFactorAnalysis(F, 1), CAVI, encoded, True),
+    "bayesian-factor-analysis": (lambda: zoo.BayesianFactorAnalysis(F, 1), CAVI, factors, True),
     "bayesian-factor-analysis isotropic": (
         lambda: zoo.BayesianFactorAnalysis(F, 1, "isotropic"),
         CAVI,
-        encoded,
+        factors,
         False,
     ),
     "vae": (lambda: zoo.VAE(F, 1, [5], "gaussian-per-pixel"), STEPS, bound, True),

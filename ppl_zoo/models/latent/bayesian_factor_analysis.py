@@ -62,6 +62,12 @@ class BayesianFactorAnalysis(Model):
     standardize
         False for priors in units of x itself.
 
+    Attributes
+    ----------
+    mean, loadings, noise
+        Estimates under q: ``(D,)``, ``(D, K)`` and variances ``(D,)``; in units of x, and its
+        square.
+
     References
     ----------
     Bishop (1999), Variational principal components, ICANN,
@@ -178,6 +184,21 @@ class BayesianFactorAnalysis(Model):
             tril = factors.scale_tril.to(self.dtype)
             local = dist.MultivariateNormal(factors.mean.to(self.dtype), scale_tril=tril)
             pyro.sample("factors", local)
+
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        """Posterior mean of loc, in units of x."""
+        return (self.centre + self.spread.double() * self._loc()[0]).to(self.dtype)
+
+    @property
+    def loadings(self) -> Float[Tensor, "d k"]:
+        """Posterior mean of the loadings, in units of x."""
+        return (self.spread.double()[:, None] * self._loadings()[0]).to(self.dtype)
+
+    @property
+    def noise(self) -> Float[Tensor, " d"]:
+        """Variance of each feature's noise: the inverse of its precision's posterior mean."""
+        return (self.spread.double() ** 2 / self._noise()[0]).to(self.dtype)
 
     # ---- expectations under q, in float64 ---------------------------------------------------
 
