@@ -35,8 +35,8 @@ Statistics = dict[str, Tensor]
 
 #: rows in memory at once where ``batch_size`` is None
 DEFAULT_CHUNK_ROWS = 4096
-#: what rounding may take of a row's log density, in nats: scores of ill-conditioned components
-MAX_ROUNDING_NATS = {torch.float32: 1e-3, torch.float64: 1e-6}
+#: what rounding may take of a row's log density beside, in nats, where noise is next to nothing
+MAX_ROUNDING_NATS = {torch.float32: 1e-5, torch.float64: 1e-8}
 
 
 @runtime_checkable
