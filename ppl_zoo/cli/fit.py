@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from tyro.conf import arg
 
 from ppl_zoo.cli.recipes import (
@@ -76,7 +77,7 @@ class FitRequest:
     seed
         Makes the fit repeatable; default 0.
     dtype
-        Floating type of the fit.
+        Floating type of the fit; default that of the data.
     out
         Folder of the run; default `runs/NAME`.
     resume
@@ -178,7 +179,8 @@ def _start(card: Card, request: FitRequest, out: Path) -> tuple[Fit, Dataset, Re
     recipe = _adapt(card, request, request.data, request.data_options)
     dataset = load_data(card.model_class, recipe.data, recipe.data_options, request.target)
     model = make_model(card, dataset, recipe.model)
-    model = model.double() if recipe.dtype == "float64" else model
+    if recipe.dtype is not None:
+        model.to(getattr(torch, recipe.dtype))
     solver = make_solver(card, recipe.solver, recipe.options)
     note(f"fitting {card.name} to {dataset!r}")
     done = fit(

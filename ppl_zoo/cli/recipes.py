@@ -69,7 +69,9 @@ def run(
         If data, model and solver do not go together.
     """
     dataset = load_data(card.model_class, recipe.data, recipe.data_options)
-    model = make_model(card, dataset, recipe.model).to(getattr(torch, recipe.dtype))
+    model = make_model(card, dataset, recipe.model)
+    if recipe.dtype is not None:
+        model.to(getattr(torch, recipe.dtype))
     solver = make_solver(card, recipe.solver, recipe.options)
     done = fit(
         model,

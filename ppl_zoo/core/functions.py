@@ -164,6 +164,7 @@ class FunctionModel(Model):
 
     queries = {"log_prob": "bound", "sample": "estimate", "encode": "estimate"}
     any_rows = False
+    follows_data_dtype = False  # as_rows sees to it: arrays keep theirs
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

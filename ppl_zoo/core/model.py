@@ -26,7 +26,7 @@ from torch.distributions import Bernoulli, TransformedDistribution
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.parameters import ParameterStore
-from ppl_zoo.core.rows import Rows
+from ppl_zoo.core.rows import Rows, needs_double
 from ppl_zoo.core.tracing import Site, describe, draw, first_run, predict
 from ppl_zoo.core.tracing.sites import whole_plates
 from ppl_zoo.core.tracing.validation import refuse_broadcast, refuse_unobserved
@@ -77,6 +77,11 @@ class Model(PyroModule):
         Whether NaN in the data means "not observed".
     compiles
         False for a program that runs faster as it is written: one with its own gradients.
+    follows_data_dtype
+        Whether a fit to data in double precision computes in it. False where float32 holds the
+        data exactly and is twice as fast: codes, counts, grey values of images.
+    legacy_arguments
+        Arguments of ``__init__`` that were added later, with what they are in runs saved before.
     any_rows
         False for a program that may take no other rows than those of the fit (sequences whose
         steps it counts): queries and exports then run it on all of them.
@@ -119,7 +124,9 @@ class Model(PyroModule):
     allow_missing: bool = False
     compiles: ClassVar[bool] = True
     any_rows: ClassVar[bool] = True
+    legacy_arguments: ClassVar[Mapping[str, Any]] = {}
     offers_em: bool = True
+    follows_data_dtype: bool = True
 
     guide: Any = None
     data_plate: str | None = None
@@ -128,6 +135,7 @@ class Model(PyroModule):
     _total: int | None = None
     _opened: list[str] | None = None
     _takes_all: bool = True
+    _dtype_asked: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Remember the arguments of ``__init__``, so that a saved fit can repeat it.
@@ -168,6 +176,9 @@ class Model(PyroModule):
 
     def initialize(self, rows: Rows) -> None:
         """Choose a start from the data; called once a chain, under the chain's seed."""
+
+    def read_units(self, rows: Rows) -> None:
+        """Take from the data the units of priors; called by solvers that choose no start."""
 
     def log_prior(self) -> Tensor:
         """Log prior density of the parameters, for EM; 0 for maximum likelihood."""
@@ -239,6 +250,29 @@ class Model(PyroModule):
     def dtype(self) -> torch.dtype:
         """Floating type of the parameters; ``model.double()`` changes it."""
         return self._anchor.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Model:
+        """Notice that a dtype is asked for: ``double()``, ``float()``, ``to(dtype)``."""
+        single, double = (torch.empty(0, dtype=t) for t in (torch.float32, torch.float64))
+        self._dtype_asked = self._dtype_asked or fn(single).dtype == fn(double).dtype
+        return super()._apply(fn, recurse)
+
+    def adopt_dtype(self, data: Any) -> None:
+        """Compute in float64 if the data are in it, unless a dtype has been asked for.
+
+        Float32 has seven digits: of seconds since 1970 they leave minutes.
+
+        Parameters
+        ----------
+        data
+            As for :func:`ppl_zoo.fit`.
+        """
+        if self._dtype_asked or not self.follows_data_dtype or self.dtype == torch.float64:
+            return
+        data = tuple(data.values()) if isinstance(data, Mapping) else data
+        if needs_double(data):
+            self.double()
+            self._dtype_asked = False
 
     @property
     def device(self) -> torch.device:
@@ -348,7 +382,9 @@ class Model(PyroModule):
         """Make another model of the same arguments, with new random parameters."""
         other = type(self)(**_spread(type(self), self.config))
         other.add_module("_declared", self.declared.fresh())
-        return other.to(self.device, self.dtype)
+        other.to(self.device, self.dtype)
+        other._dtype_asked = self._dtype_asked
+        return other
 
     def find_data_plate(self, data: Any) -> str | None:
         """Name the plate over the data; runs the model once where it is not known yet."""

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from ppl_zoo.core.random import chain_seed
 
-__all__ = ["Rows", "evenly_spaced"]
+__all__ = ["Rows", "evenly_spaced", "needs_double"]
+
+#: integers up to here are exact in float32
+MAX_SINGLE_INTEGER = 2**24
 
 
 class Rows:
@@ -39,7 +42,8 @@ class Rows:
     Raises
     ------
     ValueError
-        If there are no rows.
+        If there are no rows, or a number would be another one here: beyond the range of ``dtype``
+        or of int64.
     TypeError
         If something is no array of numbers.
     """
@@ -51,10 +55,7 @@ class Rows:
         dtype: torch.dtype | None = torch.float32,
         counted: int = 0,
     ) -> None:
-        several = isinstance(data, tuple) or (
-            isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)
-        )
-        parts = tuple(data) if several else (data,)
+        parts = _parts(data)
         if not parts:
             raise ValueError("data: got an empty tuple, expected at least one array")
         self.device, self.dtype, self.counted = torch.device(device), dtype, counted
@@ -72,13 +73,13 @@ class Rows:
     def _array(self, index: int, part: Any) -> Any:
         if _is_sparse(part):
             return _compressed(part)
-        if hasattr(part, "to_numpy"):  # a data frame or series
-            part = part.to_numpy()
         if not isinstance(part, (Tensor, np.ndarray)):
             try:
-                part = np.asarray(part)
+                part = _numpy(part)
             except ValueError as error:
                 raise TypeError(f"data[{index}]: got rows of unequal length: {error}") from error
+        if isinstance(part, np.ma.MaskedArray):
+            part = _unmasked(part)
         if isinstance(part, np.ndarray) and part.dtype.kind not in "fiub":
             raise TypeError(
                 f"data[{index}]: got an array of dtype {part.dtype}, expected numbers "
@@ -98,12 +99,17 @@ class Rows:
             return part.to(self.device, self.dtype or part.dtype)
         if isinstance(part, np.ndarray):
             if part.dtype.kind == "u" and part.dtype.itemsize > 1:
-                part = part.astype(np.int64)
+                part = _signed(part)
+            elif part.dtype.kind == "f" and part.dtype.itemsize > 8:  # torch has no long double
+                part = part.astype(np.float64)
             # as_tensor would warn about read-only memory and strides it cannot take
             part = torch.from_numpy(np.require(part, requirements=["C", "W"]))
-        if part.is_floating_point():
-            return part.detach().to(self.device, self.dtype or part.dtype)
-        return part.detach().to(self.device)
+        if not part.is_floating_point():
+            return part.detach().to(self.device)
+        taken = part.detach().to(self.device, self.dtype or part.dtype)
+        if taken.dtype != part.dtype and bool(taken.isinf().any()):
+            _refuse_overflow(part, taken)
+        return taken
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -216,6 +222,87 @@ def evenly_spaced(size: int, count: int) -> Tensor:
     """At most ``count`` evenly spaced indices of ``size``, the first and the last among them."""
     # in float32 the indices of many millions of rows are not exact
     return torch.linspace(0, size - 1, min(size, count), dtype=torch.float64).round().long()
+
+
+def needs_double(data: Any) -> bool:
+    """Whether numbers of the data are in double precision, or are integers beyond float32.
+
+    Parameters
+    ----------
+    data
+        As for :class:`Rows`.
+    """
+    return any(_is_double(part) for part in _parts(data))
+
+
+def _is_double(part: Any) -> bool:
+    if isinstance(part, Tensor):
+        if part.dtype in (torch.int32, torch.int64) and part.layout == torch.strided:
+            limit = MAX_SINGLE_INTEGER
+            return part.numel() > 0 and bool((part.amax() > limit) | (part.amin() < -limit))
+        return part.dtype == torch.float64
+    if _is_sparse(part):
+        part = part.data
+    if not isinstance(part, np.ndarray):
+        try:
+            part = _numpy(part)
+        except ValueError:  # Rows says what is wrong
+            return False
+    if part.dtype.kind in "iu" and part.dtype.itemsize > 2 and part.size:
+        return bool(part.max() > MAX_SINGLE_INTEGER or part.min() < -MAX_SINGLE_INTEGER)
+    return part.dtype.kind == "f" and part.dtype.itemsize > 4
+
+
+def _parts(data: Any) -> tuple[Any, ...]:
+    """Arrays of a tuple, or the one that was given."""
+    several = isinstance(data, tuple) or (
+        isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)
+    )
+    return tuple(data) if several else (data,)
+
+
+def _numpy(part: Any) -> np.ndarray:
+    """Return a data frame, series or nested list as an array."""
+    return part.to_numpy() if hasattr(part, "to_numpy") else np.asarray(part)
+
+
+def _unmasked(part: np.ma.MaskedArray) -> np.ndarray:
+    """Return a masked array with NaN, a missing value, where it is masked."""
+    if not np.ma.is_masked(part):
+        return np.asarray(part.data)
+    return part.astype(part.dtype if part.dtype.kind == "f" else np.float64).filled(np.nan)
+
+
+def _signed(part: np.ndarray) -> np.ndarray:
+    """Return unsigned integers as int64, which torch computes with.
+
+    Raises
+    ------
+    ValueError
+        If one is too large.
+    """
+    most = np.iinfo(np.int64).max
+    if part.dtype.itemsize == 8 and part.size and part.max() > most:
+        raise ValueError(f"data: got the integer {part.max()}, expected at most {most} (int64)")
+    return part.astype(np.int64)
+
+
+def _refuse_overflow(part: Tensor, taken: Tensor) -> None:
+    """Refuse finite numbers that are infinite in another dtype.
+
+    Raises
+    ------
+    ValueError
+        Naming the first one.
+    """
+    lost = taken.isinf().to(part.device) & part.isfinite()
+    if lost.any():
+        name = str(taken.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"data: got {part[lost][0].item():g}, expected at most "
+            f"{torch.finfo(taken.dtype).max:.3g} in size, since the model computes in {name}; "
+            "scale the data, or compute in float64: model.double()"
+        )
 
 
 def _is_sparse(part: Any) -> bool:

@@ -67,8 +67,9 @@ class Dataset:
     card
         Where the data come from, their units and licence.
     train, valid, test
-        A float32 tensor `(n, features)`; a tuple of float32 tensors of equal length n for data
-        with several parts, such as `(x, y)`; None where a split does not exist.
+        A float32 tensor `(n, features)`, float64 where float32 would round the data; a tuple of
+        such tensors of equal length n for data with several parts, such as `(x, y)`; None where a
+        split does not exist.
     labels
         An int64 tensor `(n,)` by split, or None. Labels describe the observations; no model is
         fitted to them unless it is asked to.
@@ -76,7 +77,7 @@ class Dataset:
     Raises
     ------
     ValueError
-        If there is no observation at all, a tensor is not float32, or lengths disagree.
+        If there is no observation at all, a tensor is not floating point, or lengths disagree.
     """
 
     name: str
@@ -117,14 +118,15 @@ class Dataset:
 
 
 def _num_observations(data: Split, what: str) -> int:
-    """Return the common length of the tensors of one split, all float32 and not empty."""
+    """Return the common length of the tensors of one split, floating point and not empty."""
     tensors = data if isinstance(data, tuple) else (data,)
     lengths = set()
     for tensor in tensors:
-        if tensor.dtype != torch.float32 or tensor.ndim == 0 or tensor.numel() == 0:
+        floating = tensor.dtype in (torch.float32, torch.float64)
+        if not floating or tensor.ndim == 0 or tensor.numel() == 0:
             raise ValueError(
                 f"{what} is {tensor.dtype} {tuple(tensor.shape)};"
-                " expected a torch.float32 tensor with at least one observation"
+                " expected a torch.float32 or float64 tensor with at least one observation"
             )
         lengths.add(len(tensor))
     if len(lengths) != 1:

@@ -22,8 +22,8 @@ def from_path(path: str | Path) -> Dataset:
     path
         * `.csv`: numbers separated by commas; the first line may name the columns; an empty cell
           becomes NaN, a missing value.
-        * `.npy`: an array `(n, ...)`. A float32 file is mapped, not read: it may be larger than
-          memory. Other types are converted.
+        * `.npy`: an array `(n, ...)`. A float32 or float64 file is mapped, not read: it may be
+          larger than memory. Other types are converted.
         * `.npz`: arrays `train`, `valid`, `test`, or a single array of any name, which is train.
         * a folder of png or jpg images of one size: grey values in [0, 1], `(n, height * width)`,
           in the order of the file names.
@@ -31,7 +31,9 @@ def from_path(path: str | Path) -> Dataset:
     Returns
     -------
     Dataset
-        float32; train only, unless an npz has more. A one-dimensional array becomes `(n, 1)`.
+        Train only, unless an npz has more. Numbers of a CSV are float64, so that a date such as
+        20240131 stays that date; arrays keep float32 and float64, integers of up to 16 bits become
+        float32 and wider ones float64. A one-dimensional array becomes `(n, 1)`.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def _csv(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not lines:
         raise ValueError(f"{path.name!r} has a header and no numbers; expected lines of numbers")
     width = len(names or lines[0][1])
-    table = np.empty((len(lines), width), np.float32)
+    table = np.empty((len(lines), width))
     for row, (number, cells) in zip(table, lines, strict=True):
         if len(cells) != width:
             raise ValueError(f"{path.name!r}, line {number}: {len(cells)} cells; expected {width}")
@@ -115,14 +117,21 @@ def _is_column_name(cell: str) -> bool:
 def _number(cell: str, path: Path, line: int, index: int, names: Sequence[str] | None) -> float:
     if not cell.strip():
         return float("nan")
+    column = repr(names[index]) if names else index + 1
+    place = f"{path.name!r}, line {line}, column {column}: {cell!r}"
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
-        column = repr(names[index]) if names else index + 1
         raise ValueError(
-            f"{path.name!r}, line {line}, column {column}: {cell!r};"
-            " expected a number, or an empty cell for a missing value"
+            f"{place}; expected a number, or an empty cell for a missing value"
         ) from None
+    digits = cell.strip().lstrip("+-")
+    if len(digits) > 15 and digits.isdecimal() and int(digits) != abs(number):
+        raise ValueError(
+            f"{place}; expected an integer that float64 holds, at most 2^53 = {2**53}: the numbers"
+            " of longer identifiers mean nothing, leave the column out"
+        )
+    return number
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
@@ -151,8 +160,18 @@ def _tensor(array: np.ndarray, what: str) -> Tensor:
             f"{what!r} is {array.dtype} {array.shape};"
             " expected real numbers with at least one observation"
         )
-    if array.dtype != np.float32 or not array.flags.c_contiguous:
-        array = np.ascontiguousarray(array, np.float32)
+    dtype = np.result_type(array.dtype, np.float32)  # float64 for integers of 32 bits and more
+    if dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        large = (array > 2**53) | (array < -(2**53))
+        if large.any():
+            raise ValueError(
+                f"{what!r} holds the integer {array[large][0]}; expected at most 2^53 = {2**53},"
+                " which float64 holds exactly: leave identifiers out"
+            )
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array, dtype)
     tensor = torch.from_numpy(array)
     return tensor[:, None] if tensor.ndim == 1 else tensor
 

@@ -57,7 +57,9 @@ def fit(
     data
         Tensor or array ``(num_rows, ...)``, a tuple or mapping of them in the order of the
         arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``; its ``valid``
-        for early stopping). Memory-mapped arrays are read a chunk at a time.
+        for early stopping). Memory-mapped arrays are read a chunk at a time. Data in float64 are
+        computed in float64 by models of real numbers (``follows_data_dtype``), unless the model
+        was given a dtype: ``model.float()``.
     solver
         ``zoo.SVI(...)``, ``zoo.EM(...)``, ``zoo.NUTS(...)``; None for the model's own default.
     validation
@@ -118,6 +120,8 @@ def fit(
     if not isinstance(solver, Solver):
         raise DataError(f"solver: got {solver!r}, expected zoo.SVI(...), zoo.EM(...), ...")
     model.to(pick_device(device))
+    if before is None:
+        model.adopt_dtype(getattr(data, "train", data))
     rows = model.as_rows(getattr(data, "train", data))
     model.check_data(rows)
     with fork_generators(model.device), model.defaults():
@@ -224,6 +228,8 @@ def fit_many(
         A fit for each; None where it ended in a :class:`~ppl_zoo.core.errors.ConvergenceError`.
     """
     solver = default_solver(model) if solver is None else solver
+    for table in tables:
+        model.adopt_dtype(table)
     rows = [model.as_rows(table) for table in tables]
     template = model.fresh()
     for table in rows:

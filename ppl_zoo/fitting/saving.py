@@ -228,7 +228,7 @@ def _build_model(
             "or pass zoo.load(path, model=ThatClass)"
         )
     config = {k: decode(v, weights, k, path) for k, v in record["config"].items()}
-    return cls(**config)
+    return cls(**{**cls.legacy_arguments, **config})
 
 
 def _build_guide(

@@ -67,7 +67,7 @@ class Recipe:
     seed
         Seed of the fit.
     dtype
-        Floating type that the model is fitted in.
+        Floating type that the model is fitted in; None for that of the data.
     demo
         Whether ``ppl-zoo demo`` runs it: on embedded data, in seconds.
     """
@@ -80,7 +80,7 @@ class Recipe:
     solver: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seed: int = 0
-    dtype: str = "float32"
+    dtype: str | None = None
     demo: bool = False
 
 

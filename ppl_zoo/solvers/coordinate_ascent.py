@@ -35,6 +35,8 @@ Statistics = dict[str, Tensor]
 
 #: rows in memory at once where ``batch_size`` is None
 DEFAULT_CHUNK_ROWS = 4096
+#: what rounding may take of a row's log density beside, in nats, where noise is next to nothing
+MAX_ROUNDING_NATS = {torch.float32: 1e-5, torch.float64: 1e-8}
 
 
 @runtime_checkable
@@ -237,10 +239,14 @@ class CoordinateAscent(Solver):
         eps = torch.finfo(rows.dtype).eps
         # rounding errors of the sums
         noise = 32 * eps * (abs(value) + len(rows))
-        if past and value < past[-1] - noise:
+        limit = noise + MAX_ROUNDING_NATS[rows.dtype] * len(rows)
+        if past and value < past[-1] - limit:
+            dtype = str(rows.dtype).removeprefix("torch.")
+            hint = "" if rows.dtype == torch.float64 else ", or model.double() would be needed"
             raise ConvergenceError(
                 f"{self._name}: iteration {len(past)} lowered the objective from {past[-1]:.9g} "
-                f"to {value:.9g}; expected_statistics and the update do not belong together"
+                f"to {value:.9g}, by more than rounding in {dtype} does ({limit:.3g} nats): "
+                f"expected_statistics and the update are not those of one bound{hint}"
             )
         past.append(value)
         if self._converged(past, self.tol * len(rows), noise) or self._overfits(chain):

@@ -377,7 +377,7 @@ def test_npz(tmp_path):
     np.savez(tmp_path / "a.npz", train=np.ones((4, 2)), test=np.zeros((2, 2)))
     dataset = data.from_path(tmp_path / "a.npz")
     assert repr(dataset) == "Dataset('a': train=(4, 2), test=(2, 2))"
-    assert dataset.train.dtype == torch.float32
+    assert dataset.train.dtype == torch.float64
     np.savez(tmp_path / "b.npz", x=np.ones((4, 2)))
     assert data.from_path(tmp_path / "b.npz").train.shape == (4, 2)
     np.savez(tmp_path / "c.npz", x=np.ones(4), y=np.ones(4))
@@ -435,7 +435,7 @@ def test_paths_that_are_no_data(tmp_path):
     [
         ({}, "has no split"),
         ({"train": torch.zeros(0, 3)}, "at least one observation"),
-        ({"train": torch.zeros(3, dtype=torch.float64)}, "expected a torch.float32"),
+        ({"train": torch.zeros(3, dtype=torch.float16)}, "expected a torch.float32"),
         ({"train": (torch.zeros(3), torch.zeros(2))}, "expected one length"),
         ({"train": torch.zeros(3), "labels": {"train": torch.zeros(3)}}, "expected torch.int64"),
         ({"train": torch.zeros(3), "labels": {"test": torch.zeros(3).long()}}, "labels of 'test'"),

@@ -31,13 +31,13 @@ def exact_evidence(model, x, y):
 
 @pytest.fixture(scope="module")
 def fit():
-    model = zoo.LinearRegression(2, prior_scale=3.0).double()
+    model = zoo.LinearRegression(2, prior_scale=3.0, standardize=False).double()
     return zoo.fit(model, regression(), zoo.SVI(steps=4000), progress=False)
 
 
 def test_the_oracle_is_the_student_density():
     """One observation: its density is a Student t."""
-    model = zoo.LinearRegression(1, prior_scale=2.0).double()
+    model = zoo.LinearRegression(1, prior_scale=2.0, standardize=False).double()
     x, y = torch.zeros(1, 1).double(), torch.tensor([0.7]).double()
     t = torch.distributions.StudentT(2.0, 0.0, (1.0 + 4.0) ** 0.5)
     assert exact_evidence(model, x, y) == pytest.approx(t.log_prob(y).item(), abs=1e-5)
@@ -88,7 +88,7 @@ def test_error_bars_cover():
 @pytest.mark.slow
 def test_bridge_from_draws_of_nuts():
     data = regression()
-    model = zoo.LinearRegression(2, prior_scale=3.0).double()
+    model = zoo.LinearRegression(2, prior_scale=3.0, standardize=False).double()
     sampled = zoo.fit(
         model, data, zoo.NUTS(num_warmup=150, num_samples=400, num_chains=1), progress=False
     )

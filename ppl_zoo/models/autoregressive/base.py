@@ -19,6 +19,7 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.autoregressive.order import Order, make_orders, read_shape
 from ppl_zoo.models.autoregressive.outputs import MixtureOutput, Output
 from ppl_zoo.models.autoregressive.sampling import SequentialSampler, draw, gibbs
+from ppl_zoo.models.common.units import Units
 from ppl_zoo.models.common.validation import read_given
 
 __all__ = ["AutoregressiveDistribution", "AutoregressiveModel"]
@@ -39,8 +40,9 @@ class AutoregressiveModel(Model):
 
     By the chain rule any joint distribution is such a product of conditionals. A subclass writes
     ``conditionals`` (all of them in one pass, for scoring) and ``sampler`` (one after another with
-    cached activations, for sampling). With ``num_members`` above 1 the model is the mixture, in
-    equal parts, of as many orders or nets.
+    cached activations, for sampling). Both see real variables in units of their mean and sd over
+    the data of the fit, so that neither an offset nor a unit changes the answer. With
+    ``num_members`` above 1 the model is the mixture, in equal parts, of as many orders or nets.
 
     Parameters
     ----------
@@ -82,6 +84,8 @@ class AutoregressiveModel(Model):
         self.event_shape = read_shape(num_features)
         self.num_features = math.prod(self.event_shape)
         self.output, self.allow_missing, self.num_members = output, missing, num_members
+        self.units = Units([self.num_features]) if output.num_values is None else None
+        self.follows_data_dtype = self.units is not None
         orders = make_orders(order, self.event_shape, num_members, seed)
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("places", orders.argsort(-1), persistent=False)
@@ -136,14 +140,15 @@ class AutoregressiveModel(Model):
         if not isinstance(output, MixtureOutput) or output.num_values is not None:
             return ()
         x = batch[0].reshape(len(batch[0]), self.num_features)
-        logits, loc, scale = output.split(self.conditionals(self.fill_missing(x)))
-        density = torch.distributions.Normal(loc, scale).log_prob(x.unsqueeze(-1))
+        z = self.standardise(x)
+        logits, loc, scale = output.split(self.conditionals(self.fill_missing(z)))
+        density = torch.distributions.Normal(loc, scale).log_prob(z.unsqueeze(-1))
         best = (logits.log_softmax(-1) + density.nan_to_num()).argmax(-1, keepdim=True)
         at_floor = scale.gather(-1, best)[..., 0] < COLLAPSED_SCALES * output.min_scale
         shares = at_floor.double().mean(0)
         return tuple(
             f"the density of variable {i} has collapsed: {shares[i]:.0%} of the rows lie at the "
-            f"least scale, {output.min_scale} (it has {len(x[:, i].unique())} values in "
+            f"least scale, {output.min_scale} of its sd (it has {len(x[:, i].unique())} values in "
             f"{len(x)} rows); add uniform noise of a unit's width to x, or take a discrete output"
             for i in (shares > MAX_COLLAPSED_SHARE).nonzero()[:, 0].tolist()
         )
@@ -154,16 +159,38 @@ class AutoregressiveModel(Model):
 
     def score_member(self, x: Tensor, member: int | Tensor = 0) -> Tensor:
         """Log probability of rows ``(n, D)`` under one member, ``(n,)``."""
+        x = self.standardise(x)
         return self.total_log_prob(self.conditionals(self.fill_missing(x), member), x)
 
+    def standardise(self, x: Tensor) -> Tensor:
+        """Rows ``(n, D)`` as the net sees them."""
+        return x if self.units is None else self.units.standardise(x)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`standardise`."""
+        return x if self.units is None else self.units.restore(x)
+
+    def log_probs(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Log probability of each variable of standardised rows, ``(..., n, D)``."""
+        # mixed precision is for the net, not for its probabilities
+        terms = self.output.log_prob(parameters.to(x.dtype), self.fill_missing(x))
+        return terms if self.units is None else terms - self.units.spread.log()
+
     def fill_missing(self, x: Tensor) -> Tensor:
-        """Replace missing values by zeros."""
+        """Replace missing values by zeros, in units of the data by their mean."""
         return x.masked_fill(x.isnan(), 0.0) if self.allow_missing else x
 
     def total_log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Log probability of rows ``(n, D)`` by conditionals ``(..., n, D, P)``, ``(..., n)``."""
-        # mixed precision is for the net, not for its probabilities
-        terms = self.output.log_prob(parameters.to(x.dtype), self.fill_missing(x))
+        """Log probability of standardised rows ``(n, D)``, ``(..., n)``.
+
+        Parameters
+        ----------
+        parameters
+            Conditionals ``(..., n, D, P)``.
+        x
+            The rows.
+        """
+        terms = self.log_probs(parameters, x)
         if self.allow_missing:
             terms = terms.masked_fill(x.isnan(), 0.0)
         return terms.sum(-1)
@@ -171,8 +198,10 @@ class AutoregressiveModel(Model):
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start at independent variables with the marginals of the data."""
+        if self.units is not None:
+            self.units.read(chunk.flatten(1) for (chunk,) in rows.chunks(4096))
         (x,) = rows.spread(10_000)
-        x = x.reshape(len(x), self.num_features)
+        x = self.standardise(x.reshape(len(x), self.num_features))
         if self.allow_missing:
             mean = x.nanmean(0).nan_to_num()
             x = torch.where(x.isnan(), mean.round() if self.output.num_values else mean, x)
@@ -228,7 +257,8 @@ class AutoregressiveModel(Model):
         An autoregressive model has no latent variables: these are features of a net that was
         fitted to predict, they depend on the order, and nothing says that they are useful.
         """
-        return torch.cat([self.hidden(chunk.flatten(1)) for (chunk,) in self.batches(x)])
+        parts = (self.standardise(chunk.flatten(1)) for (chunk,) in self.batches(x))
+        return torch.cat([self.hidden(part) for part in parts])
 
     @torch.no_grad()
     def sample(
@@ -289,15 +319,16 @@ class AutoregressiveModel(Model):
         x = torch.empty(num_samples, self.num_features, dtype=self.dtype, device=self.device)
         for k in range(self.num_members):
             own = (member == k).nonzero()[:, 0]
-            x[own] = draw(self, len(own), k)[0]
+            x[own] = self.restore(draw(self, len(own), k)[0])
         return x
 
     def _sample_given(self, held: Tensor, particles: int) -> Tensor:
         """Draw the free variables of ``held (n, D)`` from every member; choose by evidence."""
+        held = self.standardise(held)
         drawn = [draw(self, len(held), k, held, particles) for k in range(self.num_members)]
         x, evidence = (torch.stack(part) for part in zip(*drawn, strict=True))
         chosen = torch.multinomial(evidence.T.softmax(-1), 1)[:, 0]
-        return x[chosen, torch.arange(len(held), device=x.device)]
+        return self.restore(x[chosen, torch.arange(len(held), device=x.device)])
 
     def _read_given(self, given: Array, num_samples: int) -> Tensor:
         """Read and check the values held, ``(num_samples, D)``, NaN where free."""

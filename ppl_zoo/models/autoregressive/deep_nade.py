@@ -123,7 +123,7 @@ class DeepNADE(AutoregressiveModel):
         """Log probability of each row, in nats; where gradients are taken, an estimate of it."""
         flat = x.reshape(-1, self.num_features)
         if torch.is_grad_enabled():
-            out = self._estimate(flat)
+            out = self._estimate(self.standardise(flat))
         else:
             widest = self.num_features * max(layer.in_features for layer in self.layers)
             chunks = flat.split(max(1, MAX_ACTIVATIONS_PER_CHUNK // widest))
@@ -142,7 +142,7 @@ class DeepNADE(AutoregressiveModel):
             known = known * observed
             x = torch.where(observed, x, torch.zeros_like(x))
         parameters = self._outputs(self._features(self._inputs(x, known)))
-        terms = self.output.log_prob(parameters, x) * (rank >= count)
+        terms = self.log_probs(parameters, x) * (rank >= count)
         if self.allow_missing:
             terms = terms * observed
         return terms.sum(-1) * (size / (size - count[:, 0]))
@@ -165,6 +165,7 @@ class DeepNADE(AutoregressiveModel):
 
     def _sample_given(self, held: Tensor, particles: int) -> Tensor:
         """Draw the free variables of ``held (n, D)``, in an order that begins with the others."""
+        held = self.standardise(held)
         out = torch.empty_like(held)
         patterns, index = held.isnan().unique(dim=0, return_inverse=True)
         for k, free in enumerate(patterns):
@@ -175,7 +176,7 @@ class DeepNADE(AutoregressiveModel):
             noise = torch.rand(shape, dtype=held.dtype, device=held.device)
             sampler = self.sampler(len(rows), order=order)
             out[rows] = draw_in_order(sampler, self.output, order, noise, held[rows])[0]
-        return out
+        return self.restore(out)
 
 
 class _DeepNADESampler:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.autoregressive.base import AutoregressiveModel
 from ppl_zoo.models.autoregressive.sampling import SequentialSampler
 
@@ -71,6 +72,7 @@ class OrderEnsemble(AutoregressiveModel):
         self.orders.copy_(torch.cat([net.orders for net in nets]))
         self.places.copy_(torch.cat([net.places for net in nets]))
         self.natural = False
+        self.units = None  # those of the nets count
         self.compiles = all(net.compiles for net in nets)
 
     @classmethod
@@ -89,6 +91,10 @@ class OrderEnsemble(AutoregressiveModel):
         ensemble.to(nets[0].device, nets[0].dtype)
         for own, net in zip(ensemble.nets, nets, strict=True):
             own.load_state_dict(net.state_dict())
+            if own.units is not None and not own.units.equals(ensemble.nets[0].units):
+                raise DataError(
+                    "nets: got nets fitted to data of several units, expected the same"
+                )
         return ensemble
 
     def score(self, x: Tensor) -> Tensor:
@@ -102,10 +108,18 @@ class OrderEnsemble(AutoregressiveModel):
         """Parameters of all conditionals of one net, ``(n, D, P)``."""
         return self.nets[member].conditionals(x)
 
-    def initialize_marginals(self, marginal: Tensor) -> None:
-        """Start every net at independent variables with these marginals."""
+    def initialize(self, rows: Rows) -> None:
+        """Start every net at independent variables with the marginals of the data."""
         for net in self.nets:
-            net.initialize_marginals(marginal)
+            net.initialize(rows)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Rows as the nets see them, which share their units."""
+        return self.nets[0].standardise(x)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`standardise`."""
+        return self.nets[0].restore(x)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden layer ``(n, H)``, of the first net."""

@@ -143,7 +143,7 @@ class MixtureOutput(Output):
     num_components
         K.
     min_scale
-        Smallest scale, in units of x.
+        Smallest scale, in units of the sd of x.
     num_values
         None for real x. Otherwise x is one of ``0, ..., num_values - 1`` and has the probability
         of the unit interval around it, the tails counted to the first and the last (Salimans et
@@ -266,7 +266,7 @@ def make_output(
     num_values
         Values of a discrete variable; needed by "categorical", optional for "logistic".
     min_scale
-        Smallest scale of a component, in units of x.
+        Smallest scale of a component, in units of the sd of x.
 
     Raises
     ------

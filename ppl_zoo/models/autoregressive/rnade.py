@@ -27,7 +27,7 @@ class RNADE(AutoregressiveModel):
 
     All conditionals share the hidden weights; weights, means and scales of the components are
     linear in h[i], the former through a softmax, the scales above ``min_scale``, so that they
-    differ from row to row (heteroscedastic). Standardise the data.
+    differ from row to row (heteroscedastic). x is in units of the mean and sd of the data.
     With ``num_orders`` above 1 the model is the mixture, in equal parts, of as many such nets,
     each with its own order if these are random; a fit maximises the mean of their log
     likelihoods, a lower bound, so that each is fitted by itself.
@@ -47,7 +47,7 @@ class RNADE(AutoregressiveModel):
     output
         "normal", "laplace" or "logistic" components.
     min_scale
-        Smallest scale, in units of x: data with ties have no bounded density without it.
+        Smallest scale, in units of the sd of x: data with ties have no bounded density without it.
     missing
         Whether NaN in x means "not observed"; such variables have to be the last of the order.
 
@@ -122,7 +122,7 @@ class RNADE(AutoregressiveModel):
         """Log probability of each row, in nats; where gradients are taken, the nets' mean."""
         if self.num_members == 1 or not torch.is_grad_enabled():
             return super().score(x)
-        flat = x.reshape(-1, self.num_features)
+        flat = self.standardise(x.reshape(-1, self.num_features))
         parameters = self._net_parameters(self.fill_missing(flat), slice(None))
         each = self.total_log_prob(parameters, flat)
         return each.mean(0).reshape(x.shape[: x.ndim - len(self.event_shape)])

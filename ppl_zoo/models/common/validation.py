@@ -13,6 +13,7 @@ from ppl_zoo.core.rows import Rows
 __all__ = [
     "check_features",
     "check_fittable",
+    "check_spread",
     "read_given",
     "refuse_given",
 ]
@@ -84,7 +85,7 @@ def _check_weights(rows: Rows) -> None:
 
 
 def check_fittable(rows: Rows, num_components: int) -> None:
-    """Refuse too few rows for ``num_components``, and constant features.
+    """Refuse too few rows for ``num_components``, and what :func:`check_spread` does.
 
     Raises
     ------
@@ -95,6 +96,24 @@ def check_fittable(rows: Rows, num_components: int) -> None:
         raise DataError(
             f"x: got {len(rows)} rows, expected at least num_components={num_components}"
         )
+    check_spread(rows)
+
+
+def check_spread(rows: Rows, some_constant: bool = False) -> None:
+    """Refuse constant features, and those whose variance is out of the range of the dtype.
+
+    Parameters
+    ----------
+    rows
+        The data of a fit.
+    some_constant
+        Whether some features may be constant, but not all.
+
+    Raises
+    ------
+    DataError
+        Naming the features.
+    """
     low = high = None
     for x, *_ in rows.chunks(4096):
         missing = x.isnan()
@@ -102,8 +121,21 @@ def check_fittable(rows: Rows, num_components: int) -> None:
         most = x.masked_fill(missing, -torch.inf).amax(0)
         low = least if low is None else torch.minimum(low, least)
         high = most if high is None else torch.maximum(high, most)
-    fixed = (low >= high).nonzero()[:, 0].tolist()
-    if not fixed:
+    constant = low >= high
+    finite = torch.finfo(rows.dtype)
+    least, most = finite.tiny**0.4, finite.max**0.4  # squares, and products of these
+    spread = high / 2 - low / 2
+    bad = (((spread < least) & ~constant) | (spread > most)).nonzero()[:, 0].tolist()
+    if bad:
+        name = str(rows.dtype).removeprefix("torch.")
+        hint = "" if rows.dtype == torch.float64 else ", or compute in float64: model.double()"
+        raise DataError(
+            f"x: got feature {bad[0]} with values from {low[bad[0]].item():g} to "
+            f"{high[bad[0]].item():g}, expected a spread from {least:.0e} to {most:.0e}, since "
+            f"variances in {name} have to be finite; change its unit{hint}"
+        )
+    fixed = constant.nonzero()[:, 0].tolist()
+    if not fixed or (some_constant and len(fixed) < len(constant)):
         return
     names = ", ".join(str(i) for i in fixed[:8]) + (", ..." if len(fixed) > 8 else "")
     if torch.isinf(low[fixed[0]]):

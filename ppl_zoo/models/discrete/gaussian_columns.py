@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Gamma, kl_divergence
 
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common.moments import column_moments
 
 __all__ = ["GaussianColumns"]
 
@@ -28,7 +29,7 @@ class GaussianColumns(nn.Module):
     bayesian
         Whether means and precisions are latent variables.
     smoothing
-        Added to every variance, in units of the largest variance of a column.
+        Added to every variance, in units of the variance of its column.
     """
 
     def __init__(
@@ -50,21 +51,10 @@ class GaussianColumns(nn.Module):
     @torch.no_grad()
     def initialize(self, rows: Rows, columns: slice | list[int], scatter: bool) -> None:
         """Standardise by the data, every class alike; ``scatter`` makes the means random."""
-        count = total = square = 0.0
-        shift = None
-        for chunk in rows.chunks(4096):
-            x = chunk[0][..., columns].double()
-            known = ~x.isnan()
-            if shift is None:
-                shift = torch.where(known, x, 0.0).sum(0) / known.sum(0).clamp_min(1)
-            x = torch.where(known, x - shift, 0.0)
-            count, total = count + known.sum(0), total + x.sum(0)
-            square = square + (x * x).sum(0)
-        count = count.clamp_min(1)
-        variance = (square / count - (total / count) ** 2).clamp_min(0.0)
-        self.centre.copy_(shift + total / count)
+        mean, variance = column_moments(chunk[0][..., columns] for chunk in rows.chunks(4096))
+        self.centre.copy_(mean)
         self.spread.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
-        self.floor.copy_(self.smoothing * variance.max() / self.spread.double() ** 2)
+        self.floor.fill_(self.smoothing)
         self.loc.zero_()
         if scatter:
             self.loc.normal_()

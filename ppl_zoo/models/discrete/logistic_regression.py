@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
+from ppl_zoo.models.common.units import Units
 from ppl_zoo.models.common.validation import check_features
 from ppl_zoo.models.discrete.labels import check_labels
 from ppl_zoo.models.discrete.sparse import multiply
@@ -231,6 +232,8 @@ def _fit_lbfgs(
 ) -> None:
     """Set weights and intercept to the mode, to rounding, by L-BFGS in float64.
 
+    It runs on standardised features, where curvatures are alike; the prior stays that of ``x``.
+
     Parameters
     ----------
     model
@@ -243,6 +246,9 @@ def _fit_lbfgs(
         Stop when no derivative of the mean log posterior is larger.
     """
     double = Rows(tuple(rows.arrays), rows.device, torch.float64)
+    units = Units([model.num_features]).to(rows.device, torch.float64)
+    if not rows.is_sparse:
+        units.read(chunk[0] for chunk in double.chunks(4096))
     weights, intercept = (torch.zeros_like(p, dtype=torch.float64) for p in model.parameters())
     leaves = [weights.requires_grad_(), intercept.requires_grad_()]
     precision = model.prior_scale.double() ** -2
@@ -258,15 +264,16 @@ def _fit_lbfgs(
 
     def loss() -> Tensor:
         solver.zero_grad()
-        total = 0.5 * precision * (weights**2).sum() / len(double)
+        total = 0.5 * precision * ((weights / units.spread) ** 2).sum() / len(double)
         total.backward()
-        for chunk in double.chunks(4096):
-            part = -model.log_likelihood(weights, intercept, *chunk).sum() / len(double)
+        for x, y in double.chunks(4096):
+            x = x if rows.is_sparse else units.standardise(x)
+            part = -model.log_likelihood(weights, intercept, x, y).sum() / len(double)
             part.backward()
             total = total.detach() + part.detach()
         return total
 
     with torch.enable_grad():
         solver.step(loss)
-    model.weights.copy_(weights)
-    model.intercept.copy_(intercept)
+    model.weights.copy_(weights / units.spread)
+    model.intercept.copy_(intercept - (weights / units.spread * units.centre).sum(-1))

@@ -57,7 +57,8 @@ class NaiveBayes(CountedModel):
         Dirichlet priors. The mode under 2 adds one to every count (scikit-learn's ``alpha`` is
         this less one).
     variance_smoothing
-        Added to every variance, in units of the largest variance of a column.
+        Added to every variance, in units of the variance of its column: scikit-learn takes that of
+        the largest column, beside which a column in small units says nothing.
     bayesian
         Whether the parameters are latent variables with a conjugate posterior.
     unlabelled_weight
@@ -123,6 +124,7 @@ class NaiveBayes(CountedModel):
         gaussian = self.features.block("gaussian")
         self.numbers: GaussianColumns | None = None
         if gaussian is not None:
+            self.follows_data_dtype = True
             self.numbers = GaussianColumns(
                 num_classes, gaussian.size, bayesian, variance_smoothing
             )

@@ -64,6 +64,7 @@ class CountedModel(Model):
     """
 
     default_solver = ("EM", {})
+    follows_data_dtype = False  # codes and counts are exact in float32
 
     def __init__(self, bayesian: bool = False) -> None:
         super().__init__()

@@ -95,6 +95,7 @@ class DeepImagePrior(Model):
         "sample": "estimate",
         "encode": "estimate",
     }
+    follows_data_dtype = False  # grey values of 8 or 16 bits are exact in float32
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("EarlyStopping", {})
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "theta": ("weight",),

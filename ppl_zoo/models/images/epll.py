@@ -76,6 +76,7 @@ class EPLL(Model):
         "sample": "none",
         "encode": "estimate",
     }
+    follows_data_dtype = False  # grey values of 8 or 16 bits are exact in float32
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("SVI", {})
     event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "image": ("row", "column"),

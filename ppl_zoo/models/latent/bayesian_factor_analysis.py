@@ -15,9 +15,10 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common.conjugate import expected_log_gamma, gamma_kl
 from ppl_zoo.models.common.missing import MarginalNormal
 from ppl_zoo.models.common.moments import moments
-from ppl_zoo.models.common.validation import check_features
+from ppl_zoo.models.common.validation import check_features, check_spread
 from ppl_zoo.models.latent.factor_posterior import (
     FactorPosterior,
+    feature_variances,
     infer_factors,
     noise_terms,
     principal_factors,
@@ -42,7 +43,9 @@ class BayesianFactorAnalysis(Model):
 
     A factor that the data do not need gets a large ``relevance`` (a precision), and loadings of
     zero: K is an upper bound. The guide q factorises over these lines; it keeps the covariance of
-    the loadings of a feature, and of the factors of a row.
+    the loadings of a feature, and of the factors of a row. The priors are written for x in units
+    of its sd over the data, feature by feature ("isotropic": one for all), so that neither an
+    offset nor a unit changes the answer; what is drawn is in units of x.
 
     Parameters
     ----------
@@ -53,9 +56,17 @@ class BayesianFactorAnalysis(Model):
     missing
         Whether NaN in x means "not observed"; such values are integrated out.
     prior_shape, prior_rate
-        Of the precisions; in units of 1 / x squared for the noise's.
+        Of the precisions, that of the noise times the variance of x.
     loc_scale
-        Prior sd of the mean, in units of x.
+        Prior sd of the mean, in units of the sd of x.
+    standardize
+        False for priors in units of x itself.
+
+    Attributes
+    ----------
+    mean, loadings, noise
+        Estimates under q: ``(D,)``, ``(D, K)`` and variances ``(D,)``; in units of x, and its
+        square.
 
     References
     ----------
@@ -83,6 +94,7 @@ class BayesianFactorAnalysis(Model):
         "relevance": ("factor",),
         "precision": ("feature",),
     }
+    legacy_arguments = {"standardize": False}
 
     def __init__(
         self,
@@ -94,6 +106,7 @@ class BayesianFactorAnalysis(Model):
         prior_shape: float = 1e-3,
         prior_rate: float = 1e-3,
         loc_scale: float = 1000.0,
+        standardize: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= num_factors <= num_features:
@@ -126,15 +139,21 @@ class BayesianFactorAnalysis(Model):
             ("relevance_rate", torch.ones(k)),
         ):
             self.register_buffer(name, value)
+        self.standardize = standardize
+        # the unit of each feature, in which q is
+        self.register_buffer("spread", torch.ones(d), persistent=standardize)
 
     def model(self, x: Tensor) -> None:
         """Draw the parameters, then factors and rows; ``x (n, D)``."""
         d, k = self.num_features, self.num_factors
         gamma = dist.Gamma(self.prior_shape, self.prior_rate)
         relevance = pyro.sample("relevance", gamma.expand([k]).to_event(1))
-        precision = pyro.sample("precision", gamma.expand([len(self.noise_rate)]).to_event(1))
-        loc = pyro.sample("loc", dist.Normal(self.centre, self.loc_scale).to_event(1))
+        noise = dist.Gamma(self.prior_shape, self.prior_rate * self._noise_unit())
+        precision = pyro.sample("precision", noise.to_event(1))
+        loc_scale = self.loc_scale * self.spread
+        loc = pyro.sample("loc", dist.Normal(self.centre, loc_scale).to_event(1))
         scale = relevance.rsqrt().unsqueeze(-2).expand(*relevance.shape[:-1], d, k)
+        scale = scale * self.spread.unsqueeze(-1)
         loadings = pyro.sample("loadings", dist.Normal(torch.zeros_like(scale), scale).to_event(2))
         with self.observations("observations", x):
             z = pyro.sample("factors", dist.Normal(self.centre.new_zeros(k), 1.0).to_event(1))
@@ -149,12 +168,16 @@ class BayesianFactorAnalysis(Model):
         """Draw from q."""
         relevance = dist.Gamma(self.relevance_shape, self.relevance_rate)
         pyro.sample("relevance", relevance.to_event(1))
-        pyro.sample("precision", dist.Gamma(self.noise_shape, self.noise_rate).to_event(1))
-        loc, variance = (t.to(self.dtype) for t in self._loc())
-        pyro.sample("loc", dist.Normal(self.centre + loc, variance.sqrt()).to_event(1))
+        noise = dist.Gamma(self.noise_shape, self.noise_rate * self._noise_unit())
+        pyro.sample("precision", noise.to_event(1))
+        unit = self.spread.double()
+        loc, variance = self._loc()
+        moved, sd = (self.centre + unit * loc).to(self.dtype), unit * variance.sqrt()
+        pyro.sample("loc", dist.Normal(moved, sd.to(self.dtype)).to_event(1))
         weights, spread = self._loadings()
-        tril = torch.linalg.cholesky(spread).to(self.dtype)
-        loadings = dist.MultivariateNormal(weights.to(self.dtype), scale_tril=tril)
+        tril = unit[:, None, None] * torch.linalg.cholesky(spread)
+        weights = (unit[:, None] * weights).to(self.dtype)
+        loadings = dist.MultivariateNormal(weights, scale_tril=tril.to(self.dtype))
         pyro.sample("loadings", loadings.to_event(1))
         factors = self._infer(x)[0]
         with self.observations("observations", x):
@@ -162,7 +185,26 @@ class BayesianFactorAnalysis(Model):
             local = dist.MultivariateNormal(factors.mean.to(self.dtype), scale_tril=tril)
             pyro.sample("factors", local)
 
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        """Posterior mean of loc, in units of x."""
+        return (self.centre + self.spread.double() * self._loc()[0]).to(self.dtype)
+
+    @property
+    def loadings(self) -> Float[Tensor, "d k"]:
+        """Posterior mean of the loadings, in units of x."""
+        return (self.spread.double()[:, None] * self._loadings()[0]).to(self.dtype)
+
+    @property
+    def noise(self) -> Float[Tensor, " d"]:
+        """Variance of each feature's noise: the inverse of its precision's posterior mean."""
+        return (self.spread.double() ** 2 / self._noise()[0]).to(self.dtype)
+
     # ---- expectations under q, in float64 ---------------------------------------------------
+
+    def _noise_unit(self) -> Tensor:
+        """Variance in whose units the noise's precision is, as many as there are precisions."""
+        return self.spread[: len(self.noise_rate)] ** 2
 
     def _loadings(self) -> tuple[Tensor, Tensor]:
         """Mean ``(D, K)`` and covariances ``(D, K, K)`` of the loadings."""
@@ -185,10 +227,12 @@ class BayesianFactorAnalysis(Model):
         """Return q of the factors, each row's part of the ELBO, residuals and observation mask."""
         (weights, spread), (loc, variance) = self._loadings(), self._loc()
         precision, log_precision = self._noise()
-        r, observed = residuals(x, self.centre.double() + loc, self.allow_missing)
+        unit = self.spread.double()
+        r, observed = residuals(x, self.centre.double() + unit * loc, self.allow_missing)
+        r = r / unit
         factors = infer_factors(r, observed, weights, precision, spread)
         share = factors.log_density + noise_terms(r, observed, precision, log_precision)
-        loose = 0.5 * precision * variance
+        loose = 0.5 * precision * variance + unit.log()
         share = share - (loose.sum() if observed is None else observed @ loose)
         return factors, share, r, observed
 
@@ -202,7 +246,15 @@ class BayesianFactorAnalysis(Model):
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start from principal components; at random where values are missing."""
+        check_spread(rows, some_constant=True)
         mean, covariance = moments(rows, matrix=not self.allow_missing)
+        if self.standardize:
+            variance = covariance if self.allow_missing else covariance.diagonal()
+            if self.isotropic:
+                variance = variance.mean().expand_as(variance)
+            self.spread.copy_(feature_variances(mean, variance).sqrt())
+            unit = self.spread.double()
+            covariance = covariance / (unit**2 if self.allow_missing else torch.outer(unit, unit))
         if self.allow_missing:
             variance = covariance.clamp_min(1e-10)
             weights = torch.randn_like(self.loadings_linear).double() * variance.sqrt()[:, None]

@@ -14,10 +14,11 @@ from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common.missing import MarginalNormal
 from ppl_zoo.models.common.moments import moments
-from ppl_zoo.models.common.validation import check_features, read_given
+from ppl_zoo.models.common.validation import check_features, check_spread, read_given
 from ppl_zoo.models.latent.factor_posterior import (
     FactorPosterior,
     em_on_covariance,
+    feature_variances,
     infer_factors,
     noise_terms,
     principal_factors,
@@ -182,10 +183,10 @@ class FactorAnalysis(Model):
     @torch.no_grad()
     def initialize(self, rows: Rows) -> None:
         """Start from principal components of the standardised features, or at random."""
+        check_spread(rows, some_constant=True)
         mean, covariance = moments(rows, matrix=not self.allow_missing)
         variance = covariance if self.allow_missing else covariance.diagonal()
-        # a constant feature has no scale of its own
-        variance = variance.clamp_min(1e-10 * variance.mean().clamp_min(1e-30))
+        variance = feature_variances(mean, variance)
         sd = variance.sqrt()
         self.least_noise.copy_(1e-6 * variance)
         if self.allow_missing or self.init == "random":

@@ -17,6 +17,7 @@ from torch import Tensor
 __all__ = [
     "FactorPosterior",
     "em_on_covariance",
+    "feature_variances",
     "infer_factors",
     "noise_terms",
     "principal_factors",
@@ -166,6 +167,17 @@ def em_on_covariance(
         if ((noise - before).abs() <= 1e-12 * noise).all():
             break
     return weight, noise
+
+
+def feature_variances(mean: Tensor, variance: Tensor) -> Tensor:
+    """Variances ``(D,)`` that give features their units.
+
+    A constant feature, which has no unit of its own, gets a small part of the least variance.
+    """
+    # the mean of equal numbers is another number, by rounding
+    varies = variance > (4.0 * torch.finfo(variance.dtype).eps * mean) ** 2
+    least = torch.where(varies, variance, torch.inf).amin()
+    return torch.where(varies, variance, 1e-10 * least)
 
 
 def principal_factors(covariance: Tensor, num_factors: int) -> tuple[Tensor, Tensor]:

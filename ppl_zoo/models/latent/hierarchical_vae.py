@@ -81,6 +81,7 @@ class HierarchicalVAE(VAE):
         self.event_dims = {name: (f"latent{name[1:]}",) for name in self.names}
         self.event_dims |= {"x": ("feature",)}
         self.likelihood = make_likelihood(likelihood, num_features, num_states)
+        self.follows_data_dtype = likelihood.startswith("gaussian")
         self.prior = StandardNormalPrior(self.num_latents)
         self.image_pixels = num_features
         ends = list(zip(self.sizes, self.sizes[1:], hidden[1:], strict=False))
@@ -117,8 +118,11 @@ class HierarchicalVAE(VAE):
 
     def above(self, layer: int, z: Tensor) -> Distribution:
         """Return the guide's distribution of a layer given what is below it."""
-        net = self.encoder if layer == 0 else self.encoders_above[layer - 1]
-        return dist.Normal(*mean_and_sd(net(z))).to_event(1)
+        if layer == 0:
+            return dist.Normal(
+                *mean_and_sd(self.encoder(self.likelihood.standardise(z)))
+            ).to_event(1)
+        return dist.Normal(*mean_and_sd(self.encoders_above[layer - 1](z))).to_event(1)
 
     # ---- queries: z holds all layers, one after the other -----------------------------------
 

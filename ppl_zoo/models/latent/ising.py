@@ -64,6 +64,7 @@ class Ising(Model):
     """
 
     queries = {"log_prob": "bound", "sample": "estimate", "encode": "estimate"}
+    follows_data_dtype = False  # spins
     default_solver = ("EM", {})
     event_dims = {"spins": ("row", "column"), "x": ("row", "column")}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.models.common.units import Units
 
 __all__ = ["Likelihood", "make_likelihood"]
 
@@ -40,8 +44,18 @@ class Likelihood(nn.Module):
         """Say, in words, where the density has collapsed."""
         return ()
 
+    def read_units(self, chunks: Iterable[Tensor]) -> None:
+        """Take the units of real features from the data, ``(n, D)`` chunk by chunk."""
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Rows as the nets see them."""
+        return x
+
     def start(self, x: Tensor) -> Tensor:
-        """Return outputs at the mean of rows ``x (n, D)``, ``(D,)`` or ``(D, P)``, for a start."""
+        """Return outputs at the mean of standardised rows ``x (n, D)``, for a start.
+
+        ``(D,)`` or ``(D, P)``.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no start; write one")
 
 
@@ -72,37 +86,50 @@ class BernoulliLikelihood(Likelihood):
 
 
 class GaussianLikelihood(Likelihood):
-    """Gaussian features about the outputs; the sd is learned, one for all or one a feature."""
+    """Gaussian features about the outputs; the sd is learned, one for all or one a feature.
+
+    The nets see x in units of the data: its mean and sd by feature; one sd for all where the
+    noise is one for all.
+    """
 
     floor = 1e-3  # of the sd: the density of a row that is decoded exactly would be unbounded
 
     def __init__(self, num_features: int, per_pixel: bool = False) -> None:
         super().__init__()
+        self.per_pixel, self.units = per_pixel, Units([num_features])
         self.log_scale = nn.Parameter(torch.zeros(num_features if per_pixel else 1))
+
+    def read_units(self, chunks: Iterable[Tensor]) -> None:
+        """Take the units of the features from the data."""
+        self.units.read(chunks, shared=not self.per_pixel)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Rows in these units."""
+        return self.units.standardise(x)
 
     @property
     def scale(self) -> Tensor:
-        """Sd of the features, ``(1,)`` or ``(D,)``, in units of x."""
-        return self.log_scale.exp() + self.floor
+        """Sd of the features, ``(D,)``, in units of x."""
+        return (self.log_scale.exp() + self.floor) * self.units.spread
 
     def degenerate(self) -> tuple[str, ...]:
         """Say where the sd has fallen to its floor."""
-        at_floor = int((self.scale < 2 * self.floor).sum())
+        at_floor = int((self.log_scale < math.log(self.floor)).sum())
         if not at_floor:
             return ()
         return (
-            f"{at_floor} of {self.scale.numel()} sds of the decoded features have fallen to their "
-            f"floor ({self.floor}): the density has no bound there; scale x to an sd about 1, or "
-            "add noise to features of few values",
+            f"{at_floor} of {self.log_scale.numel()} sds of the decoded features have fallen to "
+            f"their floor ({self.floor} of the data's): the density has no bound there; add noise "
+            "to features of few values, or take fewer latents",
         )
 
     def forward(self, outputs: Tensor) -> Distribution:
         """``(..., D)`` to a distribution over ``(..., D)``."""
-        return dist.Normal(outputs, self.scale).to_event(1)
+        return dist.Normal(self.units.restore(outputs), self.scale).to_event(1)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Return the mean, ``(..., D)``."""
-        return outputs
+        return self.units.restore(outputs)
 
     def start(self, x: Tensor) -> Tensor:
         """Choose outputs that give the mean of these rows; the sd starts at theirs."""

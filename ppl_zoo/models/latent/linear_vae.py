@@ -55,9 +55,9 @@ class LinearVAE(VAE):
         """Start with the mean of the data in both nets."""
         super().initialize(rows)
         # x far from 0 would couple weights and bias of the encoder: slow convergence
-        self.centre.copy_(self.mean.detach())
+        self.centre.copy_(self.decoder[-1].bias.detach())
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior_of_standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd of the guide's z for each row; the sd is the same for all."""
         loc = self.encoder(x - self.centre)
         return loc, self.log_spread.exp().expand_as(loc)
@@ -65,12 +65,12 @@ class LinearVAE(VAE):
     @property
     def loadings(self) -> Float[Tensor, "features latents"]:
         """W, in units of x."""
-        return self.decoder[-1].weight
+        return self.likelihood.units.spread[:, None] * self.decoder[-1].weight
 
     @property
     def mean(self) -> Float[Tensor, " features"]:
         """Mean of x."""
-        return self.decoder[-1].bias
+        return self.likelihood.mean(self.decoder[-1].bias)
 
     @property
     def noise(self) -> Float[Tensor, ""]:

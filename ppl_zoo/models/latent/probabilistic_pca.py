@@ -88,6 +88,7 @@ class ProbabilisticPCA(FactorAnalysis):
     def initialize(self, rows: Rows) -> None:
         """Start at the maximum, or at random."""
         super().initialize(rows)
+        self.least_noise.fill_(self.least_noise.mean())  # the noise is one for all features
         if self.init == "principal" and not self.allow_missing:
             mean, loadings, noise = self._maximum(rows)
             self.loc.copy_(mean)
@@ -115,4 +116,4 @@ class ProbabilisticPCA(FactorAnalysis):
     def _noise(self, residual: Tensor, counts: Tensor) -> Tensor:
         """Pool the noise over the features, each by the number of its values."""
         noise = residual.sum(0, keepdim=True) / counts.sum()
-        return torch.maximum(noise, self.least_noise.min().to(residual))
+        return torch.maximum(noise, self.least_noise[0].to(residual))

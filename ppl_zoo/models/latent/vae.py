@@ -123,6 +123,7 @@ class VAE(Model):
         self.num_features, self.num_latents = num_features, num_latents
         self.likelihood = make_likelihood(likelihood, num_features, num_states)
         self.prior = make_prior(prior, num_features, num_latents, num_components)
+        self.follows_data_dtype = likelihood.startswith("gaussian") and network == "mlp"
         per_feature = self.likelihood.per_feature
         if network == "conv":
             image = image_shape(shape, num_features)
@@ -151,19 +152,24 @@ class VAE(Model):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd of the guide's z for each row, ``(..., num_latents)`` both."""
+        return self.posterior_of_standardised(self.likelihood.standardise(x))
+
+    def posterior_of_standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for rows in the units of the nets."""
         return mean_and_sd(self.encoder(x))
 
     def prior_distribution(self) -> Distribution:
         """Return the distribution of z, over ``(num_latents,)``."""
         if isinstance(self.prior, VampPrior):
-            return self.prior(self.posterior)
+            return self.prior(self.posterior_of_standardised)
         return self.prior()
 
     # ---- the fit ----------------------------------------------------------------------------
 
     def initialize(self, rows: Rows) -> None:
         """Start at decoder outputs that give the mean of the data."""
-        (x,) = rows.spread(2000)
+        self.likelihood.read_units(chunk for (chunk,) in rows.chunks(4096))
+        x = self.likelihood.standardise(rows.spread(2000)[0])
         with self.defaults():
             values = self.likelihood.start(x).to(self.dtype)
         per_feature = self.likelihood.per_feature

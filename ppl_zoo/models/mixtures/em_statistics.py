@@ -10,7 +10,7 @@ That is half the arithmetic of whitening the rows for each component, and both p
 the speed of the matrix unit. The price is cancellation: rounding is relative to |mu|^2 / sigma^2.
 So rows are centred and whitened globally before, and ill-conditioned components (tight and far
 from the centre, for which the rounding would still show) are scored and summed by their
-differences from the mean. Sums over chunks are float64.
+differences from the mean, in float64. Sums over chunks are float64.
 
 Rows with missing values are scored and completed pattern by pattern (Ghahramani & Jordan 1994,
 Supervised learning from incomplete data via an EM approach, NeurIPS 6).
@@ -109,15 +109,14 @@ class Scorer:
         self.score_margin = 100.0 * rounding[self.ill_conditioned].to(dtype)[:, None]
         self.precision_factor, self.coefficients = factor, coefficients
         self.offset = (constant + offset).to(dtype)[:, None]
-        self.constant, self.means64 = constant.to(dtype), means
-        self.means = means.to(dtype)
+        self.constant64, self.means64 = constant, means
 
     # ---- features and scores ----------------------------------------------------------------
 
     def chunk_size(self) -> int:
         """Rows in memory at once: some 12 MB on a CPU, more on a GPU."""
         width = self.coefficients.shape[1] + 2 * self.num_components + 2 * self.num_features
-        elements = 2**22 if self.means.device.type == "cpu" else 2**26
+        elements = 2**22 if self.means64.device.type == "cpu" else 2**26
         return max(64, min(65536, elements // width))
 
     def features(self, y: Tensor) -> Tensor:
@@ -157,8 +156,8 @@ class Scorer:
         else:
             candidates = torch.ones_like(approximate, dtype=torch.bool)
         for _, k, rows in self._by_component(candidates):
-            z = self._in_units(k, y[:, rows] - self.means[k, :, None])
-            scores[k, rows] = self.constant[k] - 0.5 * (z * z).sum(0)
+            z = self._in_units(k, y[:, rows].double() - self.means64[k, :, None])
+            scores[k, rows] = (self.constant64[k] - 0.5 * (z * z).sum(0)).to(self.dtype)
 
     def _by_component(self, chosen: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Slot, component and rows of ill-conditioned components, ``chosen`` by ``(slot, n)``."""
@@ -216,14 +215,15 @@ class Scorer:
         if not len(self.ill_conditioned):
             return
         for slot, k, rows in self._by_component(r[self.ill_conditioned] > MIN_RESPONSIBILITY):
-            difference, weights = y[:, rows] - self.means[k, :, None], r[k, rows]
+            difference = y[:, rows].double() - self.means64[k, :, None]
+            weights = r[k, rows].double()
             weighted = difference * weights
-            statistics["zeroth"][slot] += weights.sum(dtype=torch.float64)
-            statistics["first"][slot] += weighted.sum(1, dtype=torch.float64)
+            statistics["zeroth"][slot] += weights.sum()
+            statistics["first"][slot] += weighted.sum(1)
             if self.basis.matrix:
                 statistics["second"][slot] += weighted @ difference.mT
             else:
-                statistics["second"][slot] += (weighted * difference).sum(1, dtype=torch.float64)
+                statistics["second"][slot] += (weighted * difference).sum(1)
 
     def finish(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Split moments into ``sums`` and ``squares``, as the M-step reads them."""
@@ -268,7 +268,7 @@ class Scorer:
             size = self.num_features + (precision * means**2).sum(-1)
         coefficients = torch.cat([quadratic, linear], 1).to(self.dtype)
         offset = -0.5 * (linear * means).sum(-1)
-        return factor.to(self.dtype), coefficients, offset, size * torch.finfo(self.dtype).eps
+        return factor, coefficients, offset, size * torch.finfo(self.dtype).eps
 
     def _in_units(self, k: int, difference: Tensor) -> Tensor:
         factor = self.precision_factor[k]
@@ -278,7 +278,7 @@ class Scorer:
 
     def _from_differences(self, count: Tensor, first: Tensor, second: Tensor) -> Tensor:
         """Moments of the ill-conditioned components from powers of x - mean."""
-        mean = self.means[self.ill_conditioned].double()
+        mean = self.means64[self.ill_conditioned]
         sums = first + count[:, None] * mean
         # sum x x' = C + s m' + m s' - N m m' with s = sum x
         if self.basis.name == "spherical":

@@ -404,8 +404,11 @@ class GaussianMixture(Model):
         DataError
             As ``zoo.fit`` does.
         """
-        rows = self.as_rows((x,) if sample_weight is None else (x, sample_weight))
         first = not self.num_seen > 0
+        batch = (x,) if sample_weight is None else (x, sample_weight)
+        if first:
+            self.adopt_dtype(batch)
+        rows = self.as_rows(batch)
         self.check_data(rows) if first else self._check_rows(rows)
         if first:
             self.initialize(rows)

@@ -20,6 +20,8 @@ from ppl_zoo.models.common.moments import moments
 
 __all__ = ["GaussianScaleMixture"]
 
+#: share of a feature's variance that the others must leave
+MIN_FREE_VARIANCE = 1e-12
 #: smallest scale, in units of their mean: rows that are all zero would have an unbounded density
 MIN_SCALE = 1e-8
 #: rows whose norms give the starts of the scales
@@ -134,12 +136,16 @@ class GaussianScaleMixture(Model):
     def guide(self, x: Tensor) -> None:
         """Draw assignments from their exact posterior."""
         with torch.no_grad():  # the bound is tight, so its gradient does not pass through q
-            logits = self._log_joint(x)
+            logits = self._log_joint(x).to(x.dtype)
         with self.observations("observations", x):
             pyro.sample("assignment", dist.Categorical(logits=logits))
 
     def _whitened(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._factor(), (x - self.loc).mT, upper=False).mT
+        """Whitened rows ``(n, D)``, float64."""
+        difference = x.double() - self.loc.double()
+        return torch.linalg.solve_triangular(
+            self._factor().double(), difference.mT, upper=False
+        ).mT
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """Log joint density of row and assignment, ``(n, K)``."""
@@ -170,7 +176,7 @@ class GaussianScaleMixture(Model):
         self._store(mean, _cholesky(covariance))
         lengths = self._whitened(rows.spread(MAX_START_ROWS)[0]).square().mean(-1)
         levels = torch.linspace(0.02, 0.98, self.num_components + 2).to(lengths)[1:-1]
-        start = lengths.quantile(levels).clamp_min(MIN_SCALE).log()
+        start = lengths.quantile(levels).clamp_min(MIN_SCALE).log().to(self.dtype)
         self.log_scales.copy_(start + 0.1 * torch.randn_like(start))
         self.logits.zero_()
 
@@ -184,10 +190,10 @@ class GaussianScaleMixture(Model):
         r = (joint - log_density[:, None]).exp()
         weighted = r.mT[:, :, None] * y
         return {
-            "log_likelihood": log_density.double().sum(),
-            "counts": r.double().sum(0),
-            "sums": (r.mT @ y).double(),
-            "squares": (weighted.mT @ y).double(),
+            "log_likelihood": log_density.sum(),
+            "counts": r.sum(0),
+            "sums": r.mT @ y,
+            "squares": weighted.mT @ y,
         }
 
     @torch.no_grad()
@@ -236,11 +242,11 @@ class GaussianScaleMixture(Model):
 
     def log_prob(self, x: Array) -> Float[Tensor, " n"]:
         """Log density of each row, in nats, ``(n,)``."""
-        return torch.cat([joint.logsumexp(-1) for joint in self._log_joints(x)])
+        return torch.cat([joint.logsumexp(-1) for joint in self._log_joints(x)]).to(self.dtype)
 
     def encode(self, x: Array) -> Float[Tensor, "n k"]:
         """Posterior probability of each scale, ``(n, K)``."""
-        return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)])
+        return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)]).to(self.dtype)
 
     @torch.no_grad()
     def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
@@ -292,7 +298,8 @@ class GaussianScaleMixture(Model):
 def _cholesky(covariance: Tensor) -> Tensor:
     """Cholesky factor of a covariance of x, which has to be of full rank."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    if failed or not factor.isfinite().all():
+    free = factor.diagonal().square() / covariance.diagonal()  # of what the others explain
+    if failed or not (free > MIN_FREE_VARIANCE).all():
         raise DataError(
             "x: got rows in a subspace (features are linear functions of each other), expected a "
             "covariance of full rank; leave features out, or add noise"

@@ -26,6 +26,10 @@ from ppl_zoo.models.mixtures.whitening import Whitening
 __all__ = ["VariationalPosterior"]
 
 
+#: of the correlations of the data, where they are taken as a prior
+MIN_EIGENVALUE = 1e-6
+
+
 class VariationalPosterior(nn.Module):
     """Posterior q(weights) q(means, precisions) and its prior, of ``BayesianGaussianMixture``."""
 
@@ -107,6 +111,8 @@ class VariationalPosterior(nn.Module):
         if not self.prior.given[0]:
             self.prior.mean.copy_(mean)
         if not self.prior.given[1]:
+            if self.covariance_type.matrix:
+                covariance = _full_rank(covariance)
             self.prior.covariance.copy_(covariance / self.freedom.double())
         self._set_root()
 
@@ -192,15 +198,26 @@ class VariationalPosterior(nn.Module):
 
     def _prior_scale(self) -> Tensor:
         """Scale of one component of the prior, expanded as those of q are, float64."""
-        covariance = self.prior.covariance.double()
-        if self.covariance_type.name == "spherical":
+        covariance_type, whitening = self.covariance_type, self.coordinates
+        covariance = whitening.whiten_covariance(self.prior.covariance)
+        if covariance_type.name == "spherical":
             covariance = covariance.mean()
-        return self.covariance_type.factor(covariance).expand(self.scale.shape)
+        scale = covariance_type.factor(covariance).expand(self.scale.shape)
+        return covariance_type.linear_map(whitening.whitener.double(), scale, inverse=True)
 
     def _set_root(self) -> None:
         scale = self._prior_scale()
         nu = self.freedom.double().expand(() if self.precisions.tied else scale.shape[:1])
         self.prior_root.copy_(self.precisions.root(scale, nu))
+
+
+def _full_rank(covariance: Tensor) -> Tensor:
+    """Covariance of data as a prior, which has to have full rank; features may be collinear."""
+    sd = covariance.diagonal().sqrt()
+    correlation = covariance / torch.outer(sd, sd)
+    if torch.linalg.eigvalsh(correlation)[0] > MIN_EIGENVALUE:
+        return covariance
+    return covariance + MIN_EIGENVALUE * (sd * sd).diag()
 
 
 class _StudentTMixture:

@@ -14,7 +14,13 @@ from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
 from ppl_zoo.models.common.conjugate import LOG_2PI, expected_log_gamma, gamma_kl
-from ppl_zoo.models.regression.coefficients import design_matrix, sample_coefficients
+from ppl_zoo.models.regression.coefficients import (
+    RegressionUnits,
+    default_noise_rate,
+    design_matrix,
+    sample_coefficients,
+    sample_regression,
+)
 
 __all__ = ["BayesianLinearRegression"]
 
@@ -41,8 +47,12 @@ class BayesianLinearRegression(Model):
         precision     ~ Gamma(noise_shape, noise_rate)
         relevance[d]  ~ Gamma(relevance_shape, relevance_rate)     for each feature, or one for all
         weights[d]    ~ Normal(0, 1 / sqrt(precision * relevance[d]))
-        intercept     ~ Normal(0, intercept_scale / sqrt(precision))
-        y[n]          ~ Normal(intercept + x[n] . weights, 1 / sqrt(precision))
+        level         ~ Normal(0, intercept_scale / sqrt(precision))
+        y[n]          ~ Normal(level + x[n] . weights, 1 / sqrt(precision))
+
+    The priors are written for x and y in units of the mean and sd of the data, so that neither
+    an offset nor a unit changes the answer. What is drawn is in units of the data: ``precision``,
+    ``weights``, and ``intercept``, the height of the plane at x = 0.
 
     q(weights, intercept, precision) q(relevance): a feature that the data do not support gets
     a large relevance, which shrinks its weight to 0 (automatic relevance determination). With
@@ -59,7 +69,10 @@ class BayesianLinearRegression(Model):
         Priors. The defaults of the relevance make a weight Cauchy, of the noise's sd; smaller
         ones (0.01) shrink irrelevant features harder, and their prior draws overflow.
     intercept_scale
-        Prior sd of the intercept, in units of the noise's sd.
+        Prior sd of the level, in units of the noise's sd.
+    standardize
+        False to take x and y as they are: priors of ``weights`` and ``intercept`` itself, and of
+        the precision, in units of the data.
 
     References
     ----------
@@ -81,6 +94,7 @@ class BayesianLinearRegression(Model):
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("CAVI", {})
     event_dims = {"weights": ("feature",), "relevance": ("feature",)}
+    legacy_arguments = {"standardize": False}
 
     def __init__(
         self,
@@ -88,12 +102,16 @@ class BayesianLinearRegression(Model):
         relevance: str = "each",
         *,
         noise_shape: float = 1.0,
-        noise_rate: float = 1.0,
+        noise_rate: float | None = None,
         relevance_shape: float = 0.5,
         relevance_rate: float = 0.5,
         intercept_scale: float = 100.0,
+        standardize: bool = True,
     ) -> None:
         super().__init__()
+        if noise_rate is None:
+            noise_rate = default_noise_rate(standardize)
+        self.units = RegressionUnits(num_features) if standardize else None
         if relevance not in RELEVANCES:
             raise ValueError(f"relevance: got {relevance!r}, expected one of {RELEVANCES}")
         prior = {
@@ -118,7 +136,9 @@ class BayesianLinearRegression(Model):
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Draw the global latents, then y; ``x (n, num_features)``, ``y (n,)``."""
-        precision = pyro.sample("precision", dist.Gamma(self.noise_shape, self.noise_rate))
+        precision = pyro.sample(
+            "precision", dist.Gamma(self.noise_shape, self._in_y(self.noise_rate))
+        )
         relevance = self.relevance_shape / self.relevance_rate
         if self.relevance != "fixed":
             prior = dist.Gamma(self.relevance_shape, self.relevance_rate)
@@ -128,28 +148,57 @@ class BayesianLinearRegression(Model):
         if self.relevance != "each":
             relevance = relevance[..., None].expand(*relevance.shape, self.num_features)
         sd = precision.rsqrt()
-        prior = dist.Normal(0.0, sd[..., None] * relevance.rsqrt())
-        weights = pyro.sample("weights", prior.to_event(1))
-        intercept = pyro.sample("intercept", dist.Normal(0.0, self.intercept_scale * sd))
-        loc = intercept + (x * weights).sum(-1)
+        scale = sd[..., None] * relevance.rsqrt()
+        loc = sample_regression(self.units, x, scale, self.intercept_scale * sd)
         with self.observations("observations", x):
             return pyro.sample("y", dist.Normal(loc, sd), obs=y)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """Draw all global latents from q."""
-        precision = pyro.sample("precision", dist.Gamma(self.q_shape, self.q_rate))
+        precision = pyro.sample("precision", dist.Gamma(self.q_shape, self._in_y(self.q_rate)))
         if self.relevance != "fixed":
             q = dist.Gamma(self.q_relevance_shape, self.q_relevance_rate)
             pyro.sample("relevance", q.to_event(1 if self.relevance == "each" else 0))
-        factor = torch.linalg.cholesky(self._covariance()).to(self.dtype)
-        sample_coefficients(self.q_loc, factor, precision.rsqrt())
+        factor = torch.linalg.cholesky(self._covariance())
+        if self.units is not None:
+            factor = self.units.coefficient_map() @ factor
+        loc = self.coefficients.to(self.dtype)
+        sample_coefficients(loc, factor.to(self.dtype), precision.rsqrt())
+
+    def _in_y(self, rate: Tensor) -> Tensor:
+        """Rate of a precision in units of y."""
+        return rate if self.units is None else rate * self.units.y.spread**2
+
+    @property
+    def coefficients(self) -> Float[Tensor, " coefficients"]:
+        """Posterior mean of (weights..., intercept), in units of the data, float64."""
+        loc = self.q_loc.double()
+        return loc if self.units is None else self.units.coefficients(loc)
+
+    def _design(self, x: Tensor) -> Tensor:
+        """Design matrix of q, ``(n, D + 1)``, float64."""
+        return design_matrix(x if self.units is None else self.units.x.standardise(x.double()))
+
+    def _response(self, y: Tensor) -> Tensor:
+        """Response in the units of q, float64."""
+        return y.double() if self.units is None else self.units.y.standardise(y.double())
+
+    def _log_unit(self) -> Tensor:
+        """Log unit of y: what a log density of y has less than that of the response."""
+        return self.q_rate.new_zeros(()) if self.units is None else self.units.y.spread.log()
 
     # ---- CAVI -------------------------------------------------------------------------------
 
+    def read_units(self, rows: Rows) -> None:
+        """Take the units of the priors from the data."""
+        if self.units is not None:
+            self.units.read(rows)
+
     def initialize(self, rows: Rows) -> None:
         """Start at the prior, with weights 0 and the noise of y itself."""
+        self.read_units(rows)
         x, y = rows.spread(1000)
-        design, y = design_matrix(x), y.double()
+        design, y = self._design(x), self._response(y)
         self.q_loc.zero_()
         self.q_loc[-1] = y.mean()
         self.q_precision.copy_(design.mT @ design * (len(rows) / len(y)))
@@ -162,10 +211,10 @@ class BayesianLinearRegression(Model):
 
     def expected_statistics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Second moments of the features and of the residuals of ``q_loc``, ``(D + 1, ...)``."""
-        q, design = self._posterior(), design_matrix(x)
-        residual = y.double() - design @ q.loc
+        q, design = self._posterior(), self._design(x)
+        residual = self._response(y) - design @ q.loc
         gram, squares = design.mT @ design, residual.square().sum()
-        noise = expected_log_gamma(q.shape, q.rate)
+        noise = expected_log_gamma(q.shape, q.rate) - 2.0 * self._log_unit()
         scaled = q.shape / q.rate * squares + (gram * self._covariance()).sum()
         return {
             "log_likelihood": 0.5 * (len(y) * (noise - LOG_2PI) - scaled),
@@ -242,9 +291,12 @@ class BayesianLinearRegression(Model):
     def predictive(self, x: Array) -> dist.StudentT:
         """Return the distribution of y at new inputs, ``(n,)``: a Student t, float64."""
         (x,) = self.checked_rows(x).all()
-        design, q = design_matrix(x), self._posterior()
+        design, q = self._design(x), self._posterior()
         spread = 1.0 + ((design @ self._covariance()) * design).sum(-1)
-        return dist.StudentT(2.0 * q.shape, design @ q.loc, (spread * q.rate / q.shape).sqrt())
+        loc, scale = design @ q.loc, (spread * q.rate / q.shape).sqrt()
+        if self.units is not None:
+            loc, scale = self.units.y.restore(loc), scale * self.units.y.spread
+        return dist.StudentT(2.0 * q.shape, loc, scale)
 
     @torch.no_grad()
     def log_prob(self, x: Array, y: Array) -> Float[Tensor, " n"]:

@@ -13,7 +13,12 @@ from ppl_zoo.core.model import Array, Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
 from ppl_zoo.models.common.conjugate import gauss_hermite
-from ppl_zoo.models.regression.coefficients import design_matrix, sample_coefficients
+from ppl_zoo.models.regression.coefficients import (
+    RegressionUnits,
+    design_matrix,
+    sample_coefficients,
+    sample_regression,
+)
 
 __all__ = ["BayesianLogisticRegression"]
 
@@ -24,8 +29,12 @@ class BayesianLogisticRegression(Model):
     Generative model::
 
         weights[d] ~ Normal(0, prior_scale)
-        intercept  ~ Normal(0, intercept_scale)
-        y[n]       ~ Bernoulli(sigmoid(intercept + x[n] . weights))
+        level      ~ Normal(0, intercept_scale)
+        y[n]       ~ Bernoulli(sigmoid(level + x[n] . weights))
+
+    The priors are written for x in units of the mean and sd of the data (as Gelman et al. 2008
+    advise), so that neither an offset nor a unit changes the answer. What is drawn is in units of
+    the data: ``weights``, and ``intercept``, the logit at x = 0.
 
     A Polya-gamma variable for each row, ``omega[n] ~ PG(1, 0)``, makes it conjugate: given omega
     the likelihood is Gaussian in the weights. q is Normal(weights, intercept) with full covariance
@@ -39,13 +48,17 @@ class BayesianLogisticRegression(Model):
     num_features
         Number of columns of x.
     prior_scale, intercept_scale
-        Prior sds, per unit of x.
+        Prior sds, per sd of x.
+    standardize
+        False to take x as it is: priors per unit of x, and of the intercept itself.
 
     References
     ----------
     Jaakkola & Jordan 2000, Bayesian parameter estimation via variational methods,
     https://doi.org/10.1023/A:1008932416310. Durante & Rigon 2019, Conditionally conjugate
-    mean-field variational Bayes for logistic models, https://arxiv.org/abs/1711.06999.
+    mean-field variational Bayes for logistic models, https://arxiv.org/abs/1711.06999. Gelman,
+    Jakulin, Pittau & Su 2008, A weakly informative default prior distribution for logistic and
+    other regression models, https://doi.org/10.1214/08-AOAS191.
 
     Examples
     --------
@@ -61,15 +74,21 @@ class BayesianLogisticRegression(Model):
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("CAVI", {})
     event_dims = {"weights": ("feature",)}
+    legacy_arguments = {"standardize": False}
 
     def __init__(
-        self, num_features: int, prior_scale: float = 2.5, intercept_scale: float = 10.0
+        self,
+        num_features: int,
+        prior_scale: float = 2.5,
+        intercept_scale: float = 10.0,
+        standardize: bool = True,
     ) -> None:
         super().__init__()
         for name, value in (("prior_scale", prior_scale), ("intercept_scale", intercept_scale)):
             if not value > 0:
                 raise ValueError(f"{name}: got {value}, expected more than 0")
         self.num_features = num_features
+        self.units = RegressionUnits(num_features) if standardize else None
         self.register_buffer("prior_scale", torch.tensor(float(prior_scale)))
         self.register_buffer("intercept_scale", torch.tensor(float(intercept_scale)))
         # q of the coefficients (weights..., intercept)
@@ -78,28 +97,45 @@ class BayesianLogisticRegression(Model):
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Draw the coefficients, then y; ``x (n, num_features)``, ``y (n,)`` of 0 and 1."""
-        prior = dist.Normal(0.0, self.prior_scale).expand([self.num_features])
-        weights = pyro.sample("weights", prior.to_event(1))
-        intercept = pyro.sample("intercept", dist.Normal(0.0, self.intercept_scale))
-        logits = intercept + (x * weights).sum(-1)
+        scale = self.prior_scale.expand(self.num_features)
+        logits = sample_regression(self.units, x, scale, self.intercept_scale)
         with self.observations("observations", x):
             return pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """Draw the coefficients from q."""
-        factor = torch.linalg.cholesky(self._covariance()).to(self.dtype)
-        sample_coefficients(self.q_loc, factor, torch.ones_like(self.q_loc[0]))
+        factor = torch.linalg.cholesky(self._covariance())
+        if self.units is not None:
+            factor = self.units.coefficient_map() @ factor
+        loc = self.coefficients.to(self.dtype)
+        sample_coefficients(loc, factor.to(self.dtype), torch.ones_like(loc[0]))
+
+    @property
+    def coefficients(self) -> Float[Tensor, " coefficients"]:
+        """Posterior mean of (weights..., intercept), in units of the data, float64."""
+        loc = self.q_loc.double()
+        return loc if self.units is None else self.units.coefficients(loc)
+
+    def _design(self, x: Tensor) -> Tensor:
+        """Design matrix of q, ``(n, D + 1)``, float64."""
+        return design_matrix(x if self.units is None else self.units.x.standardise(x.double()))
 
     # ---- CAVI -------------------------------------------------------------------------------
 
+    def read_units(self, rows: Rows) -> None:
+        """Take the units of the priors from the data."""
+        if self.units is not None:
+            self.units.x.read(chunk[0] for chunk in rows.chunks(4096))
+
     def initialize(self, rows: Rows) -> None:
         """Start at the prior."""
+        self.read_units(rows)
         self.q_loc.zero_()
         self.q_precision.copy_(self._prior_precision().diag())
 
     def expected_statistics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Set xi of each row to its optimum, sqrt(E[logit^2]); sum statistics of q(weights)."""
-        design, loc = design_matrix(x), self.q_loc.double()
+        design, loc = self._design(x), self.q_loc.double()
         half, mean = y.double() - 0.5, design @ loc
         xi = (mean**2 + ((design @ self._covariance()) * design).sum(-1)).sqrt()
         # E[omega] = tanh(xi / 2) / (2 xi), 1/4 at 0
@@ -169,7 +205,7 @@ class BayesianLogisticRegression(Model):
         self, x: Tensor, num_nodes: int = 64, sign: Tensor | float = 1.0
     ) -> Tensor:
         """E[sigmoid(sign * logit)] by Gauss-Hermite quadrature, float64."""
-        design = design_matrix(x)
+        design = self._design(x)
         mean = design @ self.q_loc.double()
         sd = ((design @ self._covariance()) * design).sum(-1).sqrt()
         nodes, log_weights = gauss_hermite(mean, num_nodes)

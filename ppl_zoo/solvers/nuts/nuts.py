@@ -170,6 +170,8 @@ class NUTS(Solver):
         """Draw from the posterior of ``model``; see :func:`ppl_zoo.fit`."""
         seed, resume = context.seed, context.resume
         self._load_parameters_of_init(model)
+        if self.init is None and resume is None:
+            model.read_units(rows)
         problem = Unconstrained(model, rows)
         problem.refuse_noise()
         if self.init is None and resume is None:

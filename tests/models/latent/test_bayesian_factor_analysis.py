@@ -48,7 +48,7 @@ def test_relevance_finds_the_number_of_factors():
         model = zoo.BayesianFactorAnalysis(10, 6, noise).double()
         zoo.fit(model, data(400, 10, 3), zoo.CAVI(max_steps=300), progress=False)
         assert model.num_relevant() == 3
-        sd = (model.noise_rate / model.noise_shape).sqrt()
+        sd = model.noise.sqrt()
         torch.testing.assert_close(sd, torch.full_like(sd, 0.4), atol=0.08, rtol=0)
 
 
@@ -58,8 +58,7 @@ def test_many_rows_give_the_maximum_likelihood_covariance():
     zoo.fit(model, x, zoo.CAVI(max_steps=200), progress=False)
     likeliest = zoo.FactorAnalysis(6, 2).double()
     zoo.fit(likeliest, x, progress=False)
-    weights = model._loadings()[0]
-    ours = weights @ weights.mT + (model.noise_rate / model.noise_shape).diag()
+    ours = model.loadings @ model.loadings.mT + model.noise.diag()
     theirs = likeliest.distribution().covariance_matrix.detach()
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0.01)
     overlap = torch.linalg.lstsq(model.encode(x), likeliest.encode(x).detach()).residuals
