@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from posteriors import folder
 
 import ppl_zoo as zoo
 from ppl_zoo.core.errors import DataError
@@ -247,3 +251,20 @@ def test_a_decoder_whose_sd_is_at_its_floor_is_named():
     assert not fit.model.degenerate(*fit.data())
     model.likelihood.log_scale.data.fill_(-20.0)
     assert "floor" in model.degenerate(x)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["FVSBN", "NADE", "MADE"])
+def test_defaults_on_few_rows_come_near_a_tuned_fit(name):
+    """The tuned ones are those of ``benchmarks/held_out.py``: the best of a grid."""
+    if folder() is None:
+        pytest.skip("needs PPL_ZOO_DATA with dna")
+    place = Path(__file__).parents[2] / "benchmarks" / "results" / "held_out.json"
+    rows = json.loads(place.read_text())["rows"]
+    (tuned,) = (r["tuned"] for r in rows if (r["data"], r["model"]) == ("dna", name))
+    data = zoo.data.load("dna")
+    model = {"FVSBN": zoo.FVSBN, "MADE": zoo.MADE}.get(name, lambda num: zoo.NADE(num, 100))(180)
+    fit = zoo.fit(model, data.train[:400], progress=False)
+    assert -float(fit.model.log_prob(data.test).mean()) < 1.03 * tuned
+    verdict = fit.check(num_samples=50).generalisation
+    assert [finding.measure for finding in verdict.findings] == ["gap"]
