@@ -186,6 +186,10 @@ def principal_factors(covariance: Tensor, num_factors: int) -> tuple[Tensor, Ten
     That is probabilistic PCA; the noise is the mean variance along the other directions.
     """
     values, vectors = torch.linalg.eigh(covariance)
+    # eigenvectors come with any sign: the first entry that is not small is made positive
+    large = vectors.abs() > 0.5 * vectors.abs().amax(0)
+    first = vectors.gather(0, large.long().argmax(0, keepdim=True))
+    vectors = vectors * first.sign()
     others = len(values) - num_factors
     noise = values[:others].mean() if others else values[0] * 0.0
     noise = noise.clamp_min(1e-6 * values.mean())
