@@ -25,7 +25,7 @@ def main(draws=4000, warmup=4000, chains=2, seed=0):
         run = jax.jit(lambda key, z: sample(density.logdensity_fn, key, z, warmup, draws))
         positions = jax.vmap(run)(keys, jnp.asarray(density.initial(seed, chains)))
     referee = density.constrain(positions)
-    fit = zoo.fit(zoo.EightSchools(), schools, zoo.NUTS(draws // 4), seed=seed)
+    fit = zoo.fit(zoo.EightSchools(), schools, zoo.NUTS(draws // 4, target_accept=0.95), seed=seed)
     errors = {}
     print("site     MCLMC mean, sd      NUTS mean, sd")
     for site, values in fit.posterior(draws).items():

@@ -58,7 +58,7 @@ def test_every_example_is_tested():
 #: examples that take five seconds and more
 LONG = {
     *("mnist_nets", "vae", "bayesian_mixture", "deep_image_prior", "fixed_draws", "patch_priors"),
-    "model_comparison",
+    *("model_comparison", "blackjax_referee"),
 }
 
 

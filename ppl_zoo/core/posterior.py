@@ -19,7 +19,7 @@ from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.khat import resample
 from ppl_zoo.core.model import Model, no_latents
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
-from ppl_zoo.core.rows import Rows, evenly_spaced
+from ppl_zoo.core.rows import Rows, evenly_spaced, split_indices
 from ppl_zoo.core.solution import Solution, load_chain
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import Draws, describe, draw, draw_discrete, first_run, predict
@@ -116,6 +116,14 @@ class FittedModel:
             declared = self.model.declared.values()
         # some are an estimator's own, as running averages of baselines
         return found | {k: v.clone() for k, v in declared.items() if k not in found}
+
+    @property
+    def row_numbers(self) -> np.ndarray:
+        """Numbers of the fit's rows among those it was given, of which some may be held out."""
+        rows, num = self.rows, self.num_split_off
+        if rows is None or num == 0:
+            return np.arange(0 if rows is None else len(rows))
+        return split_indices(len(rows) + num, num, self.seed, rows.is_on_disk)[0].numpy()
 
     def data(self) -> tuple[Tensor, ...]:
         """Return the data of the fit.

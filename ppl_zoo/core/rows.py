@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppl_zoo.core.random import chain_seed
 
-__all__ = ["Rows", "evenly_spaced", "needs_double"]
+__all__ = ["Rows", "evenly_spaced", "needs_double", "split_indices"]
 
 #: integers up to here are exact in float32
 MAX_SINGLE_INTEGER = 2**24
@@ -173,12 +173,12 @@ class Rows:
 
         Of memory-mapped arrays the last rows are taken, so that both parts stay on disk.
         """
-        generator = torch.Generator().manual_seed(chain_seed(seed, 0, -2))
-        order = torch.randperm(len(self), generator=generator)
-        if any(isinstance(array, np.memmap) for array in self.arrays):
-            order = torch.arange(len(self))
-        cut = len(self) - num
-        return self._take(order[:cut].sort().values), self._take(order[cut:].sort().values)
+        return tuple(map(self._take, split_indices(len(self), num, seed, self.is_on_disk)))
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether an array is memory-mapped."""
+        return any(isinstance(array, np.memmap) for array in self.arrays)
 
     def _take(self, index: Tensor) -> Rows:
         part = copy.copy(self)
@@ -216,6 +216,13 @@ class Rows:
             missing = next(n for n in names if n not in data)
             raise TypeError(f"data: argument {missing!r} is missing before {given[-1]!r}")
         return tuple(data[name] for name in given)
+
+
+def split_indices(total: int, num: int, seed: int, on_disk: bool) -> tuple[Tensor, Tensor]:
+    """Row numbers that stay, and ``num`` that are split off, in rising order."""
+    generator = torch.Generator().manual_seed(chain_seed(seed, 0, -2))
+    order = torch.arange(total) if on_disk else torch.randperm(total, generator=generator)
+    return order[: total - num].sort().values, order[total - num :].sort().values
 
 
 def evenly_spaced(size: int, count: int) -> Tensor:

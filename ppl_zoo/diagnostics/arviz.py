@@ -352,5 +352,5 @@ def _dims(reader: Reader, names: Names, name: str, ndim: int) -> tuple[str, ...]
 
 
 def _rows(reader: Reader, names: Names, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Coordinate that says which rows were chosen."""
-    return {} if reader.plate is None else {names.dim(reader.plate): index}
+    """Coordinate that says which rows of the data were chosen."""
+    return {} if reader.plate is None else {names.dim(reader.plate): reader.fit.row_numbers[index]}

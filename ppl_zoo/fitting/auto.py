@@ -75,6 +75,11 @@ class Auto(Solver):
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"Auto: got seconds={self.seconds}, expected more than 0")
 
+    def uses_validation(self, model: Model, rows: Rows) -> bool:
+        """Whether validation rows have a say on the first rung, the model's own solver."""
+        name, options = model.default_solver
+        return getattr(solvers, name)(**options).uses_validation(model, rows)
+
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Climb until a rung holds; see :func:`ppl_zoo.fit`."""
         started = time.perf_counter()

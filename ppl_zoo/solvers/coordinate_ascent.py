@@ -249,7 +249,8 @@ class CoordinateAscent(Solver):
                 f"expected_statistics and the update are not those of one bound{hint}"
             )
         past.append(value)
-        if self._converged(past, self.tol * len(rows), noise) or self._overfits(chain):
+        overfits = self._overfits(chain)
+        if overfits or self._converged(past, self.tol * len(rows), noise):
             chain.stopped = "converged"
         elif len(past) > self.max_steps:
             chain.stopped = "max_steps"

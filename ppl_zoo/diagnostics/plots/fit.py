@@ -53,7 +53,7 @@ def plot_fit(
     card
         The card of the data set: names, units, the shape of images.
     labels
-        Class of each row of the data, ``(n,)``, to colour a map of codes by.
+        Class of each row of the data, ``(n,)``, held-out ones too, to colour a map of codes by.
     """
     reader = Reader(fit, 1000, 1000, 100)
     data = reader.data_at(reader.observed_rows)
@@ -67,7 +67,8 @@ def plot_fit(
         if image_shape and _has_component_means(fit.model, x):
             return plot_components(fit, image_shape, card)
         if image_shape and isinstance(fit.model, Autoencoder):
-            classes = None if labels is None else np.asarray(labels)[reader.observed_rows]
+            shown = fit.row_numbers[reader.observed_rows]
+            classes = None if labels is None else np.asarray(labels)[shown]
             return plot_autoencoder(fit, x, image_shape, card, classes)
         if x.ndim == 2 and x.shape[1] == 2 and not image_shape:
             return plot_density_2d(fit, x, card)

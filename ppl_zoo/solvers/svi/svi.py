@@ -303,7 +303,10 @@ class SVI(Solver):
             monitor = chain.validation
             validated = monitor is not None and monitor.valid is not None
             on_path = monitor is not None and monitor.path is not None
-            if monitor is not None:
+            # a compiled block that its last step cuts short is none: a fit that goes on from
+            # there evaluates where one that never stopped does
+            due = not validated or count == 1 or len(chain.objective) % monitor.every == 0
+            if monitor is not None and due:
                 engine.sync()
                 if monitor.review():
                     chain.stopped = "converged"

@@ -98,7 +98,7 @@ def test_early_stopping_keeps_the_best_and_averages():
     assert values.index(max(values)) == len(values) - 6
     assert fit.objective == pytest.approx(150 * kept, rel=1e-5)
     with pytest.raises(zoo.DataError, match="without validation rows"):
-        zoo.fit(zoo.FVSBN(64), small.train, solver, progress=False)
+        zoo.fit(zoo.FVSBN(64), small.train, solver, validation=None, progress=False)
 
 
 @pytest.mark.parametrize("engine", [False, "xla"])
@@ -127,7 +127,8 @@ def test_an_average_is_that_of_the_steps():
     steps = []
     for count in (1, 2, 3):
         model = zoo.FVSBN(64)
-        zoo.fit(model, x, zoo.SVI(**{**options, "steps": count}), progress=False)
+        solver = zoo.SVI(**{**options, "steps": count})
+        zoo.fit(model, x, solver, validation=None, progress=False)
         steps.append(model.bias.detach().clone())
     expected = zoo.FVSBN(64)
     expected.initialize(expected.as_rows(x))
@@ -136,7 +137,7 @@ def test_an_average_is_that_of_the_steps():
         keep = min(0.5, (1 + seen) / (10 + seen))
         expected = keep * expected + (1 - keep) * value
     model = zoo.FVSBN(64)
-    zoo.fit(model, x, zoo.SVI(**options, average=0.5), progress=False)
+    zoo.fit(model, x, zoo.SVI(**options, average=0.5), validation=None, progress=False)
     assert torch.allclose(model.bias, expected, atol=1e-6)
 
 

@@ -35,6 +35,9 @@ def test_a_tenth_is_held_out_where_parameters_outnumber_rows(chain):
     assert (len(few.rows), len(few.valid), few.num_split_off) == (90, 10, 10)
     assert np.isfinite(few.solution.validation_score)
     assert "10 rows held out" in repr(few)
+    assert torch.equal(few.rows.all()[0], chain[few.row_numbers])
+    numbers = few.to_arviz(num_samples=10)["observed_data"]["observations"].values
+    assert np.array_equal(numbers, few.row_numbers)
     both = torch.cat([few.rows.all()[0], few.valid.all()[0]])
     assert torch.equal(both.sort(0).values, chain[:100].sort(0).values)
 
