@@ -49,8 +49,6 @@ LIMITS: Mapping[str, float] = {
 }
 #: an error is told where it exceeds its limit and so many of its own standard errors
 NOISE_FACTOR = 2.0
-#: the same of short chains, whose standard errors are small and whose scalars are many
-DRIFT_NOISE_FACTOR = 3.0
 #: terms whose tail has a larger k-hat have no variance
 FINITE_VARIANCE = 0.5
 #: sites named in a finding
@@ -397,7 +395,7 @@ def _judge_drifts(lines: Sequence[ScalarCheck], share: float, advice: str) -> li
         bad = {
             name: value
             for name, (value, noise) in errors.items()
-            if abs(value) > max(LIMITS[kind], DRIFT_NOISE_FACTOR * noise)
+            if abs(value) > LIMITS[kind] + NOISE_FACTOR * noise
         }
         if bad:
             name = max(bad, key=lambda n: abs(bad[n]))
@@ -414,8 +412,8 @@ def _judge_drifts(lines: Sequence[ScalarCheck], share: float, advice: str) -> li
     slow = [
         line
         for line in lines
-        if DRIFT_NOISE_FACTOR * max(line.drift.mean_noise, line.drift.sd_noise)
-        > max(LIMITS["mean"], LIMITS["sd"])
+        if NOISE_FACTOR * line.drift.mean_noise > LIMITS["mean"]
+        or NOISE_FACTOR * line.drift.sd_noise > LIMITS["sd"]
     ]
     if slow and not found:
         found.append(

@@ -79,6 +79,9 @@ class NADE(AutoregressiveModel):
 
     compiles = False  # the recursion has gradients of its own
 
+    # below the others' rate a strong weight decay, where its path begins, holds both layers at 0
+    default_solver = ("SVI", AutoregressiveModel.default_solver[1] | {"learning_rate": 5e-3})
+
     def __init__(
         self,
         num_features: int | Sequence[int],
