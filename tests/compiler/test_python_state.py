@@ -82,6 +82,7 @@ def test_what_changes_is_named_and_interpreted(name):
     assert fit.solution.engine == "interpreted"
 
 
+@pytest.mark.slow
 def test_a_counter_that_raises_a_weight_late():
     svi = zoo.SVI(steps=800, learning_rate=0.1, compile="xla", objective="stochastic")
     with pytest.warns(UserWarning, match="calls"):

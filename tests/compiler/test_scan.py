@@ -122,6 +122,7 @@ def test_the_graph_does_not_grow_with_the_sequence():
     assert sizes[0] == sizes[1] < 30
 
 
+@pytest.mark.slow
 def test_a_long_series_is_fitted_and_drawn():
     y = series(400)
     fit = zoo.fit(arma(zoo.scan), y, progress=False)

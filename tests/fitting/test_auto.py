@@ -75,6 +75,7 @@ def test_reweighted_draws_are_the_posterior():
     assert abs(plain / sd - 1) > 0.05  # which the guide's own draws are not
 
 
+@pytest.mark.slow
 def test_no_rung_is_begun_beyond_the_seconds_given():
     y = torch.linspace(-1.0, 1.0, 12)
     fit = zoo.fit(banana, y, zoo.Auto(seconds=1e-6), progress=False)

@@ -156,6 +156,7 @@ class Choosy(zoo.SVI):
         return dataclasses.replace(found, state_values=found.state_values | {"ladder": [rung]})
 
 
+@pytest.mark.slow
 def test_answers_that_auto_refuses_are_left_out_and_counted():
     options = dataclasses.asdict(shifted_guide(Mean(), 0.0))
     found = zoo.calibrate(Mean(), line(10), Choosy(**options), 40, progress=False)

@@ -84,6 +84,7 @@ def test_posteriors_and_programs_keep_all_rows():
     assert own.valid is None
 
 
+@pytest.mark.slow
 def test_early_stopping_beats_the_fit_that_goes_on(chain):
     """On 60 rows a net of 200 hidden units learns them by heart."""
     solver = zoo.SVI(batch_size=60, learning_rate=0.01, steps=600, compile=False)
@@ -122,7 +123,7 @@ def test_a_path_of_weight_decays_comes_near_the_best_of_a_grid():
     assert found > scores[0] + 0.2  # maximum likelihood
 
 
-@pytest.mark.parametrize("compile", ["xla", False])
+@pytest.mark.parametrize("compile", ["xla", pytest.param(False, marks=pytest.mark.slow)])
 def test_weight_decay_finds_the_posterior_mode(compile):
     """Under a normal prior of precision 5 on the weights, by L-BFGS in float64."""
     generator = torch.Generator().manual_seed(1)

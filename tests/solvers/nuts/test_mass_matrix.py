@@ -156,6 +156,7 @@ def test_warmup_and_draws_resume_bit_by_bit(method, monkeypatch):
             assert torch.equal(more.posterior()[name], value)
 
 
+@pytest.mark.slow
 def test_chains_side_by_side_and_in_parallel_agree():
     x, model = line(), Mean()
     mean, sd = model.posterior(x)
@@ -195,6 +196,7 @@ def two_valleys(y):
     pyro.factor("y", torch.logaddexp(near, far))
 
 
+@pytest.mark.slow
 def test_no_chain_stays_in_a_mode_without_mass():
     for seed in range(3):
         fit = zoo.fit(

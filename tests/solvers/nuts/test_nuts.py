@@ -309,6 +309,7 @@ def test_seeds_repeat_and_chains_differ():
     assert not torch.equal(one[0], one[1])
 
 
+@pytest.mark.slow
 def test_compiled_sampler_is_kept_for_other_data_of_the_same_shape(monkeypatch):
     from ppl_zoo.compiler.xla.cache import ProgramCache
     from ppl_zoo.solvers.nuts import numpyro_engine
