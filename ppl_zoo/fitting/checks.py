@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError
 from ppl_zoo.core.functions import module_of
+from ppl_zoo.core.model import Model
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
@@ -144,11 +146,12 @@ def _held_out(fit: FittedModel) -> HeldOutScores | None:
         return found
     exact = model.queries["log_prob"] == "exact"
     num = NUM_SCORED_ROWS if exact else NUM_ESTIMATED_ROWS
+    count = _num_density_arguments(model)
     with fork_generators(model.device):
         set_seed(fit.seed, model.device)
         try:
             train, held_out = (
-                scored.model.log_prob(*part.spread(num)).detach().double().cpu().numpy()
+                scored.model.log_prob(*part.spread(num)[:count]).detach().double().cpu().numpy()
                 for part in (rows, valid)
             )
         except (QueryError, DataError):
@@ -157,6 +160,17 @@ def _held_out(fit: FittedModel) -> HeldOutScores | None:
     return dataclasses.replace(
         found, train=train, held_out=held_out, chosen=chosen, refitted=refitted
     )
+
+
+def _num_density_arguments(model: Model) -> int | None:
+    """Count the arguments of the model that its density takes; None for all of them.
+
+    A mixture's density takes rows and no sample weights.
+    """
+    taken = inspect.signature(model.log_prob).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in taken):
+        return None
+    return sum(p.name in model.argument_names for p in taken)
 
 
 def _refit(fit: FittedModel, rows: Rows) -> FittedModel:

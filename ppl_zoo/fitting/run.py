@@ -195,6 +195,8 @@ def _hold_out(
         validation, share = getattr(data, "valid", None), HELD_OUT_SHARE
         if validation is None and len(rows) < MIN_ROWS_TO_SPLIT:
             return rows, None, 0
+    if isinstance(validation, str):
+        raise DataError(f"validation: got {validation!r}, expected 'auto', None, a share or rows")
     if validation is None or isinstance(validation, (int, float)):
         if not 0 < share < 1:
             raise DataError(

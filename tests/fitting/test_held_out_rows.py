@@ -64,7 +64,7 @@ def test_the_valid_rows_of_a_data_set_are_preferred(chain):
     assert len(fit.rows) == 60 and torch.equal(fit.valid.all()[0], chain[60:90])
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 0.001])
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 0.001, "none"])
 def test_a_share_that_leaves_nothing_is_refused(chain, share):
     with pytest.raises(DataError, match="validation"):
         zoo.fit(zoo.FVSBN(12), chain[:100], validation=share, progress=False)
@@ -208,6 +208,13 @@ def test_check_refits_what_em_fitted_in_a_moment():
     fit = zoo.fit(zoo.GaussianMixture(2, 2), x, progress=False)
     verdict = fit.check(num_samples=50).generalisation
     assert verdict.passed and "nine tenths" in str(verdict)
+
+
+def test_check_of_weighted_rows_scores_the_rows():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(200, 2, generator=generator), torch.rand(200, generator=generator)
+    fit = zoo.fit(zoo.GaussianMixture(2, 2), rows, progress=False)
+    assert fit.check(num_samples=50).generalisation.passed
 
 
 def test_check_says_where_nothing_was_held_out(chain):
