@@ -6,8 +6,9 @@ so that a gradient costs both the same. Effective draws are the least bulk ESS o
 all sites; gradients are those after the warm-up, or all of them. And models with twins written by
 hand in NumPyro: draws and leapfrog steps a second.
 
-Both in one run, one thread each, four chains, the same warm-up. Seconds are those of sampling,
-warm-up included and compiling not; the time of a leapfrog step is given beside it.
+Both in one run, one thread each, four chains, the same warm-up. Seconds are CPU seconds of
+sampling, warm-up included and compiling not, so that a busy machine changes them little; the time
+of a leapfrog step is given beside it.
 
     PPL_ZOO_DATA=... python benchmarks/nuts.py            # writes benchmarks/results/nuts.json
     PPL_ZOO_DATA=... python benchmarks/nuts.py --only seeds   # renews these rows alone
@@ -169,7 +170,7 @@ def leapfrogs(n_steps):
 
 def time_ours(model, data, num, seed):
     """Time the sampler of zoo.fit, block by block, and the way back to the model's scale."""
-    solver, begun = zoo.NUTS(num, WARMUP, num_chains=CHAINS), time.perf_counter()
+    solver, begun = zoo.NUTS(num, WARMUP, num_chains=CHAINS), time.process_time()
     rows = model.as_rows(data)
     with model.defaults():
         problem = Unconstrained(model, rows)
@@ -179,12 +180,12 @@ def time_ours(model, data, num, seed):
         while engine.iteration < WARMUP:
             engine.advance(WARMUP - engine.iteration)
         engine.constrain(np.zeros((CHAINS, num, problem.size), engine.dtype))
-        warm = time.perf_counter()
+        warm = time.process_time()
         blocks = []
         while engine.iteration < WARMUP + num:
             blocks.append(engine.advance(WARMUP + num - engine.iteration))
         engine.constrain(np.concatenate([b["z"] for b in blocks], 1))
-        seconds = time.perf_counter() - warm
+        seconds = time.process_time() - warm
     steps = np.concatenate([b["n_steps"] for b in blocks], 1)
     return num / seconds, seconds / leapfrogs(steps), warm - begun
 
@@ -214,15 +215,15 @@ class Twin:
         self.run, self.compiled = run, False
 
     def time(self, num, seed):
-        begun = time.perf_counter()
+        begun = time.process_time()
         state = self.start._replace(rng_key=jax.random.split(jax.random.key(seed), CHAINS))
         state, *_ = self.run(state, WARMUP)
         if not self.compiled:
             jax.block_until_ready(self.run(state, num))
             self.compiled = True
-        warm = time.perf_counter()
+        warm = time.process_time()
         _, _, steps = jax.block_until_ready(self.run(state, num))
-        seconds = time.perf_counter() - warm
+        seconds = time.process_time() - warm
         return num / seconds, seconds / leapfrogs(np.asarray(steps).T), warm - begun
 
 
@@ -258,11 +259,11 @@ def run_ours(problem, posterior, seed):
             engine.states, engine._roots(engine.adaptation.matrix), strict=True
         ):
             engine._run(state, 1, root, True)  # compiled, and thrown away
-        begun, blocks = time.perf_counter(), []
+        begun, blocks = time.process_time(), []
         solver._find_start(problem, engine, seed)
         while engine.iteration < LONG_WARMUP + DRAWS:
             blocks.append(solver._advance(engine))
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         found = {k: np.concatenate([b[k] for b in blocks], 1) for k in blocks[0]}
         draws = engine.constrain(found["z"][:, LONG_WARMUP:])
     return engine, figures(draws, posterior, found, seconds)
@@ -294,10 +295,10 @@ def run_numpyro(engine, posterior, seed):
             )
 
         compiled = jax.jit(run, compiler_options=captured.compiler_options).lower(state).compile()
-        begun = time.perf_counter()
+        begun = time.process_time()
         warm, state = compiled(state)
         kept, _ = jax.block_until_ready(compiled(state))
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         found = {k: np.concatenate([warm[k], kept[k]]).swapaxes(0, 1) for k in kept}
     draws = engine.constrain(found["z"][:, LONG_WARMUP:])
     return figures(draws, posterior, found, seconds)

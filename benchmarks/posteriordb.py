@@ -5,9 +5,11 @@ by `fit.check()` whether the answer is the posterior. An answer is right where e
 within .15 reference sds and each sd within 15 % of the reference's, from 4,000 draws. CPU seconds
 of one thread, compiling included.
 
-    PPL_ZOO_DATA=... python benchmarks/posteriordb.py              # writes the record and page
+The samplers' figures on the page are those of `benchmarks/nuts.py`.
+
+    PPL_ZOO_DATA=... python benchmarks/posteriordb.py              # writes record, page, picture
     PPL_ZOO_DATA=... python benchmarks/posteriordb.py --only radon # renews these rows alone
-    python benchmarks/posteriordb.py --page                        # docs/posteriordb.md anew
+    python benchmarks/posteriordb.py --page                        # page and picture anew
 """
 
 import os
@@ -31,7 +33,8 @@ import ppl_zoo as zoo
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "posteriordb.json"
-PAGE = ROOT / "docs" / "posteriordb.md"
+NUTS = ROOT / "benchmarks" / "results" / "nuts.json"
+PAGE, PICTURE = ROOT / "docs" / "posteriordb.md", ROOT / "docs" / "posteriordb.png"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from bugs import posteriors as bugs  # noqa: E402  (modules of the tests)
@@ -97,6 +100,8 @@ def shown(record):
         "",
         *table(given),
         "",
+        "![error of each answer against CPU seconds](posteriordb.png)",
+        "",
         "## Posteriors that set no constant",
         "",
         "Of the BUGS examples (`tests/bugs.py`), written and referenced after the constants were",
@@ -124,6 +129,7 @@ def shown(record):
             f"{auto['sd_error'][1]:+.0%} ({auto['sd_error'][0]}) | "
             f"{'yes' if auto['right'] else 'no'} | {verdict} | {rungs} | {auto['fit_s']} |"
         )
+    lines += ["", "## NUTS", "", *samplers(json.loads(NUTS.read_text()))]
     rough = ", ".join(name for name, row in given.items() if row.get("rough"))
     lines += [
         "",
@@ -132,6 +138,66 @@ def shown(record):
         "draws. That of GLMM_Poisson has 216 for sigma.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def samplers(record):
+    """Render zoo.NUTS beside NumPyro's own on the same captured potential."""
+    lines = [
+        "zoo.NUTS with defaults beside NumPyro's NUTS with its own on the same potential, four",
+        "chains of 1,000 draws after 1,000: the least effective draws of any scalar, by 1,000",
+        "gradients after the warm-up, and by a CPU second with it; `python benchmarks/nuts.py`.",
+        f"Effective draws a gradient over NumPyro's: median {record['median_ratio']:.1f}, least",
+        f"{record['least_ratio']:.2f}. R-hat above 1.1 means a chain that is lost or stuck.",
+        "",
+        "| posterior | by 1,000 gradients | NumPyro | ratio | ratio by a second | us a gradient |"
+        " NumPyro | divergences | NumPyro | R-hat | NumPyro |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in record["posteriors"].items():
+        ours, theirs = row["zoo"], row["numpyro"]
+        lines.append(
+            f"| {name} | {1e3 * ours['ess_a_gradient']:.1f} | {1e3 * theirs['ess_a_gradient']:.2g}"
+            f" | {row['ess_a_gradient_ratio']:.2f} | {row['ess_a_second_ratio']:.2f} | "
+            f"{ours['gradient_us']:.0f} | {theirs['gradient_us']:.0f} | {ours['divergences']} | "
+            f"{theirs['divergences']} | {ours['rhat']:.2f} | {theirs['rhat']:.2f} |"
+        )
+    return lines
+
+
+def draw(record):
+    """Draw the error of each answer against its seconds, a dot a posterior and solver."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = list((record["posteriors"] | record["bugs"]).values())
+    nuts = json.loads(NUTS.read_text())["posteriors"].values()
+    dots = {
+        "zoo.fit, passed": [worst(r) for r in rows if r.get("passed")],
+        "zoo.fit, refused": [worst(r) for r in rows if r.get("passed") is False],
+        "zoo.Auto, where zoo.fit is refused": [worst(r["auto"]) for r in rows if "auto" in r],
+        "zoo.NUTS (compiling left out)": [
+            (r["zoo"]["seconds"], r["zoo"]["mean_error"]) for r in nuts
+        ],
+    }
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for (label, pairs), marker in zip(dots.items(), "oxs^", strict=True):
+        seconds, errors = zip(*pairs, strict=True)
+        axes.scatter(seconds, errors, label=label, marker=marker, alpha=0.8, s=34)
+    axes.axhline(MEAN, color="0.5", lw=1, ls="--")
+    where = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+    axes.text(0.99, MEAN, "right below this line", color="0.4", fontsize="small", **where)
+    axes.set(xscale="log", yscale="log", xlabel="CPU seconds of the fit, one thread")
+    axes.set_ylabel("worst mean error, in reference sds")
+    axes.set_title("30 posteriors: how far the answer is, and what it costs")
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(PICTURE, dpi=110)
+
+
+def worst(row):
+    """Seconds, and the worst error of a mean, at least a thousandth of an sd."""
+    return row["fit_s"], max(abs(row["mean_error"][1]), 1e-3)
 
 
 def table(rows):
@@ -184,6 +250,7 @@ def main(only="", page=False):
             record["versions"] = {n: version(n) for n in ("torch", "pyro-ppl", "jax")}
             RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     PAGE.write_text(shown(record))
+    draw(record)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.named_data import ANY, arguments_in_frame, encode, learn_names
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import describe, first_run
 from ppl_zoo.core.tracing.sites import is_sample, whole_plates
@@ -205,7 +206,8 @@ class FunctionModel(Model):
         A program without data has one row of nothing.
         """
         call, arrays = Arguments.read(data, self.signature)
-        arrays = [_wide_integers(array) for array in arrays]
+        pairs = zip(call.names, arrays, strict=True)
+        arrays = [_wide_integers(self._codes(name, array)) for name, array in pairs]
         counted = next((i for i, a in enumerate(arrays) if np.ndim(a) > 0), None)
         if counted is None:
             counted = len(arrays)
@@ -218,6 +220,40 @@ class FunctionModel(Model):
             self.double()
         self.call = call
         return rows
+
+    def learn_names(self, data: Any) -> None:
+        """Take the names of words and categories, which become codes, from the data of a fit."""
+        call, arrays = Arguments.read(data, self.signature)
+        pairs = zip(call.names, arrays, strict=True)
+        found = {name: learn_names(name, array, ANY) for name, array in pairs}
+        self.data_names = {name: names for name, names in found.items() if names is not None}
+
+    def _codes(self, name: str, array: Any) -> Any:
+        """Words and categories as codes, to be used as indices.
+
+        Raises
+        ------
+        DataError
+            If one is missing: as an index, -1 would be the last.
+        """
+        names = self.data_names.get(name)
+        codes = encode(name, array, ANY, names)
+        if names is not None and names.categories and np.isnan(codes).any():
+            row = int(np.isnan(codes).nonzero()[0][0])
+            raise DataError(
+                f"{name}: got a missing value in row {row}, expected one of "
+                f"{list(names.categories[0].states[:8])}; leave such rows out, df.dropna()"
+            )
+        return codes
+
+    def named_coords(self) -> dict[str, tuple[str, ...]]:
+        """Names of categories, for plates that have the name of their argument, or its plural."""
+        out = {}
+        for name, names in self.data_names.items():
+            for known in names.categories.values():
+                plurals = (name, f"{name}s", f"{name.removesuffix('y')}ies", f"{name}_plate")
+                out |= dict.fromkeys(plurals, known.states)
+        return out
 
     def rows_of(self, tensors: tuple[Tensor, ...]) -> Rows:
         """Take tensors as the function's own arguments hold them as rows."""
@@ -352,9 +388,12 @@ def _bind(data: Any, signature: inspect.Signature) -> tuple[tuple, dict[str, Any
             unknown = next(name for name in data if name not in names)
             raise DataError(f"data: got {unknown!r}, expected the names {tuple(names)}")
         return ((data,) if takes_dict else ()), {}
-    columns, names = list(getattr(data, "columns", ())), signature.parameters
-    if len(names) > 1 and columns and all(column in names for column in columns):
-        return (), {column: data[column] for column in columns}  # a frame of the arguments
+    parameters = signature.parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in _POSITIONAL]
+    if len(signature.parameters) > 1:
+        data = arguments_in_frame(data, required, tuple(signature.parameters))
+        if isinstance(data, Mapping):
+            return (), dict(data)
     several = isinstance(data, tuple) and not hasattr(data, "_fields")
     if several or (
         isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)

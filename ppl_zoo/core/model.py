@@ -22,11 +22,18 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Bernoulli, TransformedDistribution
+from torch.distributions import Bernoulli, Categorical, TransformedDistribution
 
 from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.named_data import (
+    ArgumentNames,
+    Sizes,
+    arguments_in_frame,
+    encode,
+    learn_names,
+)
 from ppl_zoo.core.parameters import ParameterStore
-from ppl_zoo.core.rows import Rows, needs_double
+from ppl_zoo.core.rows import Rows, needs_double, split_parts
 from ppl_zoo.core.tracing import Site, describe, draw, first_run, predict
 from ppl_zoo.core.tracing.sites import whole_plates
 from ppl_zoo.core.tracing.validation import refuse_broadcast, refuse_unobserved
@@ -40,7 +47,16 @@ ANSWERS = ("exact", "bound", "estimate", "none")
 #: numbers in data whose shapes are validated whole; of larger ones the first rows are
 MAX_VALIDATED_NUMBERS = 2**22
 
-Array = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]
+
+@runtime_checkable
+class Column(Protocol):
+    """A column or frame of pandas, polars or Arrow."""
+
+    def to_numpy(self) -> np.ndarray:
+        """Return its values."""
+
+
+Array = Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."] | Column | list
 
 
 @runtime_checkable
@@ -77,6 +93,9 @@ class Model(PyroModule):
         Whether NaN in the data means "not observed".
     compiles
         False for a program that runs faster as it is written: one with its own gradients.
+    integers_are_numbers
+        Whether integers and truth values in the data become floating point. False where they are
+        codes or indices.
     follows_data_dtype
         Whether a fit to data in double precision computes in it. False where float32 holds the
         data exactly and is twice as fast: codes, counts, grey values of images.
@@ -97,6 +116,8 @@ class Model(PyroModule):
         none); None before a fit.
     fitted_guide
         The guide of the last fit; None before a fit and where a fit has none.
+    data_names
+        Names of columns and states of each argument of the last fit, where it had some.
 
     Examples
     --------
@@ -127,6 +148,7 @@ class Model(PyroModule):
     legacy_arguments: ClassVar[Mapping[str, Any]] = {}
     offers_em: bool = True
     follows_data_dtype: bool = True
+    integers_are_numbers: bool = False
 
     guide: Any = None
     data_plate: str | None = None
@@ -136,6 +158,7 @@ class Model(PyroModule):
     _opened: list[str] | None = None
     _takes_all: bool = True
     _dtype_asked: bool = False
+    data_names: Mapping[str, ArgumentNames] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Remember the arguments of ``__init__``, so that a saved fit can repeat it.
@@ -220,6 +243,14 @@ class Model(PyroModule):
                     )
                     name = names[index] if index < len(names) else f"data[{index}]"
                     raise DataError(f"{name}: got {value} at {tuple(where)}, expected {hint}")
+
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of an argument's values: their number for all of them, or for each column.
+
+        0 for a column of numbers, None for an argument of numbers. Where there are states, words
+        are taken as their names.
+        """
+        return None
 
     # ---- plumbing ---------------------------------------------------------------------------
 
@@ -328,11 +359,87 @@ class Model(PyroModule):
         return whole_plates() if self._takes_all else _nothing()
 
     def as_rows(self, data: Any) -> Rows:
-        """Read data as rows of this model's dtype, on its device."""
+        """Read data as rows of this model's dtype, on its device; names become codes."""
         try:
-            return Rows(Rows.bind(data, self.argument_names), self.device, self.dtype)
+            parts = [
+                encode(name, part, self.num_states_of(name), self.data_names.get(name))
+                for name, part in self._named_parts(data)
+            ]
+            options = {"integers": not self.integers_are_numbers}
+            return Rows(tuple(parts), self.device, self.dtype, **options)
         except (ValueError, TypeError) as error:
             raise DataError(f"{self.model_name}: {error}") from error
+
+    def learn_names(self, data: Any) -> None:
+        """Take the names of columns and states from the data of a fit.
+
+        Parameters
+        ----------
+        data
+            As for :func:`ppl_zoo.fit`.
+
+        Raises
+        ------
+        DataError
+            If a column has more states than the model.
+        """
+        found = {
+            name: learn_names(name, part, self.num_states_of(name))
+            for name, part in self._named_parts(data)
+        }
+        self.data_names = {name: names for name, names in found.items() if names is not None}
+
+    def _named_parts(self, data: Any) -> list[tuple[str, Any]]:
+        """Arguments of the data by name."""
+        names = self.argument_names
+        data = arguments_in_frame(data, _required(self.model), names)
+        try:
+            parts = split_parts(Rows.bind(data, names))
+        except TypeError as error:
+            raise DataError(f"{self.model_name}: {error}") from error
+        labels = [*names, *(f"data[{i}]" for i in range(len(names), len(parts)))]
+        return list(zip(labels, parts, strict=False))
+
+    def coded(self, argument: str, values: Any) -> Any:
+        """Values of an argument that are given by name, as codes.
+
+        A mapping ``{column: value}`` is a row, NaN in the other columns.
+        """
+        if values is None or isinstance(values, Tensor):
+            return values
+        names = self.data_names.get(argument, ArgumentNames())
+        if isinstance(values, Mapping):
+            return names.row(argument, values)
+        one = np.ndim(values) == 0 or (names.columns and np.ndim(values) == 1)
+        sizes = self.num_states_of(argument)
+        codes = encode(argument, np.asarray(values)[None] if one else values, sizes, names)
+        return codes[0] if one else codes
+
+    def answer(self, argument: str, codes: Tensor) -> Any:
+        """Return codes as the values that the fit's data had: words, labels such as -1 and 1."""
+        names = self.data_names.get(argument)
+        return codes if names is None else names.decode(codes)
+
+    def named_coords(self) -> dict[str, tuple[str, ...]]:
+        """Names along dimensions, for ArviZ: the columns of the first argument, the classes."""
+        none = ArgumentNames()
+        columns = self.data_names.get(self.argument_names[0], none).columns
+        labels = self.data_names.get("y", none).categories
+        found = {"feature": columns, "class": labels[0].states if labels else ()}
+        return {dim: names for dim, names in found.items() if names}
+
+    def frame(self, values: Tensor, argument: str | None = None) -> Any:
+        """Rows as a pandas data frame with the columns' names, and the states' names in it.
+
+        Parameters
+        ----------
+        values
+            ``(n, columns)``, such as :meth:`sample` draws.
+        argument
+            Whose names; the first by default.
+        """
+        name = self.argument_names[0] if argument is None else argument
+        return self.data_names.get(name, ArgumentNames()).frame(values)
 
     def rows_of(self, tensors: tuple[Tensor, ...]) -> Rows:
         """Take tensors as programs get them (of other rows, of a saved fit) as rows."""
@@ -346,7 +453,7 @@ class Model(PyroModule):
         DataError
             If this is no data of the model.
         """
-        rows = self.as_rows(data)
+        rows = self.as_rows(data[0] if len(data) == 1 else data)  # one may be a frame of them
         self.check_data(rows)
         return rows
 
@@ -576,12 +683,13 @@ class Model(PyroModule):
         example = tuple(t for t, _ in self.example)
         observed = {s.name for s in self.sites(*example).values() if s.kind == "observed"}
         inputs = self.input_names(*example)
-        num = max((len(torch.as_tensor(given[n])) for n in names if n in given), default=1)
+        num = max((len(given[n]) for n in names if n in given), default=1)
         data = []
         for index, (one, per_row) in enumerate(self.example):
             name = names[index] if index < len(names) else ""
             if name in given:
-                data.append(torch.as_tensor(given[name]).to(one.device, one.dtype))
+                values = torch.as_tensor(self.coded(name, given[name]))
+                data.append(values.to(one.device, one.dtype))
                 continue
             if not per_row:
                 data.append(one)
@@ -607,7 +715,10 @@ def _in_own_store(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _FloatObservations(Messenger):
-    """Take observed integers and booleans as floats under a Bernoulli, which has no others."""
+    """Take observed integers and booleans as floats under distributions of floats.
+
+    A Bernoulli has no others, and of booleans none computes; to a categorical they are codes.
+    """
 
     def _pyro_sample(self, msg: dict) -> None:
         value = msg["value"]
@@ -616,9 +727,24 @@ class _FloatObservations(Messenger):
         fn = msg["fn"]
         while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
             fn = fn.base_dist
-        if isinstance(fn, Bernoulli):
+        if isinstance(fn, Bernoulli) or (value.dtype == torch.bool and hasattr(fn, "support")):
+            wanted = torch.long if isinstance(fn, Categorical) else _parameter_dtype(fn)
             msg["infer"] = {**msg["infer"], "_given": value}
-            msg["value"] = value.to(fn._param.dtype)
+            msg["value"] = value.to(wanted)
+
+
+def _parameter_dtype(fn: Any) -> torch.dtype:
+    """Floating type of a distribution's parameters."""
+    found = (getattr(fn, name, None) for name in getattr(fn, "arg_constraints", ()))
+    floats = [p.dtype for p in found if isinstance(p, Tensor) and p.is_floating_point()]
+    return floats[0] if floats else torch.get_default_dtype()
+
+
+def _required(program: Callable[..., Any]) -> list[str]:
+    """Names of the arguments of a program that have no default."""
+    parameters = inspect.signature(program).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind in kinds]
 
 
 def no_latents(*data: Any) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.categories import named_columns
 from ppl_zoo.core.random import chain_seed
 
-__all__ = ["Rows", "evenly_spaced", "needs_double", "split_indices"]
+__all__ = ["Rows", "evenly_spaced", "needs_double", "split_indices", "split_parts"]
 
 #: integers up to here are exact in float32
 MAX_SINGLE_INTEGER = 2**24
@@ -38,6 +39,9 @@ class Rows:
         for arrays that keep theirs, too.
     counted
         Which of the arrays counts the rows.
+    integers
+        Whether integers and booleans stay what they are; else they become ``dtype``, a chunk at a
+        time.
 
     Raises
     ------
@@ -54,11 +58,13 @@ class Rows:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = torch.float32,
         counted: int = 0,
+        integers: bool = True,
     ) -> None:
-        parts = _parts(data)
+        parts = split_parts(data)
         if not parts:
             raise ValueError("data: got an empty tuple, expected at least one array")
         self.device, self.dtype, self.counted = torch.device(device), dtype, counted
+        self.integers = integers
         self.arrays = tuple(self._array(i, part) for i, part in enumerate(parts))
         first = self.arrays[counted]
         if first.ndim == 0:
@@ -117,6 +123,18 @@ class Rows:
 
     def __getitem__(self, index: slice | Tensor) -> tuple[Tensor, ...]:
         """Return the chosen rows of every array, constants whole."""
+        return tuple(map(self._ready, self._chosen(index)))
+
+    def _ready(self, tensor: Tensor) -> Tensor:
+        """Widen integers: as an index torch takes uint8 as a mask, and int8 not at all."""
+        if tensor.is_floating_point() or tensor.layout != torch.strided:
+            return tensor
+        if not self.integers and self.dtype is not None:
+            return tensor.to(self.dtype)
+        small = tensor.dtype in (torch.uint8, torch.int8, torch.int16)
+        return tensor.long() if small else tensor
+
+    def _chosen(self, index: slice | Tensor) -> list[Tensor]:
         chosen = []
         for array, per_row in zip(self.arrays, self.per_row, strict=True):
             if not per_row:
@@ -132,7 +150,7 @@ class Rows:
                     chosen.append(self._tensor(array if every else array[rows]))
                 else:
                     chosen.append(self._tensor(np.array(array[rows])))
-        return tuple(chosen)
+        return chosen
 
     @property
     def is_double(self) -> bool:
@@ -239,7 +257,7 @@ def needs_double(data: Any) -> bool:
     data
         As for :class:`Rows`.
     """
-    return any(_is_double(part) for part in _parts(data))
+    return any(_is_double(part) for part in split_parts(data))
 
 
 def _is_double(part: Any) -> bool:
@@ -250,6 +268,9 @@ def _is_double(part: Any) -> bool:
         return part.dtype == torch.float64
     if _is_sparse(part):
         part = part.data
+    columns = None if isinstance(part, np.ndarray) else named_columns(part)
+    if columns is not None:
+        return any(map(_is_double, columns.values()))
     if not isinstance(part, np.ndarray):
         try:
             part = _numpy(part)
@@ -260,10 +281,11 @@ def _is_double(part: Any) -> bool:
     return part.dtype.kind == "f" and part.dtype.itemsize > 4
 
 
-def _parts(data: Any) -> tuple[Any, ...]:
+def split_parts(data: Any) -> tuple[Any, ...]:
     """Arrays of a tuple, or the one that was given."""
     several = isinstance(data, tuple) or (
-        isinstance(data, list) and any(isinstance(p, (Tensor, np.ndarray)) for p in data)
+        isinstance(data, list)
+        and any(isinstance(p, (Tensor, np.ndarray)) or hasattr(p, "to_numpy") for p in data)
     )
     return tuple(data) if several else (data,)
 

@@ -91,7 +91,8 @@ def to_arviz(
     max_local
         Rows whose local latents are kept: by default 100, or 6 in a model without global latents.
     coords
-        Labels of dimensions: ``{"feature": dataset.card.feature_names}``.
+        Labels of dimensions: ``{"feature": dataset.card.feature_names}``; those of the columns
+        and categories of a data frame are known.
     resample
         Whether to resample the guide's draws by their smoothed importance weights, so that they
         are draws of the posterior where k-hat is small: ``az.loo`` and ``az.compare`` are then
@@ -153,7 +154,9 @@ def to_arviz(
         reader = Reader(resampled, num_samples, max_observations, max_local, **options)
     arguments = fit.model.argument_names
     names = Names(
-        [*reader.sites, *arguments, "representation", "joint"], fit.model.event_dims, coords
+        [*reader.sites, *arguments, "representation", "joint"],
+        fit.model.event_dims,
+        {**fit.model.named_coords(), **(coords or {})},
     )
     records = list(reader.chains())
     for record, value in zip(records, khats, strict=False):

@@ -353,6 +353,11 @@ class Reader:
             # of each observation: a function's own plates may cross that of the rows
             return drawn.log_likelihood
         name = observed[0].name if len(observed) == 1 else "joint"
+        if len(observed) == 1 and len(observed[0].plates) > 1 and name in drawn.log_likelihood:
+            axis = 1 + [plate for plate, _, _ in observed[0].plates].index(self.plate)
+            index = torch.from_numpy(self.observed_rows)
+            value = drawn.log_likelihood[name]
+            return {name: value.index_select(axis, index.to(value.device))}
         if all(s.name in drawn.log_likelihood for s in observed):
             value = sum(self._by_row(drawn.log_likelihood[s.name], s) for s in observed)
         elif drawn.log_joint_rows is not None and not (self.local_sites and prior is None):

@@ -7,12 +7,14 @@ top, so that an answer that is not the posterior does not pass for it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.khat import KHAT_DRAWS, khat
@@ -98,7 +100,21 @@ def loo(
     if "log_likelihood" not in arviz_compat.group_names(data):
         raise QueryError(f"{name}: its rows do not factorise, so that none can be left out")
     scores = arviz_compat.get_group(data, "log_likelihood")
+    if var_name is None and _are_single(scores):
+        scores = _of_single_sites(scores)
+        data = arviz_compat.bundle(
+            {
+                "log_likelihood": scores,
+                **{g: arviz_compat.get_group(data, g) for g in groups if g != "log_likelihood"},
+            }
+        )
     var_name = _chosen(name, tuple(scores.data_vars), var_name)
+    sizes = dict(scores[var_name].sizes)
+    if math.prod(n for dim, n in sizes.items() if dim not in ("chain", "draw")) == 1:
+        raise QueryError(
+            f"{name}: {var_name!r} is one observation, and nothing is left without it: expected "
+            "several, in a plate (of a distribution with to_event the rows are one event)"
+        )
     if scores[var_name].attrs["given"] != "the draw":
         raise QueryError(
             f"{name}: all its latents belong to single rows, and its parameters are points fitted "
@@ -122,6 +138,25 @@ def loo(
     found = arviz_compat.loo(data, var_name, log_p, log_q)
     _tell(found, None if log_p is None else stats["log_weight"].values)
     return found
+
+
+def _are_single(scores: Any) -> bool:
+    """Whether there are several sites of one observation each, as a loop makes them."""
+    return len(scores.data_vars) > 1 and all(
+        math.prod(n for dim, n in site.sizes.items() if dim not in ("chain", "draw")) == 1
+        for site in scores.data_vars.values()
+    )
+
+
+def _of_single_sites(scores: Any) -> Any:
+    """Observations of a loop as those of one site, ``(chain, draw, site)``."""
+    names = list(scores.data_vars)
+    first = scores[names[0]]
+    values = np.stack([scores[n].values.reshape(first.shape[:2]) for n in names], -1)
+    joined = xr.DataArray(
+        values, {"site": names}, ("chain", "draw", "site"), "observations", first.attrs
+    )
+    return joined.assign_coords(chain=scores.chain, draw=scores.draw).to_dataset()
 
 
 def _num_rows(fit: FittedModel) -> int:

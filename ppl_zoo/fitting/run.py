@@ -55,11 +55,13 @@ def fit(
         A :class:`~ppl_zoo.Model`; fitted in place. Or a plain Pyro function, whose ``pyro.param``
         and ``pyro.module`` are fitted as well; ``fit.model`` then wraps it.
     data
-        Tensor or array ``(num_rows, ...)``, a tuple or mapping of them in the order of the
-        arguments of ``model``, or a :class:`~ppl_zoo.data.Dataset` (its ``train``; its ``valid``
-        for early stopping). Memory-mapped arrays are read a chunk at a time. Data in float64 are
-        computed in float64 by models of real numbers (``follows_data_dtype``), unless the model
-        was given a dtype: ``model.float()``.
+        Tensor, array or data frame ``(num_rows, ...)``, a tuple or mapping of them in the order of
+        the arguments of ``model``, a frame whose columns are these arguments, or a
+        :class:`~ppl_zoo.data.Dataset` (its ``train``; its ``valid`` for early stopping). Words,
+        truth values, categories, and labels such as -1 and 1, are states by name where a model
+        takes states; answers have these names. Memory-mapped arrays are read a chunk at a time.
+        Data in float64 are computed in float64 by models of real numbers
+        (``follows_data_dtype``), unless the model was given a dtype: ``model.float()``.
     solver
         ``zoo.SVI(...)``, ``zoo.EM(...)``, ``zoo.NUTS(...)``; None for the model's own default.
     validation
@@ -121,6 +123,7 @@ def fit(
         raise DataError(f"solver: got {solver!r}, expected zoo.SVI(...), zoo.EM(...), ...")
     model.to(pick_device(device))
     if before is None:
+        model.learn_names(getattr(data, "train", data))
         model.adopt_dtype(getattr(data, "train", data))
     rows = model.as_rows(getattr(data, "train", data))
     model.check_data(rows)

@@ -19,6 +19,7 @@ from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import RunError
 from ppl_zoo.core.functions import Arguments, FunctionModel, module_of
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.named_data import ArgumentNames
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
@@ -92,6 +93,7 @@ def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None
     record = {
         "model": {"class": class_name(type(fit.model)), "config": config},
         "solver": encode_solver(fit.solver),
+        "names": {name: n.to_record() for name, n in fit.model.data_names.items()},
         "example": example,
         "stopped": list(solution.stopped),
         "objective": [None if not np.isfinite(v) else float(v) for v in solution.objective],
@@ -136,6 +138,8 @@ def read(
     own = _build_model(record["model"], weights, model, path)
     own.to(pick_device(device), getattr(torch, record["dtype"]))
     own.data_plate = record["rows_plate"]
+    names = record.get("names", {})
+    own.data_names = {name: ArgumentNames.from_record(n) for name, n in names.items()}
     unsaved = {} if solver is not None else unsaved_options(record["solver"])
     solver = decode_solver(record["solver"], guide) if solver is None else solver
     rows = valid = None

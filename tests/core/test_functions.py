@@ -245,7 +245,7 @@ def test_a_frame_whose_columns_are_the_arguments():
     x = torch.linspace(-1, 1, 60)
     frame = pandas.DataFrame({"y": (0.5 + 2.0 * x).numpy(), "x": x.numpy()})
     fit = zoo.fit(regression, frame, zoo.SVI(steps=3, compile=False), progress=False)
-    assert [t.tolist() for t in fit.data()] == [frame["y"].tolist(), frame["x"].tolist()]
+    assert [t.tolist() for t in fit.data()] == [frame["x"].tolist(), frame["y"].tolist()]
     a, b = (fit.model.arguments(*fit.data())[1][name] for name in ("x", "y"))
     assert torch.equal(a, x) and torch.equal(b, 0.5 + 2.0 * x)
 

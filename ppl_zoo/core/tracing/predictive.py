@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -23,7 +25,17 @@ class _Unobserve(Messenger):
         kept = msg["infer"].get("_deterministic") or isinstance(msg["fn"], dist.Unit)
         if msg["is_observed"] and not kept:
             msg["infer"] = {**msg["infer"], "_resampled": True}
+            msg["fn"] = _as_many(msg["fn"], msg["value"])
             msg.update(is_observed=False, value=None, done=False)
+
+
+def _as_many(fn: Any, value: Any) -> Any:
+    """Expand a distribution to the observations that it was broadcast to, outside of plates."""
+    if not isinstance(value, Tensor):
+        return fn
+    own = value.shape[: value.ndim - len(fn.event_shape)]
+    batch = torch.broadcast_shapes(own, fn.batch_shape)
+    return fn if batch == fn.batch_shape else fn.expand(batch)
 
 
 class _RefuseFlatPrior(Messenger):

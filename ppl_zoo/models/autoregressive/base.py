@@ -61,6 +61,7 @@ class AutoregressiveModel(Model):
         Of random orders.
     """
 
+    integers_are_numbers = True
     queries: ClassVar[Mapping[str, str]] = {
         "log_prob": "exact",
         "sample": "exact",
@@ -207,6 +208,11 @@ class AutoregressiveModel(Model):
             x = torch.where(x.isnan(), mean.round() if self.output.num_values else mean, x)
         self.initialize_marginals(self.output.marginal(x))
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of each feature of x, where it is discrete."""
+        discrete = self.output.num_values and len(self.event_shape) == 1
+        return [self.output.num_values] * self.num_features if discrete else None
+
     def check_data(self, rows: Rows) -> None:
         """Refuse rows of another shape, values outside of the support, and odd missing ones."""
         for (x,) in rows.chunks(65536):
@@ -217,8 +223,6 @@ class AutoregressiveModel(Model):
         if tuple(x.shape[1:]) != self.event_shape:
             shape = ", ".join(map(str, self.event_shape))
             raise DataError(f"x: got shape {tuple(x.shape)}, expected (n, {shape})")
-        if not x.is_floating_point():
-            raise DataError(f"x: got {x.dtype}, expected floating point; use x.float()")
         known = ~x.isnan()
         bad = self.output.outside_support(x) & (known | (not self.allow_missing))
         if bad.any():

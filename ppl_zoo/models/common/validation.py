@@ -19,10 +19,8 @@ __all__ = [
 ]
 
 
-def check_features(
-    rows: Rows, num_features: int, *, second: str | None = None, integers: bool = False
-) -> None:
-    """Refuse x of another shape or type than ``(n, num_features)`` floating point.
+def check_features(rows: Rows, num_features: int, *, second: str | None = None) -> None:
+    """Refuse x of another shape than ``(n, num_features)``.
 
     Parameters
     ----------
@@ -33,8 +31,6 @@ def check_features(
     second
         What may follow x: "sample_weight", ``(n,)`` of finite numbers, 0 or more; "y", one label a
         row ``(n,)``; None for whatever the model reads itself.
-    integers
-        Whether x may be integers or booleans.
 
     Raises
     ------
@@ -48,12 +44,6 @@ def check_features(
     if shape[1] != num_features:
         raise DataError(
             f"x: got shape {shape}, {expected}, since the model has num_features={num_features}"
-        )
-    floating = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
-    if not (floating or integers):
-        raise DataError(
-            f"x: got dtype {x.dtype}, expected floating point; convert with .float() "
-            "(a density of numbers on a grid grows without bound; add noise to them first)"
         )
     if second == "sample_weight":
         if len(rows.arrays) > 2:

@@ -155,9 +155,13 @@ class BernoulliMixture(CountedModel):
 
     # ---- queries ----------------------------------------------------------------------------
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of each column of x."""
+        return self.features.num_states
+
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, num_features)``, and values but 0, 1 and NaN."""
-        check_features(rows, self.num_features, integers=True)
+        check_features(rows, self.num_features)
         for chunk in rows.chunks(ROWS_PER_CHUNK):
             self.features.check(chunk[0])
 
@@ -186,7 +190,9 @@ class BernoulliMixture(CountedModel):
         tables, held = self.tables(), None
         joint = tables["weights"].log().expand(num_samples, -1)
         if given is not None:
-            held = read_given(given, num_samples, (self.num_features,), tables["rates"])
+            held = read_given(
+                self.coded("x", given), num_samples, (self.num_features,), tables["rates"]
+            )
             self.features.check(held)
             joint = self._joint(tables, held)
         z = torch.multinomial(joint.softmax(-1), 1)[:, 0]

@@ -95,9 +95,13 @@ class Categorical(CountedModel):
         """Sum of the features' log probabilities."""
         return self._distribution(tables).log_prob(x)
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of each column of x."""
+        return self.features.num_states
+
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, num_features)``, and unknown states."""
-        check_features(rows, self.num_features, integers=True)
+        check_features(rows, self.num_features)
         for chunk in rows.chunks(ROWS_PER_CHUNK):
             self.features.check(chunk[0])
 
@@ -107,7 +111,7 @@ class Categorical(CountedModel):
         x = self._distribution(self.tables()).sample((num_samples,))
         if given is None:
             return x
-        held = read_given(given, num_samples, (self.num_features,), x)
+        held = read_given(self.coded("x", given), num_samples, (self.num_features,), x)
         self.features.check(held)
         return torch.where(held.isnan(), x, held)
 

@@ -108,9 +108,13 @@ class ChainRule(CountedModel):
         """Log of each row's cell; of the sum of its cells, where values are missing."""
         return self._distribution(tables).log_prob(x)
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of each variable."""
+        return self.sizes
+
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, num_features)``, and unknown states."""
-        check_features(rows, self.num_features, integers=True)
+        check_features(rows, self.num_features)
         for (x,) in rows.chunks(ROWS_PER_CHUNK):
             self._distribution(self.tables()).check(x)
 
@@ -138,7 +142,7 @@ class ChainRule(CountedModel):
         joint = self._distribution(self.tables())
         if given is None:
             return joint.sample((num_samples,))
-        held = read_given(given, num_samples, (self.num_features,), joint.cells)
+        held = read_given(self.coded("x", given), num_samples, (self.num_features,), joint.cells)
         joint.check(held)
         return joint.sample_given(held)
 

@@ -120,6 +120,14 @@ class Features:
         return [int(next(own)) if t == "categorical" else fixed[t] for t in types]
 
     @property
+    def num_states(self) -> list[int]:
+        """States of each column; 0 for counts and numbers."""
+        out = torch.zeros(self.num_features, dtype=torch.int64)
+        for block in self.blocks:
+            out[block.columns] = block.num_states
+        return out.tolist()
+
+    @property
     def table_blocks(self) -> tuple[ColumnBlock, ...]:
         """Blocks that have a probability table."""
         return tuple(b for b in self.blocks if b.column_type != "gaussian")

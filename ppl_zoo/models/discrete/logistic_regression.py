@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
@@ -175,9 +175,13 @@ class LogisticRegression(Model):
 
     # ---- queries ----------------------------------------------------------------------------
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """Classes of y."""
+        return self.num_classes if argument == "y" else None
+
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes, numbers that are not finite, and labels that are no class."""
-        check_features(rows, self.num_features, second="y", integers=True)
+        check_features(rows, self.num_features, second="y")
         for chunk in rows.chunks(ROWS_PER_CHUNK):
             x = chunk[0].values() if chunk[0].layout != torch.strided else chunk[0]
             if x.is_floating_point() and not bool(x.isfinite().all()):
@@ -222,9 +226,9 @@ class LogisticRegression(Model):
         probabilities = torch.stack(columns, -1)
         return probabilities / probabilities.sum(-1, keepdim=True)
 
-    def predict(self, x: Any) -> Int[Tensor, " n"]:
-        """Return the most probable class of each row, ``(n,)``."""
-        return self.predict_proba(x).argmax(-1)
+    def predict(self, x: Any) -> Any:
+        """Return the most probable class of each row, ``(n,)``, as the fit's labels were given."""
+        return self.answer("y", self.predict_proba(x).argmax(-1))
 
 
 def _fit_lbfgs(

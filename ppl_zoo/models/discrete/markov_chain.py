@@ -107,6 +107,10 @@ class MarkovChain(CountedModel):
         """Log probability of each sequence, the sum over its transitions."""
         return self._distribution(tables, x.shape[-1]).log_prob(x)
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of the chain, the same at each step."""
+        return self.num_states
+
     def check_data(self, rows: Rows) -> None:
         """Refuse other shapes than ``(n, T)``, unknown states, and gaps inside a sequence."""
         shape = rows.sizes()[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError, QueryError
@@ -63,11 +64,16 @@ class NaiveBayes(CountedModel):
         Whether the parameters are latent variables with a conjugate posterior.
     unlabelled_weight
         Weight of a row without a label in EM (Nigam et al. 2000, section 5.3.1).
+    missing
+        Value of y that stands for an unknown label, beside None and NaN: -1, "", "?".
 
     Notes
     -----
     x is ``(n, num_features)``, NaN where missing (not counts), or a sparse matrix of binary
-    columns or counts; y ``(n,)`` holds the classes 0 ... C-1, and -1 or NaN where unknown.
+    columns or counts; y ``(n,)`` holds the classes 0 ... C-1, or C names or numbers of any kind
+    (words, truth values, -1 and 1), which ``predict`` gives back. A label is unknown where it is
+    NaN, None or ``missing``; and -1 is where the others are classes 0 ... C-1 and -1 is not one
+    of exactly C different values.
 
     References
     ----------
@@ -112,12 +118,13 @@ class NaiveBayes(CountedModel):
         variance_smoothing: float = 1e-9,
         bayesian: bool = False,
         unlabelled_weight: float = 1.0,
+        missing: Any = None,
     ) -> None:
         super().__init__(bayesian)
         _check_options(num_classes, variance_smoothing, unlabelled_weight)
         self.num_features, self.num_classes = num_features, num_classes
         self.features = Features(num_features, kind, num_states)
-        self.unlabelled_weight = float(unlabelled_weight)
+        self.unlabelled_weight, self.missing = float(unlabelled_weight), missing
         self.add_table("class_rates", (num_classes,), class_concentration)
         for block in self.features.table_blocks:
             self.add_table(block.table, (num_classes, *block.shape), concentration)
@@ -244,9 +251,22 @@ class NaiveBayes(CountedModel):
 
     # ---- queries ----------------------------------------------------------------------------
 
+    def _named_parts(self, data: Any) -> list[tuple[str, Any]]:
+        """Arguments by name; labels that are unknown by ``missing`` as NaN."""
+        parts = super()._named_parts(data)
+        if self.missing is None:
+            return parts
+        return [(n, _masked(part, self.missing) if n == "y" else part) for n, part in parts]
+
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of each column of x, and the classes."""
+        if argument == "y":
+            return self.num_classes
+        return self.features.num_states
+
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes, and values that a column or a label cannot have."""
-        check_features(rows, self.num_features, second="y", integers=True)
+        check_features(rows, self.num_features, second="y")
         for chunk in rows.chunks(ROWS_PER_CHUNK):
             self.features.check(chunk[0])
             if len(chunk) > 1:
@@ -310,9 +330,9 @@ class NaiveBayes(CountedModel):
                 joint = joint + self.features.block_log_densities(block, self.tables(), own)
         return joint
 
-    def predict(self, x: Any) -> Int[Tensor, " n"]:
-        """Return the most probable class of each row, ``(n,)``."""
-        return self.predict_proba(x).argmax(-1)
+    def predict(self, x: Any) -> Any:
+        """Return the most probable class of each row, ``(n,)``, as the fit's labels were given."""
+        return self.answer("y", self.predict_proba(x).argmax(-1))
 
     def encode(self, x: Any, y: Any = None) -> Float[Tensor, "n c"]:
         """Return the posterior probability of each class, ``(n, C)``."""
@@ -344,7 +364,7 @@ class NaiveBayes(CountedModel):
         drawn = ClassConditional(self.features, parameters, z).sample()
         drawn = drawn if x is None else torch.where(x.isnan(), drawn, x)
         if self.example is not None and len(self.example) > 1:
-            return {"x": drawn, "y": z.to(self.example[1][0].dtype)}
+            return {"x": drawn, "y": self.answer("y", z.to(self.example[1][0].dtype))}
         return drawn
 
     def _read_given_row_and_class(
@@ -362,6 +382,7 @@ class NaiveBayes(CountedModel):
         if not isinstance(given, Mapping) or set(given) - {"x", "y"}:
             raise DataError(f"given: got {given!r}, expected {{'x': row}}, {{'y': class}} or both")
         x, y = given.get("x"), given.get("y")
+        x, y = self.coded("x", x), self.coded("y", y)
         if y is not None:
             y = torch.as_tensor(y, device=self.device)
             if y.shape not in ((), (num_samples,)):
@@ -377,6 +398,13 @@ class NaiveBayes(CountedModel):
                 raise DataError("given: got x of a model of counts, expected {'y': class} only")
             self.features.check(x)
         return x, y
+
+
+def _masked(y: Any, missing: Any) -> Any:
+    """Put NaN in the place of labels that are unknown."""
+    array = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    array = array.astype(object if array.dtype.kind in "OUS" else np.float64)
+    return np.where(array == missing, np.nan, array)
 
 
 def _check_options(num_classes: int, smoothing: float, weight: float) -> None:

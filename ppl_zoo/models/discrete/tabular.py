@@ -284,7 +284,9 @@ class CountedModel(Model):
         *data
             As for ``zoo.fit``, which does the same and returns a `Fit`.
         """
-        rows = self.as_rows(data if len(data) > 1 else data[0])
+        given = data if len(data) > 1 else data[0]
+        self.learn_names(given)
+        rows = self.as_rows(given)
         self.check_data(rows)
         self.initialize(rows)
         total: dict[str, Any] = {}

@@ -90,6 +90,7 @@ class DeepImagePrior(Model):
     torch.Size([1, 1, 16, 16])
     """
 
+    integers_are_numbers = True
     queries: ClassVar[Mapping[str, str]] = {
         "log_prob": "bound",
         "sample": "estimate",

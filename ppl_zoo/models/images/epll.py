@@ -71,6 +71,7 @@ class EPLL(Model):
     torch.Size([1, 1, 1, 12, 12])
     """
 
+    integers_are_numbers = True
     queries: ClassVar[Mapping[str, str]] = {
         "log_prob": "none",
         "sample": "none",

@@ -63,6 +63,8 @@ class PatchPrior(Model):
     A subclass sets ``num_features`` and writes ``_posterior_mean`` and ``_posterior_mode``.
     """
 
+    integers_are_numbers = True
+
     num_features: int
 
     def check_data(self, rows: Rows) -> None:

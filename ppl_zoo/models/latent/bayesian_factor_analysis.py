@@ -84,6 +84,7 @@ class BayesianFactorAnalysis(Model):
     2
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "estimate"}
     default_solver = ("CAVI", {})
     event_dims = {

@@ -79,6 +79,7 @@ class FactorAnalysis(Model):
     (torch.Size([500]), torch.Size([500, 1]), torch.Size([5, 3]))
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "exact", "sample": "exact", "encode": "exact"}
     default_solver = ("EM", {})
     event_dims = {

@@ -63,6 +63,7 @@ class Ising(Model):
     torch.Size([1, 8, 8])
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "bound", "sample": "estimate", "encode": "estimate"}
     follows_data_dtype = False  # spins
     default_solver = ("EM", {})
@@ -130,8 +131,6 @@ class Ising(Model):
         expected = (len(rows), self.height, self.width)
         if shape != expected:
             raise DataError(f"x: got shape {shape}, expected {expected}")
-        if not rows.head(1)[0].is_floating_point():
-            raise DataError(f"x: got dtype {rows.arrays[0].dtype}, expected floating point")
         super().check_data(rows)
 
     @torch.no_grad()

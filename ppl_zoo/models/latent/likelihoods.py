@@ -37,6 +37,9 @@ class Likelihood(nn.Module):
         """Mean of the features, ``(..., D)``."""
         raise NotImplementedError(f"{type(self).__name__} has no mean; write one")
 
+    #: states of a feature; None where it is a number
+    num_states: int | None = None
+
     def check(self, x: Tensor) -> None:
         """Refuse values outside of the support."""
 
@@ -61,6 +64,8 @@ class Likelihood(nn.Module):
 
 class BernoulliLikelihood(Likelihood):
     """Bernoulli features, 0 or 1; the outputs are logits. Grey values have no density."""
+
+    num_states = 2
 
     def forward(self, outputs: Tensor) -> Distribution:
         """``(..., D)`` to a distribution over ``(..., D)``."""

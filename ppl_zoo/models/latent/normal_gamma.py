@@ -68,6 +68,7 @@ class NormalGamma(Model):
     True
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("CAVI", {})
 

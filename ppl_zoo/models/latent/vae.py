@@ -93,6 +93,7 @@ class VAE(Model):
     (torch.Size([300, 2]), torch.Size([3, 64]), torch.Size([300, 64]))
     """
 
+    integers_are_numbers = True
     queries: ClassVar[Mapping[str, str]] = {
         "log_prob": "bound",
         "sample": "exact",
@@ -177,11 +178,16 @@ class VAE(Model):
         if isinstance(self.prior, VampPrior):
             self.prior.start(x)
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """States of each feature, where it is discrete."""
+        states = self.likelihood.num_states
+        return [states] * self.num_features if states else None
+
     def check_data(self, rows: Rows) -> None:
         """Refuse rows of another width, and values that the likelihood has no density for."""
         if len(rows.arrays) != 1:
             raise DataError(f"data: got {len(rows.arrays)} arrays, expected x alone")
-        check_features(rows, self.num_features, integers=True)
+        check_features(rows, self.num_features)
         super().check_data(rows)
         for (x,) in rows.chunks(65536):
             self.likelihood.check(x)

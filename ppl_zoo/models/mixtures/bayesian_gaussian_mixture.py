@@ -83,6 +83,7 @@ class BayesianGaussianMixture(Model):
     (2, [0.75, 0.25])
     """
 
+    integers_are_numbers = True
     queries: ClassVar[Mapping[str, str]] = {
         "log_prob": "estimate",
         "sample": "estimate",

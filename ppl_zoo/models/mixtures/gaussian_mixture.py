@@ -113,6 +113,7 @@ class GaussianMixture(Model):
     (torch.Size([400]), torch.Size([400, 2]), torch.Size([5, 2]))
     """
 
+    integers_are_numbers = True
     queries: ClassVar[Mapping[str, str]] = {
         "log_prob": "exact",
         "sample": "exact",

@@ -69,6 +69,7 @@ class GaussianScaleMixture(Model):
     (torch.Size([1000]), torch.Size([1000, 2]), torch.Size([5, 2]))
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "exact", "sample": "exact", "encode": "exact"}
     default_solver = ("EM", {})
     event_dims = {

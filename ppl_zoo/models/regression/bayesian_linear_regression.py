@@ -91,6 +91,7 @@ class BayesianLinearRegression(Model):
     [3, 0, 0]
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("CAVI", {})
     event_dims = {"weights": ("feature",), "relevance": ("feature",)}
@@ -284,7 +285,7 @@ class BayesianLinearRegression(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes than ``(n, num_features)`` and ``(n,)``."""
-        validation.check_features(rows, self.num_features, second="y", integers=True)
+        validation.check_features(rows, self.num_features, second="y")
         super().check_data(rows)
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
@@ -71,6 +71,7 @@ class BayesianLogisticRegression(Model):
     torch.Size([500, 2])
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("CAVI", {})
     event_dims = {"weights": ("feature",)}
@@ -173,9 +174,13 @@ class BayesianLogisticRegression(Model):
 
     # ---- queries ----------------------------------------------------------------------------
 
+    def num_states_of(self, argument: str) -> Sizes:
+        """Classes of y."""
+        return 2 if argument == "y" else None
+
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes, and y other than 0 and 1."""
-        validation.check_features(rows, self.num_features, second="y", integers=True)
+        validation.check_features(rows, self.num_features, second="y")
         super().check_data(rows)
         for _, *y in rows.chunks(65536):
             if y and not ((y[0] == 0) | (y[0] == 1)).all():
@@ -188,9 +193,9 @@ class BayesianLogisticRegression(Model):
         one = torch.cat([self._expected_sigmoid(chunk, num_nodes) for (chunk,) in self.batches(x)])
         return torch.stack([1.0 - one, one], -1).to(self.dtype)
 
-    def predict(self, x: Array) -> Int[Tensor, " n"]:
-        """Return the more probable class of each row, ``(n,)``."""
-        return (self.predict_proba(x)[:, 1] > 0.5).long()
+    def predict(self, x: Array) -> Any:
+        """Return the more probable class of each row, ``(n,)``, as the fit's labels were given."""
+        return self.answer("y", (self.predict_proba(x)[:, 1] > 0.5).long())
 
     @torch.no_grad()
     def log_prob(self, x: Array, y: Array) -> Float[Tensor, " n"]:

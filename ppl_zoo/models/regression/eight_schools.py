@@ -46,6 +46,7 @@ class EightSchools(Model):
     torch.Size([1, 10, 8])
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "estimate"}
     default_solver = ("SVI", {"restarts": 2})
     representation = "theta"

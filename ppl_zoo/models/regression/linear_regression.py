@@ -72,6 +72,7 @@ class LinearRegression(Model):
     [2.0, 3.0]
     """
 
+    integers_are_numbers = True
     queries = {"log_prob": "estimate", "sample": "estimate", "encode": "none"}
     default_solver = ("SVI", {"guide": "multivariate-normal"})
     event_dims = {"weights": ("feature",)}
@@ -113,7 +114,7 @@ class LinearRegression(Model):
 
     def check_data(self, rows: Rows) -> None:
         """Refuse x and y of other shapes than ``(n, num_features)`` and ``(n,)``."""
-        validation.check_features(rows, self.num_features, second="y", integers=True)
+        validation.check_features(rows, self.num_features, second="y")
         super().check_data(rows)
 
     def read_units(self, rows: Rows) -> None:

@@ -251,7 +251,7 @@ def test_data_outside_of_the_support_are_refused():
         (torch.full((5, 4), 0.5), "expected integers from 0 to 1"),
         (torch.ones(5, 3), r"expected \(n, 4\)"),
         (torch.full((5, 4), torch.nan), "got nan"),
-        (torch.ones(5, 4, dtype=torch.int64), "expected floating point"),
+        (torch.full((5, 4), 2), "expected integers from 0 to 1"),
     ):
         with pytest.raises(zoo.DataError, match=message):
             zoo.FVSBN(4).log_prob(x)

@@ -247,8 +247,8 @@ def test_impossible_data_are_refused(kind, x, y, message):
 
 def test_unknown_labels_and_sparse_numbers_are_refused():
     x, y = points(2)
-    with pytest.raises(zoo.DataError, match="expected 0 to 1"):
-        fitted(zoo.LogisticRegression(3), (x, y - 1))
+    with pytest.raises(zoo.DataError, match="expected 0 to 2"):
+        fitted(zoo.LogisticRegression(3, 3), (x, y - 1))
     with pytest.raises(zoo.DataError, match="sparse"):
         fitted(zoo.NaiveBayes(3, kind="gaussian"), (sp.csr_matrix(x.numpy()), y))
     with pytest.raises(zoo.DataError, match="kind: got 'poisson'"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_nets import asia
 
 import ppl_zoo as zoo
-from ppl_zoo.models.common.categories import Categories, infer_states
+from ppl_zoo.core.categories import Categories, infer_states
 from ppl_zoo.models.discrete.bayes_net import learning
 
 PAIR = {"a": [], "b": ["a"]}

@@ -426,6 +426,13 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
             data = {k if k in known else nodes.get(k, k): v for k, v in data.items()}
         return super().as_rows(data if isinstance(data, Rows) else self.state_space.rows(data))
 
+    def named_coords(self) -> dict[str, list[str]]:
+        """Names along dimensions, for ArviZ: :attr:`coords`."""
+        return self.coords
+
+    def learn_names(self, data: Any) -> None:
+        """Take none: the net has the names of its nodes and states."""
+
     def check_data(self, rows: Rows) -> None:
         """Refuse rows of another width, codes that are no states, and -1 without ``missing``."""
         first = 0

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.categories import infer_states, named_columns
 from ppl_zoo.core.errors import DataError
-from ppl_zoo.models.common.categories import infer_states, named_columns
 from ppl_zoo.models.discrete.bayes_net.counts import as_columns, family_counts
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, as_array, read_states
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.categories import Categories, named_columns, read_state_names
 from ppl_zoo.core.errors import DataError
-from ppl_zoo.models.common.categories import Categories, named_columns, read_state_names
 
 __all__ = ["StateSpace", "as_array", "read_states"]
 

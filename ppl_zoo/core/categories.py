@@ -20,7 +20,14 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["Categories", "infer_states", "named_columns", "read_state_names"]
+__all__ = [
+    "Categories",
+    "infer_categories",
+    "infer_states",
+    "is_missing",
+    "named_columns",
+    "read_state_names",
+]
 
 #: names of states that are numbers, to be matched by value
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I | re.A)
@@ -104,6 +111,23 @@ def infer_states(name: str, column: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_state_name(value) for value in ordered))
 
 
+def infer_categories(name: str, column: Any) -> Categories:
+    """Named states of a column, which it gives back as the integers, truth values or words it has.
+
+    Raises
+    ------
+    DataError
+        As for :func:`infer_states`.
+    """
+    values = [v for v in _ColumnValues.read(name, column).distinct if not is_missing(v)]
+    kind = "word"
+    if values and all(map(_is_bool, values)):
+        kind = "truth"
+    elif values and all(_is_number(v) and _is_integer(v) for v in values):
+        kind = "integer"
+    return Categories(name, infer_states(name, column), kind)
+
+
 class Categories:
     """Named states of one variable, in the order of their codes.
 
@@ -113,10 +137,12 @@ class Categories:
         Name of the variable, for errors.
     states
         Names of the states.
+    kind
+        What the names stand for: "word", "integer" or "truth" (values).
     """
 
-    def __init__(self, name: str, states: Sequence[str]) -> None:
-        self.name, self.states = name, tuple(states)
+    def __init__(self, name: str, states: Sequence[str], kind: str = "word") -> None:
+        self.name, self.states, self.kind = name, tuple(states), kind
         self.index = {state: code for code, state in enumerate(self.states)}
         #: whether names and codes agree, so that an integer is both
         self.are_codes = self.states == tuple(str(i) for i in range(len(self.states)))
@@ -144,7 +170,7 @@ class Categories:
         DataError
             If there is no such state; ``dtype`` is a clause about the column.
         """
-        if _is_missing(value):
+        if is_missing(value):
             return -1
         value = _plain(value)
         code: int | None = self.index.get(_state_name(value))
@@ -180,6 +206,33 @@ class Categories:
             for i, value in enumerate(values.distinct)
         ]
         return torch.tensor([*table, -1], dtype=torch.int64)[torch.from_numpy(values.codes)]
+
+    def codes_or_nan(self, column: Any) -> np.ndarray:
+        """Codes of a column's values, ``(rows,)``; of float64, with NaN, if one is missing.
+
+        Raises
+        ------
+        DataError
+            If a value is no state.
+        """
+        codes = self.codes(column).numpy()
+        return np.where(codes < 0, np.nan, codes) if (codes < 0).any() else codes
+
+    def __repr__(self) -> str:
+        return f"Categories({self.name!r}, {self.states!r})"
+
+    def decode(self, codes: Tensor) -> Tensor | np.ndarray:
+        """Values of codes ``(rows,)``: a tensor of integers or truth values, an array of words.
+
+        None where a value is missing.
+        """
+        reads = {"word": str, "integer": int, "truth": lambda name: name.casefold() == "true"}
+        values = [reads[self.kind](state) for state in self.states]
+        index = codes.detach().cpu().nan_to_num(-1.0).long().numpy()
+        if (index < 0).any() or self.kind == "word":
+            table = np.array([*values, None], dtype=object)
+            return table[np.where(index < 0, len(values), index)]
+        return torch.tensor(values, device=codes.device)[torch.from_numpy(index)]
 
     def _mend(self, value: Any) -> str:
         """Say what to do about a value that is no state."""
@@ -230,7 +283,7 @@ class _ColumnValues:
         index: dict[tuple[bool, Any], int] = {}
         codes = np.empty(len(values), dtype=np.int64)
         for row, value in enumerate(values):
-            if _is_missing(value):
+            if is_missing(value):
                 codes[row] = -1
                 continue
             try:
@@ -268,7 +321,7 @@ def _plain_values(name: str, column: Any, dtype: str) -> np.ndarray | list[Any]:
     return list(column)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a value stands for a missing one: None, NaN, NA or NaT."""
     if type(value).__name__ in MISSING_TYPES:
         return True
