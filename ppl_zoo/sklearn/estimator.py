@@ -13,9 +13,9 @@ import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from torch import Tensor
 
 from ppl_zoo.core.model import Model
@@ -80,8 +80,8 @@ class ZooEstimator(BaseEstimator):
         """
         if not fitting:
             check_is_fitted(self)
-        takes_nan = self._takes_nan() and not issparse(X)  # zeros are not stored, NaN has no sense
-        return validate_data(
+        takes_nan = self._takes_nan() and not issparse(X)  # models read NaN in dense arrays only
+        read = validate_data(
             self,
             X,
             y,
@@ -92,6 +92,9 @@ class ZooEstimator(BaseEstimator):
             ensure_min_samples=2 if fitting else 1,
             **options,
         )
+        if get_tags(self).input_tags.positive_only:
+            check_non_negative(read[0] if isinstance(read, tuple) else read, type(self).__name__)
+        return read
 
     def _encode_labels(self, y: Any) -> np.ndarray:
         """Set ``classes_``, and return the codes of labels.

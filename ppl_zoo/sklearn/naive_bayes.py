@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from ppl_zoo import models
 from ppl_zoo.sklearn.estimator import ZooEstimator, as_array, binarized
@@ -45,8 +46,10 @@ class NaiveBayesClassifier(ClassifierMixin, ZooEstimator):
     def __sklearn_tags__(self) -> Tags:
         """Say that counts are 0 and more, and codes are integers too."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.positive_only = self._has("multinomial") or self._has("categorical")
+        tags.input_tags.positive_only = self._column_types() in ("categorical", "multinomial")
         tags.input_tags.categorical = self._column_types() == "categorical"
+        # of real numbers, which scikit-learn's checks offer, such columns keep little
+        tags.classifier_tags.poor_score = self._column_types() in ("bernoulli", "multinomial")
         return tags
 
     def fit(self, X: Any, y: Any) -> NaiveBayesClassifier:
@@ -95,7 +98,8 @@ class NaiveBayesClassifier(ClassifierMixin, ZooEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each row, ``(n,)``."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class given the row, ``(n, C)``.
@@ -108,6 +112,7 @@ class NaiveBayesClassifier(ClassifierMixin, ZooEstimator):
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log probability of each class given the row, ``(n, C)``."""
+        check_is_fitted(self)
         if self.fit_.model.bayesian:
             with np.errstate(divide="ignore"):
                 return np.log(self.predict_proba(X))

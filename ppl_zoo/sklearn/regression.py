@@ -22,7 +22,8 @@ class ProbabilityClassifier(ClassifierMixin, ZooEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each row, ``(n,)``."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class given the row, ``(n, C)``."""
