@@ -13,20 +13,20 @@ QUICK = {"random_state": 0}
 
 ESTIMATORS = [
     SHELL.GaussianMixture(**QUICK),
-    SHELL.GaussianMixture(2, covariance_type="diag", missing=True, max_iter=20, **QUICK),
-    SHELL.BayesianGaussianMixture(2, max_iter=20, **QUICK),
-    SHELL.BernoulliMixture(2, binarize=0.0, max_iter=20, **QUICK),
+    SHELL.GaussianMixture(2, covariance_type="diag", missing=True, max_iter=5, **QUICK),
+    SHELL.BayesianGaussianMixture(2, max_iter=5, **QUICK),
+    SHELL.BernoulliMixture(2, binarize=0.0, max_iter=5, **QUICK),
     SHELL.NaiveBayes(**QUICK),
     SHELL.GaussianNB(bayesian=True, **QUICK),
     SHELL.BernoulliNB(**QUICK),
     SHELL.MultinomialNB(**QUICK),
     SHELL.CategoricalNB(**QUICK),
     SHELL.LogisticRegression(**QUICK),
-    SHELL.BayesianLogisticRegression(max_iter=100, **QUICK),
-    SHELL.BayesianLinearRegression(max_iter=100, **QUICK),
-    SHELL.FactorAnalysis(1, max_iter=3, **QUICK),
+    SHELL.BayesianLogisticRegression(max_iter=20, **QUICK),
+    SHELL.BayesianLinearRegression(max_iter=20, **QUICK),
+    SHELL.FactorAnalysis(1, max_iter=1, **QUICK),
     SHELL.ProbabilisticPCA(1, **QUICK),
-    SHELL.BayesianFactorAnalysis(1, max_iter=20, **QUICK),
+    SHELL.BayesianFactorAnalysis(1, max_iter=5, **QUICK),
 ]
 
 
