@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,11 @@ from ppl_zoo.core.solver import Solver
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit
 
-__all__ = ["ZooEstimator", "as_array", "as_dtype", "binarized"]
+__all__ = ["Integer", "Real", "ZooEstimator", "as_array", "as_dtype", "binarized"]
+
+#: numbers as users and their grids of parameters give them
+Integer = int | np.integer
+Real = float | int | np.floating | np.integer
 
 #: the zoo's words for parameters, and scikit-learn's
 PARAMETERS = {
@@ -129,6 +134,13 @@ class ZooEstimator(BaseEstimator):
 
     # ---- the fit ----------------------------------------------------------------------------
 
+    def _options(self) -> SimpleNamespace:
+        """Parameters as Python's own numbers, which a saved fit can hold."""
+        given = self.get_params(deep=False).items()
+        return SimpleNamespace(
+            **{name: v.item() if isinstance(v, np.generic) else v for name, v in given}
+        )
+
     def _solve(self, model: Model, solver: Solver | None, *data: Any) -> Model:
         """Fit a model, in the dtype of X; set ``fit_`` and ``n_iter_``."""
         as_dtype(model, data[0])
@@ -175,7 +187,7 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy().copy()
 
 
-def binarized(X: Any, threshold: float | None) -> Any:
+def binarized(X: Any, threshold: Real | None) -> Any:
     """Set values above a threshold to 1 and others to 0, NaN as it is; None for X itself.
 
     Raises

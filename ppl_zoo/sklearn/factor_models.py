@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 
 from ppl_zoo import models
-from ppl_zoo.sklearn.estimator import ZooEstimator, as_array, as_dtype
+from ppl_zoo.sklearn.estimator import Integer, Real, ZooEstimator, as_array, as_dtype
 from ppl_zoo.solvers import CAVI, EM
 
 __all__ = ["BayesianFactorAnalysis", "FactorAnalysis", "ProbabilisticPCA"]
@@ -33,11 +34,13 @@ class FactorEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ZooEsti
         """Number of factors, for the names of the output's columns."""
         return len(self.components_)
 
-    def _read_fit(self, X: Any, most_below: int = 0) -> tuple[Any, int]:
+    def _read_fit(
+        self, X: Any, own: SimpleNamespace, most_below: int = 0
+    ) -> tuple[np.ndarray, int]:
         """Read X, and the number of factors, at most D less ``most_below``."""
         X = self._read(X, fitting=True, ensure_min_features=1 + most_below)
         most = X.shape[1] - most_below
-        num = most if self.n_components is None else self.n_components
+        num = most if own.n_components is None else own.n_components
         if not 1 <= num <= most:
             raise ValueError(f"n_components: got {num}, expected 1 to {most} for this X")
         return X, num
@@ -86,7 +89,7 @@ class FactorEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ZooEsti
         """Inverse of the covariance of X, ``(D, D)``."""
         return np.linalg.inv(self.get_covariance())
 
-    def sample(self, n_samples: int = 1) -> np.ndarray:
+    def sample(self, n_samples: Integer = 1) -> np.ndarray:
         """Draw rows, ``(n_samples, D)``."""
         if n_samples < 1:
             raise ValueError(f"n_samples: got {n_samples}, expected 1 or more")
@@ -133,10 +136,10 @@ class FactorAnalysis(FactorEstimator):
 
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: Integer | None = None,
         *,
-        tol: float = 1e-6,
-        max_iter: int = 100,
+        tol: Real = 1e-6,
+        max_iter: Integer = 100,
         missing: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -158,10 +161,11 @@ class FactorAnalysis(FactorEstimator):
         y
             Not used.
         """
-        X, num = self._read_fit(X)
+        own = self._options()
+        X, num = self._read_fit(X, own)
         with self._in_own_words():
-            model = models.FactorAnalysis(X.shape[1], num, self.missing)
-            self._solve(model, EM(max_steps=self.max_iter, tol=self.tol), X)
+            model = models.FactorAnalysis(X.shape[1], num, own.missing)
+            self._solve(model, EM(max_steps=own.max_iter, tol=own.tol), X)
         self._learn()
         return self
 
@@ -169,7 +173,8 @@ class FactorAnalysis(FactorEstimator):
 class ProbabilisticPCA(FactorEstimator):
     """Probabilistic PCA, :class:`ppl_zoo.ProbabilisticPCA` as a transformer.
 
-    Its density is that of scikit-learn's ``PCA``, whose components are the directions of these.
+    Its density is that of scikit-learn's ``PCA``, whose components are the directions of these,
+    but for n in place of n - 1 in the variances.
 
     Parameters
     ----------
@@ -209,10 +214,10 @@ class ProbabilisticPCA(FactorEstimator):
 
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: Integer | None = None,
         *,
-        tol: float = 1e-6,
-        max_iter: int = 100,
+        tol: Real = 1e-6,
+        max_iter: Integer = 100,
         missing: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -234,10 +239,11 @@ class ProbabilisticPCA(FactorEstimator):
         y
             Not used.
         """
-        X, num = self._read_fit(X, 1)
+        own = self._options()
+        X, num = self._read_fit(X, own, 1)
         with self._in_own_words():
-            model = models.ProbabilisticPCA(X.shape[1], num, self.missing)
-            self._solve(model, EM(max_steps=self.max_iter, tol=self.tol), X)
+            model = models.ProbabilisticPCA(X.shape[1], num, own.missing)
+            self._solve(model, EM(max_steps=own.max_iter, tol=own.tol), X)
         self._learn()
         self.noise_variance_ = float(self.noise_variance_[0])
         return self
@@ -292,11 +298,11 @@ class BayesianFactorAnalysis(FactorEstimator):
 
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: Integer | None = None,
         *,
         noise: str = "diagonal",
-        tol: float = 1e-6,
-        max_iter: int = 1000,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
         missing: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -319,10 +325,11 @@ class BayesianFactorAnalysis(FactorEstimator):
         y
             Not used.
         """
-        X, num = self._read_fit(X)
+        own = self._options()
+        X, num = self._read_fit(X, own)
         with self._in_own_words():
-            model = models.BayesianFactorAnalysis(X.shape[1], num, self.noise, self.missing)
-            model = self._solve(model, CAVI(max_steps=self.max_iter, tol=self.tol), X)
+            model = models.BayesianFactorAnalysis(X.shape[1], num, own.noise, own.missing)
+            model = self._solve(model, CAVI(max_steps=own.max_iter, tol=own.tol), X)
         self._learn()
         self.num_relevant_ = model.num_relevant()
         return self

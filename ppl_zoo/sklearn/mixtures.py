@@ -10,7 +10,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from ppl_zoo import models
 from ppl_zoo.core.random import fork_generators, set_seed
-from ppl_zoo.sklearn.estimator import ZooEstimator, as_array, as_dtype, binarized
+from ppl_zoo.sklearn.estimator import Integer, Real, ZooEstimator, as_array, as_dtype, binarized
 from ppl_zoo.solvers import CAVI, EM
 
 __all__ = ["BayesianGaussianMixture", "BernoulliMixture", "GaussianMixture"]
@@ -68,7 +68,7 @@ class MixtureEstimator(DensityMixin, ZooEstimator):
         """Mean log density of the rows, in nats."""
         return float(self.score_samples(X).mean(dtype=np.float64))
 
-    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, n_samples: Integer = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows and the components behind them.
 
         Parameters
@@ -148,18 +148,18 @@ class GaussianMixture(MixtureEstimator):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: Integer = 1,
         *,
         covariance_type: str = "full",
-        tol: float = 1e-6,
-        max_iter: int = 1000,
-        n_init: int = 1,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
+        n_init: Integer = 1,
         init_params: str = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
-        weight_concentration: float = 1.0,
-        covariance_strength: float = 1e-6,
+        weight_concentration: Real = 1.0,
+        covariance_strength: Real = 1e-6,
         missing: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -194,25 +194,26 @@ class GaussianMixture(MixtureEstimator):
         sample_weight
             Weight of each row, ``(n,)``: as if it were there so many times.
         """
+        own = self._options()
         X = self._read(X, fitting=True)
         data = [X]
         if sample_weight is not None:
             data.append(_check_sample_weight(sample_weight, X, dtype=X.dtype))
         with self._in_own_words():
             model = models.GaussianMixture(
-                self.n_components,
+                own.n_components,
                 X.shape[1],
-                _chosen("covariance_type", self.covariance_type, COVARIANCE_TYPES),
-                init=_chosen("init_params", self.init_params, STARTS),
-                missing=self.missing,
-                weight_concentration=self.weight_concentration,
-                covariance_strength=self.covariance_strength,
+                _chosen("covariance_type", own.covariance_type, COVARIANCE_TYPES),
+                init=_chosen("init_params", own.init_params, STARTS),
+                missing=own.missing,
+                weight_concentration=own.weight_concentration,
+                covariance_strength=own.covariance_strength,
             )
-            solver = EM(max_steps=self.max_iter, tol=self.tol, restarts=self.n_init)
-            given = self.weights_init, self.means_init, self.precisions_init
+            solver = EM(max_steps=own.max_iter, tol=own.tol, restarts=own.n_init)
+            given = own.weights_init, own.means_init, own.precisions_init
             if any(value is not None for value in given):
                 self._start(as_dtype(model, X), data)
-                solver = EM(max_steps=self.max_iter, tol=self.tol, initialize=False)
+                solver = EM(max_steps=own.max_iter, tol=own.tol, initialize=False)
             self._solve(model, solver, *data)
         self._learn(X)
         self.means_ = as_array(self.fit_.model.means)
@@ -310,18 +311,18 @@ class BayesianGaussianMixture(MixtureEstimator):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: Integer = 1,
         *,
         covariance_type: str = "full",
-        tol: float = 1e-6,
-        max_iter: int = 1000,
-        n_init: int = 1,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
+        n_init: Integer = 1,
         init_params: str = "kmeans",
         weight_concentration_prior_type: str = "dirichlet_process",
-        weight_concentration_prior: float | None = None,
-        mean_precision_prior: float | None = None,
+        weight_concentration_prior: Real | None = None,
+        mean_precision_prior: Real | None = None,
         mean_prior: Any = None,
-        degrees_of_freedom_prior: float | None = None,
+        degrees_of_freedom_prior: Real | None = None,
         covariance_prior: Any = None,
         random_state: Any = None,
         device: str = "auto",
@@ -351,23 +352,24 @@ class BayesianGaussianMixture(MixtureEstimator):
         y
             Not used.
         """
+        own = self._options()
         X = self._read(X, fitting=True)
-        strength = self.mean_precision_prior
+        strength = own.mean_precision_prior
         with self._in_own_words():
-            kind = self.weight_concentration_prior_type
+            kind = own.weight_concentration_prior_type
             model = models.BayesianGaussianMixture(
-                self.n_components,
+                own.n_components,
                 X.shape[1],
-                _chosen("covariance_type", self.covariance_type, COVARIANCE_TYPES),
+                _chosen("covariance_type", own.covariance_type, COVARIANCE_TYPES),
                 weights=_chosen("weight_concentration_prior_type", kind, WEIGHT_PRIORS),
-                weight_concentration=self.weight_concentration_prior,
-                mean_prior=self.mean_prior,
+                weight_concentration=own.weight_concentration_prior,
+                mean_prior=own.mean_prior,
                 mean_strength=1.0 if strength is None else strength,
-                covariance_prior=self.covariance_prior,
-                degrees_of_freedom=self.degrees_of_freedom_prior,
-                init=_chosen("init_params", self.init_params, STARTS),
+                covariance_prior=own.covariance_prior,
+                degrees_of_freedom=own.degrees_of_freedom_prior,
+                init=_chosen("init_params", own.init_params, STARTS),
             )
-            solver = CAVI(max_steps=self.max_iter, tol=self.tol, restarts=self.n_init)
+            solver = CAVI(max_steps=own.max_iter, tol=own.tol, restarts=own.n_init)
             self._solve(model, solver, X)
         self._learn(X)
         self.means_ = as_array(self.fit_.model.means)
@@ -423,15 +425,15 @@ class BernoulliMixture(MixtureEstimator):
 
     def __init__(
         self,
-        n_components: int = 1,
+        n_components: Integer = 1,
         *,
-        concentration: float = 1.01,
-        weight_concentration: float = 1.0,
+        concentration: Real = 1.01,
+        weight_concentration: Real = 1.0,
         bayesian: bool = False,
-        binarize: float | None = None,
-        tol: float = 1e-6,
-        max_iter: int = 1000,
-        n_init: int = 1,
+        binarize: Real | None = None,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
+        n_init: Integer = 1,
         random_state: Any = None,
         device: str = "auto",
     ) -> None:
@@ -462,17 +464,18 @@ class BernoulliMixture(MixtureEstimator):
         y
             Not used.
         """
+        own = self._options()
         X = self._prepare(self._read(X, fitting=True))
         with self._in_own_words():
             model = models.BernoulliMixture(
-                self.n_components,
+                own.n_components,
                 X.shape[1],
-                concentration=self.concentration,
-                weight_concentration=self.weight_concentration,
-                bayesian=self.bayesian,
+                concentration=own.concentration,
+                weight_concentration=own.weight_concentration,
+                bayesian=own.bayesian,
             )
-            options = {"max_steps": self.max_iter, "tol": self.tol, "restarts": self.n_init}
-            self._solve(model, CAVI(**options) if self.bayesian else EM(**options), X)
+            options = {"max_steps": own.max_iter, "tol": own.tol, "restarts": own.n_init}
+            self._solve(model, CAVI(**options) if own.bayesian else EM(**options), X)
         self._learn(X)
         self.rates_ = as_array(self.fit_.model.rates)
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ppl_zoo import models
-from ppl_zoo.sklearn.estimator import ZooEstimator, as_array, binarized
+from ppl_zoo.sklearn.estimator import Integer, Real, ZooEstimator, as_array, binarized
 
 __all__ = ["BernoulliNB", "CategoricalNB", "GaussianNB", "MultinomialNB", "NaiveBayes"]
 
@@ -25,9 +26,9 @@ class NaiveBayesClassifier(ClassifierMixin, ZooEstimator):
         """Type of all columns, or of each."""
         raise NotImplementedError
 
-    def _prior(self) -> Mapping[str, Any]:
-        """Options of the model about its prior."""
-        return {}
+    def _prior(self, own: SimpleNamespace) -> Mapping[str, Any]:
+        """Options of the model about its prior, from the parameters."""
+        raise NotImplementedError
 
     def _prepare(self, X: Any) -> Any:
         """Turn X into what the model takes."""
@@ -70,7 +71,7 @@ class NaiveBayesClassifier(ClassifierMixin, ZooEstimator):
             len(self.classes_),
             self._column_types(),
             num_states=self._count_states(X),
-            **self._prior(),
+            **self._prior(self._options()),
         )
         model = self._solve(model, None, X, codes)
         self.class_count_ = np.bincount(codes, minlength=len(self.classes_)).astype(X.dtype)
@@ -132,7 +133,7 @@ class NaiveBayesClassifier(ClassifierMixin, ZooEstimator):
         X = self._query(X)
         return as_array(self.fit_.model.log_prob(X))
 
-    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, n_samples: Integer = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows ``(n_samples, D)`` and their labels ``(n_samples,)``."""
         if n_samples < 1:
             raise ValueError(f"n_samples: got {n_samples}, expected 1 or more")
@@ -185,8 +186,8 @@ class NaiveBayes(NaiveBayesClassifier):
         self,
         kind: Any = "gaussian",
         *,
-        alpha: float = 1.0,
-        var_smoothing: float = 1e-9,
+        alpha: Real = 1.0,
+        var_smoothing: Real = 1e-9,
         bayesian: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -201,10 +202,10 @@ class NaiveBayes(NaiveBayesClassifier):
     def _column_types(self) -> str | Sequence[str]:
         return self.kind if isinstance(self.kind, str) else list(self.kind)
 
-    def _prior(self) -> Mapping[str, Any]:
+    def _prior(self, own: SimpleNamespace) -> Mapping[str, Any]:
         return {
-            **_counts_prior(self.alpha, self.bayesian),
-            "variance_smoothing": self.var_smoothing,
+            **_counts_prior(own.alpha, own.bayesian),
+            "variance_smoothing": own.var_smoothing,
         }
 
 
@@ -236,7 +237,7 @@ class GaussianNB(NaiveBayesClassifier):
     def __init__(
         self,
         *,
-        var_smoothing: float = 1e-9,
+        var_smoothing: Real = 1e-9,
         bayesian: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -249,8 +250,8 @@ class GaussianNB(NaiveBayesClassifier):
     def _column_types(self) -> str:
         return "gaussian"
 
-    def _prior(self) -> Mapping[str, Any]:
-        return {"variance_smoothing": self.var_smoothing, "bayesian": self.bayesian}
+    def _prior(self, own: SimpleNamespace) -> Mapping[str, Any]:
+        return {"variance_smoothing": own.var_smoothing, "bayesian": own.bayesian}
 
     def _learn(self, model: models.NaiveBayes) -> None:
         natural, units = model.numbers.point_naturals(), model.numbers.units()
@@ -289,8 +290,8 @@ class BernoulliNB(NaiveBayesClassifier):
     def __init__(
         self,
         *,
-        alpha: float = 1.0,
-        binarize: float | None = 0.0,
+        alpha: Real = 1.0,
+        binarize: Real | None = 0.0,
         bayesian: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -304,8 +305,8 @@ class BernoulliNB(NaiveBayesClassifier):
     def _column_types(self) -> str:
         return "bernoulli"
 
-    def _prior(self) -> Mapping[str, Any]:
-        return _counts_prior(self.alpha, self.bayesian)
+    def _prior(self, own: SimpleNamespace) -> Mapping[str, Any]:
+        return _counts_prior(own.alpha, own.bayesian)
 
     def _prepare(self, X: Any) -> Any:
         return binarized(X, self.binarize)
@@ -341,7 +342,7 @@ class MultinomialNB(NaiveBayesClassifier):
     def __init__(
         self,
         *,
-        alpha: float = 1.0,
+        alpha: Real = 1.0,
         bayesian: bool = False,
         random_state: Any = None,
         device: str = "auto",
@@ -354,8 +355,8 @@ class MultinomialNB(NaiveBayesClassifier):
     def _column_types(self) -> str:
         return "multinomial"
 
-    def _prior(self) -> Mapping[str, Any]:
-        return _counts_prior(self.alpha, self.bayesian)
+    def _prior(self, own: SimpleNamespace) -> Mapping[str, Any]:
+        return _counts_prior(own.alpha, own.bayesian)
 
     def _learn(self, model: models.NaiveBayes) -> None:
         self.feature_log_prob_ = np.log(as_array(model.table("word_rates")))
@@ -390,7 +391,7 @@ class CategoricalNB(NaiveBayesClassifier):
     def __init__(
         self,
         *,
-        alpha: float = 1.0,
+        alpha: Real = 1.0,
         min_categories: Any = None,
         bayesian: bool = False,
         random_state: Any = None,
@@ -405,8 +406,8 @@ class CategoricalNB(NaiveBayesClassifier):
     def _column_types(self) -> str:
         return "categorical"
 
-    def _prior(self) -> Mapping[str, Any]:
-        return _counts_prior(self.alpha, self.bayesian)
+    def _prior(self, own: SimpleNamespace) -> Mapping[str, Any]:
+        return _counts_prior(own.alpha, own.bayesian)
 
     def _count_states(self, X: Any) -> list[int]:
         least = 2 if self.min_categories is None else np.asarray(self.min_categories)
@@ -418,7 +419,16 @@ class CategoricalNB(NaiveBayesClassifier):
         return self.n_categories_.tolist()
 
 
-def _counts_prior(alpha: float, bayesian: bool) -> dict[str, Any]:
-    """Options of tables whose estimates are those of counts with ``alpha`` added to each."""
+def _counts_prior(alpha: Real, bayesian: bool) -> dict[str, Any]:
+    """Options of tables whose estimates are those of counts with ``alpha`` added to each.
+
+    Raises
+    ------
+    ValueError
+        If alpha is negative, or 0 where there is to be a posterior.
+    """
+    if not (alpha > 0 if bayesian else alpha >= 0):
+        least = "more than 0" if bayesian else "0 or more"
+        raise ValueError(f"alpha: got {alpha}, expected {least}")
     # the mode under Dirichlet(1 + alpha) is the mean under Dirichlet(alpha)
     return {"concentration": alpha if bayesian else 1.0 + alpha, "bayesian": bayesian}

@@ -11,7 +11,7 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import type_of_target
 
 from ppl_zoo import models
-from ppl_zoo.sklearn.estimator import ZooEstimator, as_array
+from ppl_zoo.sklearn.estimator import Integer, Real, ZooEstimator, as_array
 from ppl_zoo.solvers import CAVI, EM
 
 __all__ = ["BayesianLinearRegression", "BayesianLogisticRegression", "LogisticRegression"]
@@ -73,10 +73,10 @@ class LogisticRegression(ProbabilityClassifier):
 
     def __init__(
         self,
-        C: float = 1.0,
+        C: Real = 1.0,
         *,
-        tol: float = 1e-6,
-        max_iter: int = 1000,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
         random_state: Any = None,
         device: str = "auto",
     ) -> None:
@@ -99,15 +99,16 @@ class LogisticRegression(ProbabilityClassifier):
         y
             Labels of any type, ``(n,)``.
         """
+        own = self._options()
         X, y = self._read(X, y, fitting=True)
         codes = self._encode_labels(y)
-        if not self.C > 0:
-            raise ValueError(f"C: got {self.C}, expected more than 0")
+        if not own.C > 0:
+            raise ValueError(f"C: got {own.C}, expected more than 0")
         with self._in_own_words():
             model = models.LogisticRegression(
-                X.shape[1], len(self.classes_), prior_scale=math.sqrt(self.C)
+                X.shape[1], len(self.classes_), prior_scale=math.sqrt(own.C)
             )
-            solver = EM(max_steps=self.max_iter, tol=self.tol)
+            solver = EM(max_steps=own.max_iter, tol=own.tol)
             model = self._solve(model, solver, X, codes)
         self.coef_ = as_array(model.weights)
         self.intercept_ = as_array(model.intercept)
@@ -161,10 +162,10 @@ class BayesianLogisticRegression(ProbabilityClassifier):
     def __init__(
         self,
         *,
-        prior_scale: float = 2.5,
-        intercept_scale: float = 10.0,
-        tol: float = 1e-6,
-        max_iter: int = 1000,
+        prior_scale: Real = 2.5,
+        intercept_scale: Real = 10.0,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
         random_state: Any = None,
         device: str = "auto",
     ) -> None:
@@ -191,6 +192,7 @@ class BayesianLogisticRegression(ProbabilityClassifier):
         y
             Labels of two classes, ``(n,)``.
         """
+        own = self._options()
         X, y = self._read(X, y, fitting=True)
         codes = self._encode_labels(y)
         if len(self.classes_) > 2:
@@ -201,9 +203,9 @@ class BayesianLogisticRegression(ProbabilityClassifier):
             )
         with self._in_own_words():
             model = models.BayesianLogisticRegression(
-                X.shape[1], prior_scale=self.prior_scale, intercept_scale=self.intercept_scale
+                X.shape[1], prior_scale=own.prior_scale, intercept_scale=own.intercept_scale
             )
-            solver = CAVI(max_steps=self.max_iter, tol=self.tol)
+            solver = CAVI(max_steps=own.max_iter, tol=own.tol)
             model = self._solve(model, solver, X, codes)
         coefficients = as_array(model.coefficients.to(model.dtype))
         self.coef_, self.intercept_ = coefficients[None, :-1], coefficients[-1:]
@@ -264,13 +266,13 @@ class BayesianLinearRegression(RegressorMixin, ZooEstimator):
         self,
         *,
         relevance: str = "each",
-        relevance_shape: float = 0.5,
-        relevance_rate: float = 0.5,
-        noise_shape: float = 1.0,
-        noise_rate: float | None = None,
-        intercept_scale: float = 100.0,
-        tol: float = 1e-6,
-        max_iter: int = 1000,
+        relevance_shape: Real = 0.5,
+        relevance_rate: Real = 0.5,
+        noise_shape: Real = 1.0,
+        noise_rate: Real | None = None,
+        intercept_scale: Real = 100.0,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
         random_state: Any = None,
         device: str = "auto",
     ) -> None:
@@ -295,21 +297,22 @@ class BayesianLinearRegression(RegressorMixin, ZooEstimator):
         y
             Responses, ``(n,)``.
         """
+        own = self._options()
         X, y = self._read(X, y, fitting=True, y_numeric=True)
         with self._in_own_words():
             model = models.BayesianLinearRegression(
                 X.shape[1],
-                self.relevance,
-                noise_shape=self.noise_shape,
-                noise_rate=self.noise_rate,
-                relevance_shape=self.relevance_shape,
-                relevance_rate=self.relevance_rate,
-                intercept_scale=self.intercept_scale,
+                own.relevance,
+                noise_shape=own.noise_shape,
+                noise_rate=own.noise_rate,
+                relevance_shape=own.relevance_shape,
+                relevance_rate=own.relevance_rate,
+                intercept_scale=own.intercept_scale,
             )
-            solver = CAVI(max_steps=self.max_iter, tol=self.tol)
+            solver = CAVI(max_steps=own.max_iter, tol=own.tol)
             model = self._solve(model, solver, X, y)
-        *weights, level = as_array(model.coefficients.to(model.dtype))
-        self.coef_, self.intercept_ = np.array(weights), level
+        coefficients = as_array(model.coefficients.to(model.dtype))
+        self.coef_, self.intercept_ = coefficients[:-1], coefficients[-1]
         unit = float(model.units.y.spread) ** 2
         shape, rate = float(model.q_shape), float(model.q_rate) * unit
         self.alpha_ = shape / rate
