@@ -137,8 +137,10 @@ def test_mixed_columns_multiply(blobs, counts):
     ours = SHELL.NaiveBayes(kind=kinds).fit(both, y)
     parts = naive_bayes.GaussianNB().fit(x, y), naive_bayes.CategoricalNB().fit(z, y)
     joint = parts[0].predict_joint_log_proba(x) + parts[1].predict_joint_log_proba(z)
-    joint -= parts[0].class_log_prior_ if hasattr(parts[0], "class_log_prior_") else np.log(
-        parts[0].class_prior_
+    joint -= (
+        parts[0].class_log_prior_
+        if hasattr(parts[0], "class_log_prior_")
+        else np.log(parts[0].class_prior_)
     )
     np.testing.assert_allclose(ours.predict_joint_log_proba(both), joint, rtol=1e-6)
     density = np.logaddexp.reduce(joint, axis=1)
@@ -206,7 +208,7 @@ def test_bayesian_linear_regression_is_least_squares_where_data_are_strong(relev
     theirs = linear_model.LinearRegression().fit(x, y)
     np.testing.assert_allclose(ours.predict(x), theirs.predict(x), atol=0.2)
     np.testing.assert_allclose(ours.coef_[:2], theirs.coef_[:2], atol=0.05)
-    assert ours.alpha_ ** -0.5 == pytest.approx(0.5, abs=0.1)
+    assert ours.alpha_**-0.5 == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +224,9 @@ def test_factor_analysis(factors):
     theirs = decomposition.FactorAnalysis(2, tol=1e-10, max_iter=10_000, svd_method="lapack")
     theirs.fit(factors)
     assert ours.score(factors) == pytest.approx(theirs.score(factors), abs=1e-6)
-    np.testing.assert_allclose(ours.score_samples(factors), theirs.score_samples(factors), atol=1e-3)
+    np.testing.assert_allclose(
+        ours.score_samples(factors), theirs.score_samples(factors), atol=1e-3
+    )
     np.testing.assert_allclose(ours.get_covariance(), theirs.get_covariance(), atol=1e-3)
     np.testing.assert_allclose(ours.get_precision() @ ours.get_covariance(), np.eye(6), atol=1e-9)
     np.testing.assert_allclose(ours.noise_variance_, theirs.noise_variance_, atol=1e-3)
@@ -237,7 +241,9 @@ def test_probabilistic_pca(factors):
     ours = SHELL.ProbabilisticPCA(2).fit(factors)
     theirs = decomposition.PCA(2).fit(factors)
     unbiased = num / (num - 1)  # PCA divides by n - 1
-    np.testing.assert_allclose(ours.get_covariance() * unbiased, theirs.get_covariance(), atol=1e-9)
+    np.testing.assert_allclose(
+        ours.get_covariance() * unbiased, theirs.get_covariance(), atol=1e-9
+    )
     assert ours.noise_variance_ * unbiased == pytest.approx(theirs.noise_variance_)
     density = multivariate_normal(ours.mean_, ours.get_covariance())
     np.testing.assert_allclose(ours.score_samples(factors), density.logpdf(factors), rtol=1e-9)
