@@ -14,6 +14,7 @@ try:
         BayesianGaussianMixture,
         BernoulliMixture,
         GaussianMixture,
+        GaussianScaleMixture,
     )
     from ppl_zoo.sklearn.naive_bayes import (
         BernoulliNB,
@@ -43,6 +44,7 @@ __all__ = [
     "FactorAnalysis",
     "GaussianMixture",
     "GaussianNB",
+    "GaussianScaleMixture",
     "LogisticRegression",
     "MultinomialNB",
     "NaiveBayes",

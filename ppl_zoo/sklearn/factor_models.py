@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
 from ppl_zoo import models
 from ppl_zoo.sklearn.estimator import Integer, Real, ZooEstimator, as_array, as_dtype
@@ -69,6 +70,7 @@ class FactorEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ZooEsti
         X
             Factors ``(n, K)``.
         """
+        check_is_fitted(self)
         return np.asarray(X) @ self.components_ + self.mean_
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -82,6 +84,7 @@ class FactorEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ZooEsti
 
     def get_covariance(self) -> np.ndarray:
         """Covariance of X, ``(D, D)``."""
+        check_is_fitted(self)
         noise = np.broadcast_to(self.noise_variance_, self.mean_.shape)
         return self.components_.T @ self.components_ + np.diag(noise)
 

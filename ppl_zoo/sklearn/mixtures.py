@@ -13,7 +13,12 @@ from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.sklearn.estimator import Integer, Real, ZooEstimator, as_array, as_dtype, binarized
 from ppl_zoo.solvers import CAVI, EM
 
-__all__ = ["BayesianGaussianMixture", "BernoulliMixture", "GaussianMixture"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "BernoulliMixture",
+    "GaussianMixture",
+    "GaussianScaleMixture",
+]
 
 #: scikit-learn's names of covariance types, and the zoo's
 COVARIANCE_TYPES = {"full": "full", "tied": "tied", "diag": "diagonal", "spherical": "spherical"}
@@ -38,11 +43,11 @@ class MixtureEstimator(DensityMixin, ZooEstimator):
     def _query(self, X: Any) -> Any:
         return self._prepare(self._read(X, fitting=False))
 
-    def _learn(self, X: Any) -> None:
+    def _learn(self, num_rows: float) -> None:
         """Set the attributes that all mixtures have."""
         model = self.fit_.model
         self.converged_ = self.fit_.stopped == "converged"
-        self.lower_bound_ = self.fit_.objective / len(X)
+        self.lower_bound_ = self.fit_.objective / num_rows
         self.weights_ = as_array(model.weights)
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
@@ -51,8 +56,7 @@ class MixtureEstimator(DensityMixin, ZooEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable component of each row, ``(n,)``."""
-        X = self._query(X)
-        return as_array(self.fit_.model.predict(X))
+        return self.predict_proba(X).argmax(1)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each component given the row (responsibilities), ``(n, K)``."""
@@ -215,7 +219,7 @@ class GaussianMixture(MixtureEstimator):
                 self._start(as_dtype(model, X), data)
                 solver = EM(max_steps=own.max_iter, tol=own.tol, initialize=False)
             self._solve(model, solver, *data)
-        self._learn(X)
+        self._learn(len(X) if sample_weight is None else float(data[1].sum()))
         self.means_ = as_array(self.fit_.model.means)
         self.covariances_ = as_array(self.fit_.model.covariances)
         return self
@@ -371,9 +375,93 @@ class BayesianGaussianMixture(MixtureEstimator):
             )
             solver = CAVI(max_steps=own.max_iter, tol=own.tol, restarts=own.n_init)
             self._solve(model, solver, X)
-        self._learn(X)
+        self._learn(len(X))
         self.means_ = as_array(self.fit_.model.means)
         self.covariances_ = as_array(self.fit_.model.covariances)
+        return self
+
+
+class GaussianScaleMixture(MixtureEstimator):
+    """Mixture of Gaussians that differ in scale only: a density with heavy tails.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Number of scales K.
+    zero_mean : bool, default=False
+        Whether the mean is held at 0.
+    tol : float, default=1e-6
+        Stop when the gain still to come is less, in nats a row.
+    max_iter : int, default=1000
+        Most iterations.
+    random_state : int, RandomState or None, default=None
+        Seed of the start and of :meth:`sample`.
+    device : str, default="auto"
+        "auto" (a GPU where there is one), "cpu", "cuda".
+
+    Attributes
+    ----------
+    weights_, scales_ : ndarray of shape (K,)
+        Probability of each scale, and factors of the covariance, whose mean is 1.
+    mean_, covariance_ : ndarray of shape (D,) and (D, D)
+        Of X.
+    converged_ : bool
+        Whether the fit came to rest.
+    lower_bound_ : float
+        Log likelihood of the fit, in nats a row.
+    fit_ : ppl_zoo.Fit
+        The fit beneath.
+
+    See Also
+    --------
+    ppl_zoo.GaussianScaleMixture : The model and its references.
+
+    Examples
+    --------
+    >>> import numpy as np, ppl_zoo as zoo
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2)) * np.where(rng.random((2000, 1)) < 0.2, 5.0, 1.0)
+    >>> heavy = zoo.sklearn.GaussianScaleMixture(n_components=2, random_state=0).fit(X)
+    >>> np.sqrt(heavy.scales_[1] / heavy.scales_[0]).round(), heavy.weights_.round(1)
+    (np.float64(5.0), array([0.8, 0.2]))
+    """
+
+    def __init__(
+        self,
+        n_components: Integer = 2,
+        *,
+        zero_mean: bool = False,
+        tol: Real = 1e-6,
+        max_iter: Integer = 1000,
+        random_state: Any = None,
+        device: str = "auto",
+    ) -> None:
+        self.n_components = n_components
+        self.zero_mean = zero_mean
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> GaussianScaleMixture:
+        """Fit by EM.
+
+        Parameters
+        ----------
+        X
+            Rows ``(n, D)``.
+        y
+            Not used.
+        """
+        own = self._options()
+        X = self._read(X, fitting=True)
+        with self._in_own_words():
+            model = models.GaussianScaleMixture(own.n_components, X.shape[1], own.zero_mean)
+            model = self._solve(model, EM(max_steps=own.max_iter, tol=own.tol), X)
+        self._learn(len(X))
+        self.scales_ = as_array(model.scales)
+        self.mean_ = as_array(model.mean)
+        self.covariance_ = as_array(model.covariance)
         return self
 
 
@@ -476,7 +564,7 @@ class BernoulliMixture(MixtureEstimator):
             )
             options = {"max_steps": own.max_iter, "tol": own.tol, "restarts": own.n_init}
             self._solve(model, CAVI(**options) if own.bayesian else EM(**options), X)
-        self._learn(X)
+        self._learn(len(X))
         self.rates_ = as_array(self.fit_.model.rates)
         return self
 

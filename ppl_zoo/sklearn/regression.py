@@ -219,7 +219,8 @@ class BayesianLinearRegression(RegressorMixin, ZooEstimator):
     ----------
     relevance : {"each", "shared", "fixed"}, default="each"
         Prior precision of the weights: one each, learnt (automatic relevance determination, as
-        ``ARDRegression``), one for all, learnt (as ``BayesianRidge``), or its prior mean.
+        ``ARDRegression``), one for all, learnt (as ``BayesianRidge``), or its prior mean, with
+        which the posterior is exact.
     relevance_shape, relevance_rate : float, default=0.5
         Gamma prior of that precision, in units of the noise's.
     noise_shape, noise_rate : float, default=1.0 and None

@@ -15,6 +15,7 @@ ESTIMATORS = [
     SHELL.GaussianMixture(**QUICK),
     SHELL.GaussianMixture(2, covariance_type="diag", missing=True, max_iter=5, **QUICK),
     SHELL.BayesianGaussianMixture(2, max_iter=5, **QUICK),
+    SHELL.GaussianScaleMixture(max_iter=5, **QUICK),
     SHELL.BernoulliMixture(2, binarize=0.0, max_iter=5, **QUICK),
     SHELL.NaiveBayes(**QUICK),
     SHELL.GaussianNB(bayesian=True, **QUICK),

@@ -77,6 +77,7 @@ def test_weights_count_rows(blobs):
     repeated = SHELL.GaussianMixture(3, **start).fit(many)
     np.testing.assert_allclose(weighted.means_, repeated.means_, atol=1e-4)
     np.testing.assert_allclose(weighted.covariances_, repeated.covariances_, atol=1e-4)
+    assert weighted.lower_bound_ == pytest.approx(repeated.lower_bound_, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Best performing initialization")
@@ -88,6 +89,26 @@ def test_bayesian_gaussian_mixture(blobs):
     theirs = mixture.BayesianGaussianMixture(reg_covar=0.0, max_iter=50, **prior).fit(x)
     np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-6)
     np.testing.assert_allclose(ours.covariances_, theirs.covariances_, rtol=1e-3)
+
+
+def test_gaussian_scale_mixture(blobs):
+    """One scale is a Gaussian; more are the mixture of its parts."""
+    x = blobs[0]
+    one = SHELL.GaussianScaleMixture(1).fit(x)
+    assert one.score(x) == pytest.approx(mixture.GaussianMixture().fit(x).score(x), abs=1e-6)
+    np.testing.assert_allclose(one.covariance_, np.cov(x.T, ddof=0), rtol=1e-6)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 2)) * np.where(rng.random((2000, 1)) < 0.2, 5.0, 1.0) + 3.0
+    ours = SHELL.GaussianScaleMixture(2, random_state=0).fit(x)
+    assert ours.weights_ @ ours.scales_ == pytest.approx(1.0)
+    parts = [
+        w * multivariate_normal(ours.mean_, s * ours.covariance_).pdf(x)
+        for w, s in zip(ours.weights_, ours.scales_, strict=True)
+    ]
+    np.testing.assert_allclose(ours.score_samples(x), np.log(sum(parts)), rtol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(x), np.transpose(parts / sum(parts)), atol=1e-6)
+    assert sorted(ours.scales_)[1] / sorted(ours.scales_)[0] == pytest.approx(25.0, rel=0.2)
+    np.testing.assert_allclose(np.cov(ours.sample(20_000)[0].T), ours.covariance_, atol=0.4)
 
 
 def same_classifier(ours, theirs, x):
