@@ -1,5 +1,6 @@
 """ppl_zoo: a zoo of probabilistic models for Pyro, fitted by EM and SVI, checked with ArviZ."""
 
+import importlib
 from typing import Any
 
 from ppl_zoo import data, evaluation, imaging, models, testing
@@ -62,9 +63,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Build the catalogue when it is first asked for."""
+    """Build the catalogue, and import scikit-learn's shell, when they are first asked for."""
     if name == "ZOO":
         from ppl_zoo.models.catalogue import ZOO
 
         return ZOO
+    if name == "sklearn":  # not in __all__: it needs the extra of its name
+        return importlib.import_module("ppl_zoo.sklearn")
     raise AttributeError(f"module 'ppl_zoo' has no attribute {name!r}")

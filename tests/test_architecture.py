@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "fitting": {"core", "models", "solvers", "diagnostics", "evaluation"},
     "restoration": {"core", "models", "solvers", "imaging", "fitting"},
     "testing": {"core", "fitting"},
+    "sklearn": {"core", "models", "solvers", "fitting"},
     "cli": {
         *("core", "data", "imaging", "solvers", "diagnostics", "models", "fitting"),
         "restoration",
@@ -46,7 +47,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "arviz_base": ("diagnostics/",),
     "arviz_stats": ("diagnostics/",),
     "arviz_plots": ("diagnostics/",),
-    "sklearn": (),  # an oracle of the tests, no dependency
+    "sklearn": ("sklearn/",),  # an extra: the shell of its name, and an oracle of the tests
     "skimage": (),
     "pickle": (),  # loading runs no code
     "cPickle": (),
@@ -256,9 +257,11 @@ def name_like(node: ast.AST) -> bool:
 
 
 def test_public_classes_have_names_of_their_own():
-    """A grep for a class finds one class."""
+    """A grep for a class finds one class; scikit-learn's shell has the names that it has there."""
     places: dict[str, list[str]] = {}
     for file, tree in sources().items():
+        if folder_of(file) == "sklearn":
+            continue
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(file)

@@ -40,6 +40,7 @@ ARGUMENTS = {
     "restore_photo": {"size": 48, "draws": 8, "out": tempfile.gettempdir()},
     "model_comparison": {"rows": 20, "draws": 500},
     "own_model": {"steps": 30, "draws": 20},
+    "sklearn_shell": {"largest": 2, "folds": 2, "starts": 1},
     "vae": {"steps": 30, "samples": 100, "nuts": 150, "out": tempfile.gettempdir()},
     "blackjax_referee": {"draws": 2000, "warmup": 2000},
     "spam_filter": {

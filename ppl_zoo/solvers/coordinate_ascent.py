@@ -288,6 +288,8 @@ class CoordinateAscent(Solver):
         if len(past) < 3:
             return False
         before, last = past[-2] - past[-3], past[-1] - past[-2]
+        # the objective never falls: where it does, that is rounding, and its size
+        noise = max(noise, -before, -last)
         if last <= noise and before <= noise:
             return True  # no gain left beyond rounding errors
         if last <= 0 or before <= 0:

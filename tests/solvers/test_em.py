@@ -21,6 +21,15 @@ def test_monotone_and_converged():
     assert longer.objective - fit.objective < 200 * 1e-6
 
 
+def test_rounding_about_the_optimum_is_rest():
+    """Started at its optimum in closed form, where little noise makes rounding errors large."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 1)) * [3.0, 4.0] + 0.1 * rng.normal(size=(500, 2))
+    fit = zoo.fit(zoo.ProbabilisticPCA(2, 1), x, device="cpu", progress=False)
+    assert fit.stopped == "converged"
+    assert fit.solution.steps[0] < 10
+
+
 def test_max_steps_counts_m_steps():
     fit = zoo.fit(Coins(), binary(), zoo.EM(max_steps=3, tol=0.0), progress=False)
     assert fit.stopped == "max_steps"

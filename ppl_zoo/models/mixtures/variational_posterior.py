@@ -327,12 +327,15 @@ class _StickBreakingWeights:
 
     def draw(self, concentration: Tensor, counts: Tensor) -> Tensor:
         """Sample the K - 1 sticks; counts are 0 for the prior."""
-        return pyro.sample("sticks", dist.Beta(*self._beta(concentration, counts)).to_event(1))
+        a, b = self._beta(concentration, counts)
+        if not len(a):  # one component takes all: no site of no numbers
+            return a
+        return pyro.sample("sticks", dist.Beta(a, b).to_event(1))
 
     def weights(self, drawn: Tensor) -> Tensor:
         """Weights ``(..., K)`` of what was drawn."""
         left = (1.0 - drawn).cumprod(-1)
-        ones = torch.ones_like(drawn[..., :1])
+        ones = drawn.new_ones(*drawn.shape[:-1], 1)
         broken = torch.cat([drawn, ones], -1) * torch.cat([ones, left], -1)
         return pyro.deterministic("weights", broken, event_dim=1)
 
@@ -352,6 +355,8 @@ class _StickBreakingWeights:
 
     def negative_kl(self, concentration: Tensor, counts: Tensor) -> Tensor:
         """-KL(q || p)."""
+        if len(counts) == 1:
+            return counts.new_zeros(())
         q = dist.Beta(*self._beta(concentration, counts))
         prior = dist.Beta(*self._beta(concentration, torch.zeros_like(counts)))
         return -torch.distributions.kl_divergence(q, prior).sum()

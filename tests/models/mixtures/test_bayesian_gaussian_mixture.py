@@ -45,6 +45,14 @@ def test_contract(kind, weights, faithful):
     )
 
 
+def test_a_process_of_one_component_is_a_dirichlet_of_one(faithful):
+    one = [fitted(faithful, 1, weights=weights) for weights in PROCESSES]
+    assert one[1].objective == pytest.approx(one[0].objective, abs=1e-9)
+    assert torch.equal(one[1].model.weights, torch.ones(1).double())
+    assert torch.allclose(one[1].model.log_prob(faithful), one[0].model.log_prob(faithful))
+    assert torch.equal(one[1].posterior(3)["weights"], torch.ones(1, 3, 1).double())
+
+
 @pytest.mark.filterwarnings("ignore:Best performing initialization")
 @pytest.mark.parametrize(
     ("weights", "num_components"), [("dirichlet", 5), ("dirichlet-process", 3)]
