@@ -206,7 +206,7 @@ class Reweighted:
         mean = float(weights @ values)
         centred = values - mean
         sd = math.sqrt(max(float(weights @ centred**2), 0.0))
-        if sd == 0.0:
+        if sd == 0.0 or np.ptp(values) == 0.0:  # of a constant, rounding leaves some
             return cls(math.nan, math.nan, math.nan, math.nan)
         z, extra = centred / sd, weights - 1.0 / len(values)
         mean_error, sd_error = float(z.mean()), float(values.std() / sd - 1.0)

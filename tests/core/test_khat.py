@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import Mean, line
 
-from ppl_zoo.core.khat import khat, psis_weights, resample
+from ppl_zoo.core.khat import Reweighted, khat, psis_weights, resample
 from ppl_zoo.core.tracing import draw
 
 
@@ -80,3 +80,10 @@ def test_resampling_repeats_each_draw_as_its_weight_says():
     assert np.abs(counts - expected).max() < 1.0 + 1e-6  # systematic: to the integers beside
     assert counts.sum() == 5000
     assert abs(np.corrcoef(picked[1:], picked[:-1])[0, 1]) < 0.1  # in no order
+
+
+def test_a_constant_is_neither_off_nor_on():
+    # an assignment that no draw changes: the weighted mean is one less a rounding error
+    weights = np.random.default_rng(0).dirichlet(np.ones(4000))
+    found = Reweighted.of(np.ones(4000), weights / weights.sum())
+    assert np.isnan([found.mean_error, found.sd_error]).all()
