@@ -23,13 +23,19 @@ from ppl_zoo.core.solver import FitContext
 from ppl_zoo.core.tracing.sites import Program
 
 __all__ = [
+    "BLOCK_SECONDS",
     "Chain",
+    "Pace",
     "pack_chains",
     "pad_history",
     "raise_if_all_diverged",
     "repeat_parameters",
     "run_chains",
 ]
+
+
+#: most seconds of a block of compiled steps
+BLOCK_SECONDS = 0.5
 
 
 @dataclass
@@ -75,6 +81,28 @@ class Chain:
             if name.startswith(prefix)
         }
         return tensors, resume.state_values.get(str(self.index), {})
+
+
+class Pace:
+    """Length of a block of compiled steps: as many as take half a second, by the blocks before.
+
+    Ctrl-C, checkpoints and the progress bar come to their turn between blocks.
+    """
+
+    def __init__(self, seconds: float = BLOCK_SECONDS) -> None:
+        self.seconds = seconds
+        self.blocks, self.per_step = 0, 0.0
+
+    def steps(self, most: int) -> int:
+        """Choose how many steps to take next; the first block is the one that compiles."""
+        if self.blocks < 2:
+            return 1
+        return max(1, min(most, int(self.seconds / max(self.per_step, 1e-9))))
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Note how long a block took."""
+        self.blocks += 1
+        self.per_step = seconds / steps
 
 
 ChainT = TypeVar("ChainT", bound=Chain)

@@ -343,7 +343,7 @@ def test_ctrl_c_between_blocks_keeps_what_stands_and_can_go_on(monkeypatch):
     monkeypatch.setattr(svi_steps.Stepper, "run", run)
     svi = zoo.SVI(steps=100, window=20, compile="xla")
     fit = zoo.fit(Mean(), line(6), svi, progress=False)
-    assert fit.stopped == "interrupted" and fit.solution.steps == (40,)
+    assert fit.stopped == "interrupted" and fit.solution.steps == (2,)  # by blocks of one
     resumed = zoo.fit(fit.model, line(6), svi, resume=fit, progress=False)
     whole = zoo.fit(Mean(), line(6), svi, progress=False)
     assert np.array_equal(resumed.history["objective"], whole.history["objective"])
@@ -429,3 +429,24 @@ def test_a_mask_that_depends_on_values_may_place_what_it_selects():
 
         with pytest.raises(CaptureError, match="the shape of a tensor depends on values"):
             capture(refused, [holder], (torch.linspace(-2, 2, 5),))
+
+
+def test_blocks_last_as_long_as_asked_and_change_nothing(monkeypatch):
+    from ppl_zoo.compiler.xla import svi_steps
+    from ppl_zoo.solvers import loop
+
+    plain, lengths = svi_steps.Stepper.run, []
+
+    def run(self, steps, rates, *args):
+        lengths.append(len(rates))
+        time.sleep(0.02 * len(rates))  # a slow step
+        return plain(self, steps, rates, *args)
+
+    svi = zoo.SVI(steps=60, window=20, compile="xla")
+    whole = zoo.fit(Mean(), line(6), svi, progress=False)
+    monkeypatch.setattr(svi_steps.Stepper, "run", run)
+    monkeypatch.setattr(loop.Pace, "seconds", 0.1, raising=False)
+    monkeypatch.setattr(loop.Pace.__init__, "__defaults__", (0.1,))
+    fit = zoo.fit(Mean(), line(6), svi, progress=False)
+    assert sum(lengths) == 60 and max(lengths) <= 5
+    assert np.array_equal(fit.history["objective"], whole.history["objective"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,9 @@ class Stepper:
         Noise is a function of (seed, chain, step).
     own
         Whether each chain has data of its own, in the first dimension of ``data``.
+    capacity
+        Most steps of a block. Blocks of fewer run the same program; None compiles one for each
+        length.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class Stepper:
         options: AdamOptions,
         seed: int,
         own: bool = False,
+        capacity: int | None = None,
     ) -> None:
+        self.capacity = capacity
         self.per_row, self.options, self.seed, self.own = tuple(per_row), options, seed, own
         self.wide = captured.wide or any(t.dtype == torch.float64 for t in data)
         with self._scope():
@@ -138,13 +143,16 @@ class Stepper:
         with self._scope():
             with np.errstate(divide="ignore"):  # logarithms, since 1 - 0.999 is little in float32
                 rates = np.concatenate([rates, np.log(rates[..., 1:3])], -1)
+            count, room = len(rates), max(self.capacity or 0, len(rates))
+            rates = _padded(rates, room).astype(self.state.values[0].dtype)
             given = (
                 self.data,
                 jax.random.key(self.seed & 0xFFFFFFFF),
                 np.asarray(steps, np.int32),
-                rates.astype(self.state.values[0].dtype),
+                np.int32(count),
+                rates,
                 active,
-                None if index is None else index.astype(np.int32),
+                None if index is None else _padded(index, room).astype(np.int32),
             )
             batch_size = None if index is None else index.shape[-1]
             guarded = self.options.clip_norm is not None or not active.all()
@@ -154,7 +162,7 @@ class Stepper:
                 # once more from the start, without the steps that are not finite
                 program = self._program(rates.shape[1], batch_size, True)
                 state, losses, _ = program(self.state, *given)
-            losses = np.asarray(losses)
+            losses = np.asarray(losses)[:count]
             self.state = state
             return -losses.T
 
@@ -217,6 +225,7 @@ class StepProgram:
         data: tuple[jax.Array, ...],
         key: jax.Array,
         first_step: jax.Array,
+        count: jax.Array,
         rates: jax.Array,
         active: jax.Array,
         index: jax.Array | None,
@@ -231,6 +240,8 @@ class StepProgram:
             Of the noise of all chains and steps.
         first_step
             ``(chain,)``.
+        count
+            How many of the steps, scalar.
         rates
             Learning rate, beta1, beta2, weight decay and the logarithms of the betas
             ``(step, chain, 6)``.
@@ -244,7 +255,7 @@ class StepProgram:
         state
             After the last step.
         losses
-            Before each step ``(step, chain)``; NaN where the step was left out.
+            Before each step ``(step, chain)``; NaN where the step was left out, or not asked for.
         finite
             Scalar: whether losses, parameters and moments are finite.
         """
@@ -265,14 +276,15 @@ class StepProgram:
             # a batch of one keeps XLA from its fast matrix product
             state, xs = jax.tree.map(lambda a: a[0], state), jax.tree.map(lambda a: a[:, 0], xs)
             data = jax.tree.map(lambda a: a[0], data) if self.own else data
-            state, losses = jax.lax.scan(lambda s, x: one(s, data, active[0], *x), state, xs)
+            state, losses = _scan(lambda s, x: one(s, data, active[0], *x), state, xs, count)
             state, losses = jax.tree.map(lambda a: a[None], state), losses[:, None]
         else:
             step = jax.vmap(one, (0, 0 if self.own else None, 0, 0, 0, 0, 0))
-            state, losses = jax.lax.scan(lambda s, x: step(s, data, active, *x), state, xs)
+            state, losses = _scan(lambda s, x: step(s, data, active, *x), state, xs, count)
         # a gradient that is not finite leaves its trace in the moments
         arrays = (*state.values, *state.first, *state.second)
-        finite = jnp.isfinite(losses).all()
+        taken = jnp.arange(len(losses))[:, None] < count
+        finite = (jnp.isfinite(losses) | ~taken).all()
         finite &= jnp.stack([jnp.isfinite(a).all() for a in arrays]).all()
         return self.unpack(state, shapes) if packed else state, losses, finite
 
@@ -364,6 +376,31 @@ class StepProgram:
             m, v = if_moves(b1 * m + (1 - b1) * g, m), if_moves(b2 * v + (1 - b2) * g * g, v)
             moved.append((p - size * m / (jnp.sqrt(v) * widen + self.options.eps), m, v))
         return _AdamState(*zip(*moved, strict=True), count)
+
+
+def _scan(
+    step: Callable[[_AdamState, Any], tuple[_AdamState, jax.Array]],
+    state: _AdamState,
+    xs: Any,
+    count: jax.Array,
+) -> tuple[_AdamState, jax.Array]:
+    """Scan over the first ``count`` of the ``xs``; outputs of the others are NaN."""
+
+    def at(i: Any) -> Any:
+        return jax.tree.map(lambda a: a[i], xs)
+
+    def body(i: jax.Array, carry: tuple) -> tuple:
+        state, out = step(carry[0], at(i))
+        return state, jax.lax.dynamic_update_index_in_dim(carry[1], out, i, 0)
+
+    like = jax.eval_shape(step, state, at(0))[1]
+    room = jnp.full((len(jax.tree.leaves(xs)[0]), *like.shape), jnp.nan, like.dtype)
+    return jax.lax.fori_loop(0, count, body, (state, room))
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows, with zeros after them."""
+    return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
 def _pack(arrays: Sequence[jax.Array], lead: int) -> jax.Array:

@@ -7,6 +7,7 @@ that a fit can be saved, resumed and stopped alike.
 from __future__ import annotations
 
 import importlib.util
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from ppl_zoo.core.functions import module_of, user_programs
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.elbos import differentiable_loss
+from ppl_zoo.solvers.loop import Pace
 from ppl_zoo.solvers.svi.chain import SVIChain
 
 __all__ = [
@@ -93,6 +95,10 @@ class InterpretedEngine:
             set_seed(chain_seed(self.seed, chain.index, step), self.rows.device)
             chain.step(self.data(chain, step), len(self.rows), self.clip_norm)
         return 1
+
+    def is_due(self, chain: SVIChain, max_steps: int) -> bool:
+        """Say yes: stopping rules are asked after each step."""
+        return True
 
     def vector(self, chain: SVIChain) -> Tensor:
         """All parameters of a chain."""
@@ -174,8 +180,9 @@ class XLAEngine:
             svi_steps.AdamOptions(**options),
             interpreted.seed,
             tables is not None,
+            window,
         )
-        self.loaded = False
+        self.loaded, self.pace = False, Pace()
 
     @property
     def name(self) -> str:
@@ -207,7 +214,7 @@ class XLAEngine:
             self.outdated = True
 
     def advance(self, chains: Sequence[SVIChain], max_steps: int) -> int:
-        """Take the steps that are left in the stopping rule's window."""
+        """Take the steps that are left in the stopping rule's window, or that time allows."""
         self.check(len(chains[0].objective))
         if self.outdated:
             return self.interpreted.advance(chains, max_steps)
@@ -215,7 +222,8 @@ class XLAEngine:
             self.stepper.load([self._read(chain) for chain in self.chains])
             self.loaded = True
         step = len(chains[0].objective)
-        count = min(self.window - step % self.window, max_steps - step)
+        count = self.pace.steps(min(self.window - step % self.window, max_steps - step))
+        begun = time.perf_counter()
         active = {chain.index for chain in chains}
         rates = np.zeros((count, len(self.chains), 4))
         for chain in chains:
@@ -226,6 +234,7 @@ class XLAEngine:
             np.array([chain.index in active for chain in self.chains]),
             self._index(step, count),
         )
+        self.pace.took(count, time.perf_counter() - begun)
         for chain in chains:
             row = values[chain.index]
             if np.isfinite(row).all() and chain.skipped == 0:
@@ -235,6 +244,11 @@ class XLAEngine:
             for value in row.tolist():
                 chain.record(value, self.interpreted.data(chain, step))
         return count
+
+    def is_due(self, chain: SVIChain, max_steps: int) -> bool:
+        """Whether a chain is at the end of a window, where stopping rules are asked."""
+        step = len(chain.objective)
+        return self.outdated or step % self.window == 0 or step >= max_steps
 
     def vector(self, chain: SVIChain) -> Tensor:
         """All parameters of a chain."""

@@ -298,14 +298,16 @@ class SVI(Solver):
         """Take some steps, and test which chains stop; return the number of steps."""
         count = engine.advance(active, self.steps)
         for chain in active:
-            if chain.stopped == "diverged":
+            if chain.stopped == "diverged" or not engine.is_due(chain, self.steps):
                 continue
             monitor = chain.validation
             validated = monitor is not None and monitor.valid is not None
             on_path = monitor is not None and monitor.path is not None
             # a compiled block that its last step cuts short is none: a fit that goes on from
             # there evaluates where one that never stopped does
-            due = not validated or count == 1 or len(chain.objective) % monitor.every == 0
+            due = (
+                not validated or engine.name != "xla" or len(chain.objective) % monitor.every == 0
+            )
             if monitor is not None and due:
                 engine.sync()
                 if monitor.review():
