@@ -12,14 +12,17 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ppl_zoo.core.errors import DataError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
+    from pandas.api.extensions import ExtensionArray
+
+    Column: TypeAlias = ExtensionArray | np.ndarray
 
 __all__ = [
     "TOO_LONG",
@@ -44,14 +47,13 @@ PLAINLY_MISSING = frozenset(("", "NaN", "nan", "-nan", "-NaN", "NaT", "<NA>"))
 #: is taken only where it is named
 THOUSANDS = (",", ".", "'", "\u2019", "\u00a0", "\u202f", " ")
 INFINITY = r"[+-]?inf(?:inity)?"
-INTEGER = re.compile(r"[+-]?\d+", re.A)
+INTEGER = re.compile(r"^[+-]?\d+$", re.A | re.M)
+LEADING_ZERO = re.compile(r"^[+-]?0\d+$", re.A | re.M)
 DAY_PARTS = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})", re.A)
 ISO_DATE = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.A
 )
 SLASH_DATE = re.compile(r"\d{4}/\d{1,2}/\d{1,2}", re.A)
-#: longest identifier that float64 holds whatever its digits
-SAFE_DIGITS = 15
 
 
 class NumberFormat(NamedTuple):
@@ -63,6 +65,10 @@ class NumberFormat(NamedTuple):
     def matches(self, text: str) -> bool:
         """Whether a cell is a number of this format."""
         return _number_pattern(self).fullmatch(text) is not None
+
+    def count(self, texts: Sequence[str]) -> int:
+        """Count the cells that are numbers of this format."""
+        return _count(_number_pattern(self), texts)
 
     def plain(self, text: str) -> str:
         """Cell as Python writes the number."""
@@ -90,7 +96,13 @@ def _number_pattern(number_format: NumberFormat) -> re.Pattern[str]:
     if number_format.thousands is not None:
         integer = rf"(?:\d{{1,3}}(?:{re.escape(number_format.thousands)}\d{{3}})+|\d+)"
     mantissa = rf"(?:{integer}(?:{decimal}\d*)?|{decimal}\d+)"
-    return re.compile(rf"[+-]?{mantissa}(?:[eE][+-]?\d+)?|{INFINITY}", re.A | re.I)
+    number = rf"(?:[+-]?{mantissa}(?:[eE][+-]?\d+)?|{INFINITY})"
+    return re.compile(rf"^{number}$", re.A | re.I | re.M)
+
+
+def _count(lines: re.Pattern[str], texts: Sequence[str]) -> int:
+    """Count the cells that a pattern matches; in one call, since a column may be long."""
+    return len(lines.findall("\n".join(text for text in texts if "\n" not in text)))
 
 
 def looks_numeric(text: str) -> bool:
@@ -108,6 +120,11 @@ def is_word(text: str) -> bool:
         or text.casefold() in ("true", "false")
         or _is_date(text)
     )
+
+
+def _is_odd_number(text: str) -> bool:
+    """Whether a cell is a number in a format other than the plain one."""
+    return " " not in text and not PLAIN.matches(text) and looks_numeric(text)
 
 
 def _is_date(text: str) -> bool:
@@ -221,21 +238,22 @@ def read_columns(
     typed = [c for i, c in enumerate(cells) if i not in as_words]
     if number_format is None:
         number_format = _find_format(table, typed, comma_separated)
-    series = [
-        _words(column)
-        if i in as_words
-        else _typed_column(table, i, column, number_format, dayfirst)
-        for i, column in enumerate(cells)
-    ]
-    frame = DataFrame(dict(enumerate(series)))
+    frame = DataFrame(
+        {
+            i: _words(column)
+            if i in as_words
+            else _typed_column(table, i, column, number_format, dayfirst)
+            for i, column in enumerate(cells)
+        }
+    )
     if are_numbers(frame):  # will be one tensor of float64
-        for i, column in enumerate(series):
+        for i, column in frame.items():
             if column.dtype.kind != "f":
                 large = column.notna() & (column.abs() > 2**53)
                 if large.any():
                     cell = table.columns[i][int(large.idxmax())]
                     raise DataError(f"{table.place(i, cell)}; {TOO_LONG}")
-    frame.columns = list(table.names or range(len(series)))
+    frame.columns = list(table.names or frame.columns)
     return frame
 
 
@@ -277,18 +295,13 @@ def _find_format(
 ) -> NumberFormat:
     """Tell the format of numbers from all cells that look like one."""
     odd: dict[str, None] = {}
-    fractions: list[str] = []
     for column in columns:
-        for text in column.texts:
-            if not PLAIN.matches(text):
-                if looks_numeric(text) and " " not in text:
-                    odd[text] = None
-            elif "." in text:
-                fractions.append(text)
+        if PLAIN.count(column.texts) < len(column.texts):
+            odd |= dict.fromkeys(t for t in column.texts if _is_odd_number(t))
     if not odd:
         return PLAIN
-    cells = [*odd, *fractions]
-    scores = {f: sum(map(f.matches, cells)) for f in FORMATS if f.thousands != " "}
+    cells = [*odd, *(t for c in columns for t in c.texts if "." in t and t not in odd)]
+    scores = {f: f.count(cells) for f in FORMATS if f.thousands != " "}
     best = max(scores, key=scores.__getitem__)  # the first, where several fit as well
     english = NumberFormat(".", ",")
     if best == NumberFormat(",") and scores[english] == scores[best]:
@@ -314,22 +327,22 @@ def _typed_column(
     cells: _Cells,
     number_format: NumberFormat,
     dayfirst: bool | None,
-) -> Series:
+) -> Column:
     """Column of the type that its cells show."""
     import pandas as pd
 
     texts = cells.texts
-    fits = [number_format.matches(text) for text in texts]
-    if all(fits):
+    if number_format.count(texts) == len(texts):
         return _numbers(table, index, cells, number_format)
     if {text.casefold() for text in texts} <= {"true", "false"}:
         truths = np.array([text.casefold() == "true" for text in texts])
         missing = cells.codes < 0
         values = truths[cells.codes]
-        return pd.Series(pd.arrays.BooleanArray(values, missing) if missing.any() else values)
+        return pd.arrays.BooleanArray(values, missing) if missing.any() else values
     dates = [_is_date(text) for text in texts]
     if all(dates):
         return _dates(table, index, cells, dayfirst)
+    fits = [number_format.matches(text) for text in texts]
     numeric = [fit or looks_numeric(text) for fit, text in zip(fits, texts, strict=True)]
     for found, kind in ((numeric, "number"), (dates, "date")):
         if 2 * sum(found) >= len(texts):
@@ -360,53 +373,43 @@ def _mend(table: TextTable, index: int, cell: str, kind: str) -> str:
     )
 
 
-def _words(cells: _Cells) -> Series:
+def _words(cells: _Cells) -> Column:
     from pandas import Series
 
-    return Series(np.array([*cells.texts, None], dtype=object)[cells.codes].tolist())
+    return Series(np.array([*cells.texts, None], dtype=object)[cells.codes].tolist()).array
 
 
-def _numbers(table: TextTable, index: int, cells: _Cells, number_format: NumberFormat) -> Series:
+def _numbers(table: TextTable, index: int, cells: _Cells, number_format: NumberFormat) -> Column:
     """Numbers: int64 if all are integers, else float64, never rounded to another integer."""
-    from pandas import Series, arrays
+    from pandas import arrays
 
     texts = cells.texts
     if number_format != PLAIN:
         texts = [number_format.plain(text) for text in texts]
     values = np.array([*map(float, texts), math.nan])
-    whole = [INTEGER.fullmatch(text) is not None for text in texts]
-    integer = bool(texts) and all(whole)
-    zeros = next(
-        (
-            t
-            for t in texts
-            if t.lstrip("+-")[:1] == "0" and t.lstrip("+-").isdigit() and len(t.lstrip("+-")) > 1
-        ),
-        None,
-    )
-    if zeros is not None:
+    integer = bool(texts) and _count(INTEGER, texts) == len(texts)
+    if integer and _count(LEADING_ZERO, texts):
+        zeros = next(filter(LEADING_ZERO.match, texts))
+        name = table.names[index] if table.names else index
         table.notes.append(
             f"column {table.label(index)} is read as numbers, without the leading zeros of"
-            f" {zeros!r}; dtype={{{table.names[index] if table.names else index!r}: str}} keeps"
-            " them"
+            f" {zeros!r}; dtype={{{name!r}: str}} keeps them"
         )
-    for text, given, value, is_integer in zip(texts, cells.texts, values, whole, strict=False):
-        if is_integer and len(text) > SAFE_DIGITS:
-            limit = 2**63 if integer else 2**53
-            if abs(int(text)) >= limit and int(text) != int(value):
-                raise DataError(f"{table.place(index, given)}; {TOO_LONG}")
-        elif math.isinf(value) and "i" not in text.casefold():
+    for i in np.flatnonzero(np.isinf(values) | (np.abs(values) >= 2.0**53)):
+        whole, text = INTEGER.match(texts[i]), cells.texts[i]
+        if whole and abs(int(texts[i])) >= 2 ** (63 if integer else 53):
+            if math.isinf(values[i]) or int(texts[i]) != int(values[i]):
+                raise DataError(f"{table.place(index, text)}; {TOO_LONG}")
+        elif math.isinf(values[i]) and "i" not in text.casefold():
             raise DataError(
-                f"{table.place(index, given)}; expected at most 1.8e308, which float64 holds"
+                f"{table.place(index, text)}; expected at most 1.8e308, which float64 holds"
             )
-    if not integer:
-        return Series(values[cells.codes])
-    missing = cells.codes < 0
-    exact = np.array([*map(int, texts), 0])
-    if exact.dtype != np.int64:
-        return Series(values[cells.codes])
-    exact = exact[cells.codes]
-    return Series(arrays.IntegerArray(exact, missing) if missing.any() else exact)
+    if integer:
+        exact = np.array([*map(int, texts), 0])
+        if exact.dtype == np.int64:
+            exact, missing = exact[cells.codes], cells.codes < 0
+            return arrays.IntegerArray(exact, missing) if missing.any() else exact
+    return values[cells.codes]
 
 
 TOO_LONG = (
@@ -415,7 +418,7 @@ TOO_LONG = (
 )
 
 
-def _dates(table: TextTable, index: int, cells: _Cells, dayfirst: bool | None) -> Series:
+def _dates(table: TextTable, index: int, cells: _Cells, dayfirst: bool | None) -> Column:
     """Dates as datetime64; words where day and month cannot be told apart."""
     import pandas as pd
 
@@ -446,4 +449,4 @@ def _dates(table: TextTable, index: int, cells: _Cells, dayfirst: bool | None) -
         wrong = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce").isna()
         cell = cells.texts[int(wrong.argmax())]
         raise DataError(f"{table.place(index, cell)}; expected a date: {error}") from error
-    return pd.Series(values[cells.codes])
+    return values[cells.codes].array

@@ -369,8 +369,7 @@ def _with_header(
     if named and len(rows) == 1:
         raise DataError(f"{file!r} has a header and no numbers; expected {unit}s below it")
     columns = [
-        [cell.strip() for cell in column]
-        for column in zip(*(rows[1:] if named else rows), strict=True)
+        list(map(str.strip, column)) for column in zip(*(rows[1:] if named else rows), strict=True)
     ]
     names = _distinct_names(first, notes) if named else None
     return TextTable(file, names, columns, numbers[1:] if named else numbers, unit, notes)

@@ -439,7 +439,7 @@ def test_wide_and_long_tables(table):
     values = np.random.default_rng(0).normal(size=(3, 5000))
     text = "\n".join(",".join(map(repr, row)) for row in values.tolist())
     check(table(text), values.tolist())
-    long = np.random.default_rng(1).normal(size=(20_000, 3))
+    long = np.random.default_rng(1).normal(size=(4_000, 3))
     text = "a;b;c\n" + "\n".join(";".join(map(repr, row)) for row in long.tolist())
     check(table(text.replace(".", ",")), long.tolist(), ("a", "b", "c"))
 
