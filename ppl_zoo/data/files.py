@@ -134,6 +134,9 @@ def _table(
     options: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train split of a table: a tensor if all columns are numbers, else a data frame."""
+    columns = [columns] if isinstance(columns, str | int) else columns
+    if target is not None and columns is not None and target not in columns:
+        columns = [*columns, target]
     frame, notes, named = read_table(path, columns=columns, **options)
     names = tuple(frame.columns) if named else None
     rest = list(range(frame.shape[1]))

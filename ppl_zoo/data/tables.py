@@ -497,8 +497,8 @@ def pick_columns(
     for column in chosen:
         if column in known:
             picks.append(known.index(str(column)))
-        elif isinstance(column, int) and -width <= column < width:
-            picks.append(column % width)
+        elif _is_position(column, width) and (isinstance(column, int) or not known):
+            picks.append(int(column) % width)
         else:
             listed = ", ".join(map(repr, known[:20])) if known else f"0 to {width - 1}"
             more = f" and {len(known) - 20} more" if len(known) > 20 else ""
@@ -506,6 +506,10 @@ def pick_columns(
     if not picks or len(set(picks)) < len(picks):
         raise DataError(f"columns: got {list(chosen)!r}, expected one or more, each once")
     return picks
+
+
+def _is_position(column: str | int, width: int) -> bool:
+    return str(column).lstrip("-").isdecimal() and -width <= int(column) < width
 
 
 def _named_format(decimal: str | None, thousands: str | None) -> NumberFormat:
