@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ppl_zoo"
 # From the ground up; each folder may import those named, and itself.
 ARROWS: dict[str, set[str]] = {
     "core": set(),
-    "data": {"core"},
+    "data": {"core", "imaging"},
     "compiler": {"core"},
     "imaging": {"core"},
     "diagnostics": {"core"},

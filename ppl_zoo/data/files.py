@@ -14,6 +14,7 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.data.column_types import are_numbers
 from ppl_zoo.data.dataset import SPLITS, DataCard, Dataset
 from ppl_zoo.data.tables import COMPRESSIONS, TABLE_SUFFIXES, pick_columns, read_table
+from ppl_zoo.imaging.files import read_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -158,20 +159,31 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     try:
         # "c" maps the file and lets torch believe that it may write: nothing reaches the disk.
         content = np.load(path, allow_pickle=False, mmap_mode="c")
-    except (ValueError, EOFError, OSError) as error:
+        if not isinstance(content, np.ndarray):
+            with content as archive:
+                content = {name: archive[name] for name in _members(path, archive.files)}
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file shows anywhere in numpy and zipfile
         raise DataError(f"{path.name!r} cannot be read as numbers: {error}") from error
     if isinstance(content, np.ndarray):
         return {"train": _tensor(content, path.name)}
-    with content as archive:
-        keys = [split for split in SPLITS if split in archive.files]
-        if "train" in keys:
-            return {key: _tensor(archive[key], f"{path.name}: {key}") for key in keys}
-        if len(archive.files) == 1:
-            return {"train": _tensor(archive[archive.files[0]], path.name)}
-        raise DataError(
-            f"{path.name!r} holds {archive.files}; expected 'train' (and 'valid', 'test'),"
-            " or a single array"
-        )
+    if len(content) == 1:
+        return {"train": _tensor(next(iter(content.values())), path.name)}
+    return {name: _tensor(array, f"{path.name}: {name}") for name, array in content.items()}
+
+
+def _members(path: Path, names: Sequence[str]) -> list[str]:
+    """Arrays of an archive to read: the splits, or the only one."""
+    splits = [split for split in SPLITS if split in names]
+    if "train" in splits:
+        return splits
+    if len(names) == 1:
+        return list(names)
+    raise DataError(
+        f"{path.name!r} holds {list(names)}; expected 'train' (and 'valid', 'test'), or a single"
+        " array"
+    )
 
 
 def _tensor(array: np.ndarray, what: str) -> Tensor:
@@ -197,30 +209,17 @@ def _tensor(array: np.ndarray, what: str) -> Tensor:
 
 
 def _image_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from PIL import Image, UnidentifiedImageError
-
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"no images in {str(folder)!r}; expected {', '.join(IMAGE_SUFFIXES)}")
-    images: list[np.ndarray] = []
+    images: list[Tensor] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels = _grey(image)
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{path.name!r} cannot be read as an image: {error}") from error
+        pixels = read_image(path, grey=True)
         if images and pixels.shape != images[0].shape:
             raise DataError(
-                f"{path.name!r} has {pixels.shape} pixels and {paths[0].name!r} has"
-                f" {images[0].shape}; expected images of one size (height, width)"
+                f"{path.name!r} has {tuple(pixels.shape)} pixels and {paths[0].name!r} has"
+                f" {tuple(images[0].shape)}; expected images of one size (height, width)"
             )
         images.append(pixels)
-    stack = torch.from_numpy(np.stack(images))
-    return {"train": stack.flatten(1)}, {"image_shape": images[0].shape}
-
-
-def _grey(image: Any) -> np.ndarray:
-    """Return a Pillow image as float32 `(height, width)` in [0, 1]; 16 bits stay 16 bits."""
-    if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.float32) / 65535.0
-    return np.asarray(image.convert("L")).astype(np.float32) / 255.0
+    stack = torch.stack(images).flatten(1)
+    return {"train": stack}, {"image_shape": tuple(images[0].shape)}
