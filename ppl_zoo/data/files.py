@@ -157,11 +157,15 @@ def _table(
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
-        # "c" maps the file and lets torch believe that it may write: nothing reaches the disk.
-        content = np.load(path, allow_pickle=False, mmap_mode="c")
-        if not isinstance(content, np.ndarray):
-            with content as archive:
+        with path.open("rb") as stream:  # numpy leaves a damaged archive open
+            if stream.read(2) == b"PK":
+                stream.seek(0)
+                archive = np.load(stream, allow_pickle=False)
                 content = {name: archive[name] for name in _members(path, archive.files)}
+            else:
+                # "c" maps the file and lets torch believe that it may write: nothing reaches the
+                # disk.
+                content = np.load(path, allow_pickle=False, mmap_mode="c")
     except DataError:
         raise
     except Exception as error:  # a damaged file shows anywhere in numpy and zipfile

@@ -115,7 +115,7 @@ def _pixels(image: Image) -> np.ndarray:
             raise ValueError(f"integers from {least} to {most}; expected 8 or 16 bits")
         return values.astype(np.float32) / WHITE_16_BITS
     if mode == "F":
-        return np.asarray(image, dtype=np.float32)
+        return np.array(image, dtype=np.float32)
     transparent = "transparency" in image.info or mode in ("RGBA", "PA", "RGBa")
     target = GREY_MODES.get(mode, "RGBA" if transparent else "RGB")
     if target == "L" and transparent:

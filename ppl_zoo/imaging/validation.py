@@ -29,7 +29,7 @@ MAX_SHARE_BEYOND, NUM_SDS, TOLERANCE = 0.01, 3.0, 0.05
 def as_image(
     image: Any,
     ignore: Tensor | None = None,
-    value_range: tuple[float, float] | None = None,
+    value_range: Any = None,
 ) -> Tensor:
     """Read an image as float32 or float64 in [0, 1].
 
@@ -66,8 +66,9 @@ def as_image(
         )
     if value_range is not None:
         black, white = _check_range(value_range)
-        values = values if values.is_floating_point() else values.double()
-        values = (values - black) / (white - black)
+        whole = not values.is_floating_point()
+        values = ((values.double() if whole else values) - black) / (white - black)
+        values = values.float() if whole else values
     elif values.dtype in WHITE_LEVEL:
         values = values.float() / WHITE_LEVEL[values.dtype]
     if values.dtype not in (torch.float32, torch.float64):
@@ -123,7 +124,7 @@ def check_unit_interval(values: Tensor, noise_sd: float) -> None:
         )
 
 
-def _check_range(value_range: tuple[float, float]) -> tuple[float, float]:
+def _check_range(value_range: Any) -> tuple[float, float]:
     try:
         black, white = map(float, value_range)
     except (TypeError, ValueError):

@@ -76,7 +76,7 @@ def restore(
     prior: Any = "gmm200-patches",
     method: Any = "map",
     *,
-    value_range: tuple[float, float] | None = None,
+    value_range: Any = None,
     quality: str = "best",
     stride: int | None = None,
     num_draws: int = 64,
