@@ -50,6 +50,9 @@ INFINITY = r"[+-]?inf(?:inity)?"
 INTEGER = re.compile(r"^[+-]?\d+$", re.A | re.M)
 LEADING_ZERO = re.compile(r"^[+-]?0\d+$", re.A | re.M)
 DAY_PARTS = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})", re.A)
+NUMBER_WITH_UNIT = re.compile(
+    r"(?:[$€£¥]\s?)?[+-]?\d[\d.,'\u2019]*(?:\s?(?:%|[A-Za-zµ°€$£¥/²³]{1,5}))?", re.A
+)
 ISO_DATE = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.A
 )
@@ -94,7 +97,7 @@ FORMATS = (
 def _number_pattern(number_format: NumberFormat) -> re.Pattern[str]:
     decimal, integer = re.escape(number_format.decimal), r"\d+"
     if number_format.thousands is not None:
-        integer = rf"(?:\d{{1,3}}(?:{re.escape(number_format.thousands)}\d{{3}})+|\d+)"
+        integer = rf"(?:[1-9]\d{{0,2}}(?:{re.escape(number_format.thousands)}\d{{3}})+|\d+)"
     mantissa = rf"(?:{integer}(?:{decimal}\d*)?|{decimal}\d+)"
     number = rf"(?:[+-]?{mantissa}(?:[eE][+-]?\d+)?|{INFINITY})"
     return re.compile(rf"^{number}$", re.A | re.I | re.M)
@@ -234,7 +237,7 @@ def read_columns(
         for text, count in column.unusual.items():
             counted[text] = counted.get(text, 0) + count
     for text, count in counted.items():
-        table.notes.append(f"{text!r} is taken as missing, in {count} cells")
+        table.notes.append(f"{text!r} is taken as missing, {count} times")
     typed = [c for i, c in enumerate(cells) if i not in as_words]
     if number_format is None:
         number_format = _find_format(table, typed, comma_separated)
@@ -299,6 +302,7 @@ def _find_format(
         if PLAIN.count(column.texts) < len(column.texts):
             odd |= dict.fromkeys(t for t in column.texts if _is_odd_number(t))
     if not odd:
+        _note_thousands(table, columns, comma_separated)
         return PLAIN
     cells = [*odd, *(t for c in columns for t in c.texts if "." in t and t not in odd)]
     scores = {f: f.count(cells) for f in FORMATS if f.thousands != " "}
@@ -319,6 +323,16 @@ def _find_format(
             marks += f" and {best.thousands!r} between thousands"
         table.notes.append(f"numbers are read with {marks}, as in {next(iter(odd))!r}")
     return best
+
+
+def _note_thousands(table: TextTable, columns: Sequence[_Cells], comma_separated: bool) -> None:
+    """Say so where all fractions have three digits, which may be thousands in other countries."""
+    fractions = [t for c in columns for t in c.texts if "." in t and PLAIN.matches(t)]
+    german = NumberFormat(",", ".")
+    if fractions and not comma_separated and german.count(fractions) == len(fractions):
+        table.notes.append(
+            f"{fractions[0]!r} is read as a fraction; thousands='.' reads thousands"
+        )
 
 
 def _typed_column(
@@ -349,7 +363,11 @@ def _typed_column(
             matched = fits if kind == "number" else found
             cell = texts[matched.index(False)]
             raise DataError(f"{table.place(index, cell)}; {_mend(table, index, cell, kind)}")
-    if any(fits):
+    if all(map(NUMBER_WITH_UNIT.fullmatch, texts)):
+        table.notes.append(
+            f"column {table.label(index)} is read as words: numbers with a unit, as {texts[0]!r}"
+        )
+    elif any(fits):
         table.notes.append(
             f"column {table.label(index)} is read as words, {texts[fits.index(True)]!r} too"
         )
@@ -414,7 +432,7 @@ def _numbers(table: TextTable, index: int, cells: _Cells, number_format: NumberF
 
 TOO_LONG = (
     f"expected an integer that float64 holds, at most 2^53 = {2**53}: the numbers of longer"
-    " identifiers mean nothing, leave the column out"
+    " identifiers mean nothing, leave the column out, or read it as words by dtype"
 )
 
 

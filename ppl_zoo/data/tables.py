@@ -68,6 +68,8 @@ SEPARATORS = {"\t": "tab", ";": "';'", "|": "'|'", ",": "','", " ": "blanks"}
 SEPARATOR_NAMES = {r"\s+": " ", "blank": " ", "tab": "\t", r"\t": "\t"}
 #: lines that tell the separator and whether there is a header
 NUM_LINES_SAMPLED = 500
+#: integers that may be years
+YEARS = (1500, 2200)
 #: fewest rows of fractions under integers that make these the names of columns
 MIN_ROWS_OF_FRACTIONS = 3
 #: fewest columns 0, 1, 2 ... that are names, as pandas writes those of an array
@@ -263,21 +265,31 @@ def _find_separator(
             continue
         cells = [cell.strip() for row in rows for cell in row]
         share = sum(looks_numeric(cell) for cell in cells) / len(cells)
-        if candidate == " " and not share >= (0.5 if min(widths) < max(widths) else 0.0):
-            continue
         if min(widths) == max(widths) and (candidate != " " or _has_numbers(rows)):
             fits[candidate] = share
-        nearly[candidate] = sum(width > 1 for width in widths)
+        if candidate != " " or share >= 0.5:
+            nearly[candidate] = sum(width > 1 for width in widths)
+    if not nearly and _has_gaps(lines):
+        raise DataError(
+            f"{file!r}: the cells cannot be told apart, by none of"
+            f" {', '.join(SEPARATORS.values())}; sep= names the character between them"
+        )
     if not fits:
         return max(nearly, key=nearly.__getitem__, default=","), lines, skiprows
-    if len(fits) > 1:
-        fits.pop(" ", None)
+    if len(fits) > 1 and " " not in nearly:
+        fits.pop(" ", None)  # blanks inside of cells
     best = max(fits, key=fits.__getitem__)
     others = [SEPARATORS[c] for c, share in fits.items() if c != best and share > 0]
     if others or best == " ":
         fit = f" ({' and '.join(others)} would fit too)" if others else ""
         notes.append(f"the cells are parted by {SEPARATORS[best]}{fit}; sep= names another")
     return best, lines, skiprows
+
+
+def _has_gaps(lines: list[str]) -> bool:
+    """Whether most lines have gaps inside, as columns of a fixed width do."""
+    gaps = [re.search(r"\S(?: {2,}|\t)\s*\S", line) is not None for line in lines]
+    return 2 * sum(gaps) > len(gaps)
 
 
 def _sample(lines: list[str], sep: str, quotechar: str | None) -> list[list[str]]:
@@ -317,7 +329,7 @@ def _text_rows(
     """Cells of each line that is not blank, and its number."""
     rows: list[list[str]] = []
     numbers: list[int] = []
-    reader, width = _csv_reader(lines, sep, quotechar), None
+    reader = _csv_reader(lines, sep, quotechar)
     while True:
         number = skipped + reader.line_num + 1
         try:
@@ -331,15 +343,21 @@ def _text_rows(
             return rows, numbers
         if _is_blank(row):
             continue
-        width = len(row) if width is None else width
-        if len(row) != width:
+        rows.append(row)
+        numbers.append(number)
+        if len(rows) == 2 and len(row) == len(rows[0]) + 1 and _is_r_index(rows[0], row[0]):
+            rows[0] = ["", *rows[0]]
+        if len(row) != len(rows[0]):
             raise DataError(
-                f"{file!r}, line {number}: {len(row)} cells; expected {width}, as in line"
+                f"{file!r}, line {number}: {len(row)} cells; expected {len(rows[0])}, as in line"
                 f" {numbers[0]}, parted by {SEPARATORS.get(sep, repr(sep))}; sep= names another"
                 " separator, skiprows= lines before the table"
             )
-        rows.append(row)
-        numbers.append(number)
+
+
+def _is_r_index(names: list[str], cell: str) -> bool:
+    """Whether lines begin with an index above which R writes nothing: 1, or a word."""
+    return all(map(is_word, map(str.strip, names))) and (cell == "1" or is_word(cell))
 
 
 # ---- names of columns ------------------------------------------------------------------------
@@ -419,22 +437,24 @@ def _numeric_header(
         for cells in below
     )
     in_steps = len(steps) == 1 and steps != {0}
-    years = (
-        in_steps
-        and all(1500 <= year <= 2200 for year in integers)
-        and not any(cell.isdigit() and 1500 <= int(cell) <= 2200 for c in below for cell in c)
+    first_year, last_year = YEARS
+    years_below = any(
+        cell.isdecimal() and first_year <= int(cell) <= last_year
+        for cells in below
+        for cell in cells
     )
+    years = all(first_year <= i <= last_year for i in integers) and not years_below
     counted = integers == list(range(len(first))) and len(first) >= MIN_COLUMNS_COUNTED
     other_words = all(is_word(cell) for cells in below for cell in cells)
-    found = fractions or years or counted or other_words
+    found = fractions or (years and in_steps) or counted or other_words
     meaning, mend = (
         ("names of columns", "header=None makes them data")
         if found
         else ("data", "header=0 makes them names of columns")
     )
-    if found or in_steps:
-        span = f"{first[places[0]]} ... {first[places[-1]]}"
-        notes.append(f"the numbers {span} of the first line are taken as {meaning}; {mend}")
+    if found or years or (in_steps and (len(integers) > 2 or steps == {1})):
+        span = " ... ".join(dict.fromkeys((first[places[0]], first[places[-1]])))
+        notes.append(f"the numbers {span} in the first line are taken as {meaning}; {mend}")
     return found
 
 
@@ -464,7 +484,7 @@ def _drop_unnamed(table: TextTable) -> None:
             drop[i] = f"column {i + 1} is empty and left out"
         elif i == 0 and last and name is not None and _is_index(name, column):
             drop[i] = "the first column has no name, so it is an index, and left out"
-    if not drop or len(drop) == len(table.columns):
+    if len(drop) == len(table.columns):
         return
     table.notes += drop.values()
     kept = [i for i in range(len(table.columns)) if i not in drop]

@@ -83,6 +83,9 @@ def check(dataset, values, names=None):
         (",a,b\n0,1.5,2\n1,3.5,4\n", [[1.5, 2], [3.5, 4]], ("a", "b")),
         ("Unnamed: 0,a,b\n0,1.5,2\n1,3.5,4\n", [[1.5, 2], [3.5, 4]], ("a", "b")),
         ('"","a","b"\n"Mazda",1.5,2\n"Fiat",3.5,4\n', [[1.5, 2], [3.5, 4]], ("a", "b")),
+        ('"a" "b"\n"1" 1.5 2\n"2" 3.5 4\n', [[1.5, 2], [3.5, 4]], ("a", "b")),
+        ('a,b\nx,1.5,2\ny,3.5,4\n', [[1.5, 2], [3.5, 4]], ("a", "b")),
+        ("a,,c\n1,2,3\n", [[1, 2, 3]], ("a", "column 2", "c")),
         ("a,b,\n1,2,\n3,4,\n", [[1, 2], [3, 4]], ("a", "b")),
         ("1,2,\n3,4,\n", [[1, 2], [3, 4]], None),
         ("a,b\n1,2\n,\n,\n", [[1, 2]], ("a", "b")),
@@ -129,8 +132,12 @@ def test_what_was_assumed_is_said(table):
     notes = {
         "a;b\n1,5;2\n": "decimal mark ','",
         ",a\n0,1\n": "first column has no name",
-        "1,2\n3,4\n5,6\n": "1 ... 2 of the first line are taken as data",
-        "a\n?\n1\n2\n": "'?' is taken as missing, in 1 cells",
+        "1,2\n3,4\n5,6\n": "1 ... 2 in the first line are taken as data",
+        "a\n?\n1\n2\n": "'?' is taken as missing, 1 times",
+        "a;b\n1.234;2\n": "'1.234' is read as a fraction",
+        "land,2019\nDE,5\n": "2019 in the first line are taken as data",
+        "a,b\n12%,1\n": "numbers with a unit, as '12%'",
+        "a,b\nx,1\ny,2\n7,3\n": "column 'a' is read as words, '7' too",
         "a b\n1 2\n": "parted by blanks",
         "plz;x\n01067;1\n": "without the leading zeros of '01067'",
         "a,a\n1,2\n": "called 'a.1'",
@@ -292,6 +299,14 @@ def test_words_by_dtype_and_missing_values_by_name(table):
         table("a,b\n1,2\n", dtype={"c": str})
 
 
+def test_blanks_in_words_and_between_numbers(table):
+    frame = table("New York\nLos Angeles\nSan Jose\n", header=None).train
+    assert frame[0].tolist() == ["New York", "Los Angeles", "San Jose"]
+    text = '18.0   8   307.\t"ford pinto"\n15.0   4   ?\t"fiat 128"\n'
+    frame = table(text).train
+    assert frame.iloc[0].tolist() == [18.0, 8, 307.0, "ford pinto"] and frame[2].isna()[1]
+
+
 def test_header_above_words(table):
     frame = table("who,where\nAnn,Bonn\nBob,Rome\n").train
     assert list(frame.columns) == ["who", "where"] and len(frame) == 2
@@ -378,6 +393,8 @@ def test_json(table):
     [
         ("a,b\n1,2\n3,4,5\n", "line 3: 3 cells; expected 2"),
         ('a,b\n"1\n",2\n3\n', "line 4: 1 cells; expected 2"),
+        ("a,b\n5,1,2\n6,3,4\n", "line 2: 3 cells; expected 2"),
+        ("name    age\nAnn      23\nBob Smith  31\n", "the cells cannot be told apart"),
         ("1 2 3\n4 5\n", "line 2: 2 cells; expected 3"),
         ("a,b\n1,2\n1,x\n1,3\n", r"line 3, column 'b': 'x'; .*na_values=\['x'\]"),
         ('a,b\n"1,2\n', "line 2: the cells cannot be told apart"),
