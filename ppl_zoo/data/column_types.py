@@ -51,7 +51,8 @@ INTEGER = re.compile(r"^[+-]?\d+$", re.A | re.M)
 LEADING_ZERO = re.compile(r"^[+-]?0\d+$", re.A | re.M)
 DAY_PARTS = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})", re.A)
 NUMBER_WITH_UNIT = re.compile(
-    r"(?:[$€£¥]\s?)?[+-]?\d[\d.,'\u2019]*(?:\s?(?:%|[A-Za-zµ°€$£¥/²³]{1,5}))?", re.A
+    r"(?=.*[^\d.,'\u2019+-])(?:[$€£¥]\s?)?[+-]?\d[\d.,'\u2019]*(?:\s?(?:%|[A-Za-zµ°€$£¥/²³]{1,5}))?",
+    re.A,
 )
 ISO_DATE = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.A
@@ -330,9 +331,7 @@ def _note_thousands(table: TextTable, columns: Sequence[_Cells], comma_separated
     fractions = [t for c in columns for t in c.texts if "." in t and PLAIN.matches(t)]
     german = NumberFormat(",", ".")
     if fractions and not comma_separated and german.count(fractions) == len(fractions):
-        table.notes.append(
-            f"{fractions[0]!r} is read as a fraction; thousands='.' reads thousands"
-        )
+        table.notes.append(f"{fractions[0]!r} is read as a fraction; thousands='.' makes it whole")
 
 
 def _typed_column(

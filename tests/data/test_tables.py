@@ -395,6 +395,7 @@ def test_json(table):
         ('a,b\n"1\n",2\n3\n', "line 4: 1 cells; expected 2"),
         ("a,b\n5,1,2\n6,3,4\n", "line 2: 3 cells; expected 2"),
         ("name    age\nAnn      23\nBob Smith  31\n", "the cells cannot be told apart"),
+        ("My data\na,b\n1,2\n", "line 2: 2 cells; expected 1"),
         ("1 2 3\n4 5\n", "line 2: 2 cells; expected 3"),
         ("a,b\n1,2\n1,x\n1,3\n", r"line 3, column 'b': 'x'; .*na_values=\['x'\]"),
         ('a,b\n"1,2\n', "line 2: the cells cannot be told apart"),
