@@ -51,7 +51,7 @@ INTEGER = re.compile(r"^[+-]?\d+$", re.A | re.M)
 LEADING_ZERO = re.compile(r"^[+-]?0\d+$", re.A | re.M)
 DAY_PARTS = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})", re.A)
 NUMBER_WITH_UNIT = re.compile(
-    r"(?=.*[^\d.,'\u2019+-])(?:[$€£¥]\s?)?[+-]?\d[\d.,'\u2019]*(?:\s?(?:%|[A-Za-zµ°€$£¥/²³]{1,5}))?",
+    r"(?=.*[^\d.,'\u2019+-])(?:[$€£¥]\s?)?[+-]?\d[\d.,'\u2019]*(?:\s?[%A-Za-zµ°€$£¥/²³]{1,5})?",
     re.A,
 )
 ISO_DATE = re.compile(
@@ -414,7 +414,7 @@ def _numbers(table: TextTable, index: int, cells: _Cells, number_format: NumberF
         )
     for i in np.flatnonzero(np.isinf(values) | (np.abs(values) >= 2.0**53)):
         whole, text = INTEGER.match(texts[i]), cells.texts[i]
-        if whole and abs(int(texts[i])) >= 2 ** (63 if integer else 53):
+        if whole and abs(values[i]) >= 2.0 ** (63 if integer else 53):
             if math.isinf(values[i]) or int(texts[i]) != int(values[i]):
                 raise DataError(f"{table.place(index, text)}; {TOO_LONG}")
         elif math.isinf(values[i]) and "i" not in text.casefold():

@@ -7,6 +7,7 @@ numbers are data), but for numbers that look like names; what was assumed is sai
 from __future__ import annotations
 
 import itertools
+import re
 
 from ppl_zoo.data.column_types import is_word
 
@@ -14,6 +15,7 @@ __all__ = ["NUM_LINES_SAMPLED", "distinct_names", "has_header"]
 
 #: lines that tell the separator and whether there is a header
 NUM_LINES_SAMPLED = 500
+SHORT_INTEGER = re.compile(r"\d{1,9}", re.A)
 #: integers that may be years
 YEARS = (1500, 2200)
 #: fewest rows of fractions under integers that make these the names of columns
@@ -32,6 +34,8 @@ def has_header(first: list[str], body: list[list[str]], notes: list[str]) -> boo
     values = [bool(cells) and not any(map(is_word, cells)) for cells in filled]
     if any(w and v for w, v in zip(words, values, strict=True)):
         return True  # a word above numbers
+    if not first[0] and len(body) > 1 and columns[0] == tuple(map(str, range(len(body)))):
+        return True  # nothing above an index
     if all(w or not cell for w, cell in zip(words, first, strict=True)) and any(words):
         repeats = [cell in column for cell, column in zip(first, columns, strict=True) if cell]
         if any(repeats) or len(set(first)) < len(first):
@@ -54,7 +58,7 @@ def _numeric_header(
 ) -> bool:
     """Tell whether integers in the first line are names, such as years."""
     places = [i for i, cell in enumerate(first) if cell and not words[i]]
-    integers = [int(first[i]) for i in places if first[i].isascii() and first[i].isdigit()]
+    integers = [int(first[i]) for i in places if SHORT_INTEGER.fullmatch(first[i])]
     below = [filled[i] for i in places]
     if not places or len(integers) < len(places) or len(set(integers)) < len(integers):
         return False
@@ -68,7 +72,7 @@ def _numeric_header(
     in_steps = len(steps) == 1 and steps != {0}
     first_year, last_year = YEARS
     years_below = any(
-        cell.isdecimal() and first_year <= int(cell) <= last_year
+        SHORT_INTEGER.fullmatch(cell) and first_year <= int(cell) <= last_year
         for cells in below
         for cell in cells
     )

@@ -12,7 +12,6 @@ import codecs
 import csv
 import gzip
 import io
-import itertools
 import json
 import lzma
 import re
@@ -350,11 +349,9 @@ def _text_rows(
 
 def _is_r_index(names: list[str], cell: str) -> bool:
     """Whether lines begin with an index above which R writes nothing: 1, or a word."""
-    return (
-        len(names) > 1
-        and all(map(is_word, map(str.strip, names)))
-        and (cell == "1" or is_word(cell))
-    )
+    if len(names) < 2 or not all(is_word(name.strip()) for name in names):
+        return False
+    return cell == "1" or is_word(cell)
 
 
 # ---- names of columns ------------------------------------------------------------------------
@@ -445,7 +442,7 @@ def pick_columns(
 
 
 def _is_position(column: str | int, width: int) -> bool:
-    return str(column).lstrip("-").isdecimal() and -width <= int(column) < width
+    return str(column).removeprefix("-").isdecimal() and -width <= int(column) < width
 
 
 def _named_format(decimal: str | None, thousands: str | None) -> NumberFormat:

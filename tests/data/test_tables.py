@@ -81,6 +81,7 @@ def check(dataset, values, names=None):
          ('the "a", of old', "b\nc")),
         # indices and empty columns
         (",a,b\n0,1.5,2\n1,3.5,4\n", [[1.5, 2], [3.5, 4]], ("a", "b")),
+        (",0,1\n0,1.5,2\n1,3.5,4\n", [[1.5, 2], [3.5, 4]], ("0", "1")),
         ("Unnamed: 0,a,b\n0,1.5,2\n1,3.5,4\n", [[1.5, 2], [3.5, 4]], ("a", "b")),
         ('"","a","b"\n"Mazda",1.5,2\n"Fiat",3.5,4\n', [[1.5, 2], [3.5, 4]], ("a", "b")),
         ('"a" "b"\n"1" 1.5 2\n"2" 3.5 4\n', [[1.5, 2], [3.5, 4]], ("a", "b")),
@@ -403,6 +404,8 @@ def test_json(table):
         ("a,b\n1,9007199254740993\n", "line 2, column 'b': '9007199254740993'"),
         ("a,b\n1,9007199254740993.\n0,9007199254740993\n", "'9007199254740993'"),
         ("a,b\nx,9223372036854775809\n", "'9223372036854775809'; .*leave the column out"),
+        ("1" * 5000 + ",1\n1,2\n", "line 1, column 1: '1111"),
+        ("a,b\n" + "1" * 5000 + ",x\n", "leave the column out"),
         ("\n \n", "'table.csv' is empty"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "'table.csv' is no text"),
         (b"\xff\xfe\x00\xd8\x00\xd8a", "'table.csv'"),
