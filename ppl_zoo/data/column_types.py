@@ -307,17 +307,20 @@ def _find_format(
         return PLAIN
     cells = [*odd, *(t for c in columns for t in c.texts if "." in t and t not in odd)]
     scores = {f: f.count(cells) for f in FORMATS if f.thousands != " "}
-    best = max(scores, key=scores.__getitem__)  # the first, where several fit as well
-    english = NumberFormat(".", ",")
-    if best == NumberFormat(",") and scores[english] == scores[best]:
-        if not comma_separated:
-            index = next(i for i, column in enumerate(table.columns) if set(odd) & set(column))
-            cell = next(text for text in table.columns[index] if text in odd)
-            raise DataError(
-                f"{table.place(index, cell)} is {cell.replace(',', '')} or"
-                f" {cell.replace(',', '.')}; say which: thousands=',' or decimal=','"
-            )
-        best = english
+    tied = [f for f, score in scores.items() if score == max(scores.values())]
+    best, english = tied[0], NumberFormat(".", ",")
+    if best != PLAIN:
+        for cell in odd:
+            values = {float(f.plain(cell)) for f in tied if f.matches(cell)}
+            if len(values) > 1 and comma_separated and english in tied:
+                best = english
+            elif len(values) > 1:
+                index = next(i for i, column in enumerate(table.columns) if cell in column)
+                ways = " or ".join(f"{value:.15g}" for value in sorted(values, reverse=True))
+                raise DataError(
+                    f"{table.place(index, cell)} is {ways}; say which: thousands=',' or"
+                    " decimal=','"
+                )
     if best != PLAIN:
         marks = f"the decimal mark {best.decimal!r}"
         if best.thousands is not None:

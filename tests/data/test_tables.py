@@ -157,6 +157,8 @@ def test_marks_that_mean_two_things_are_refused(table):
         table(text)
     check(table(text, thousands=","), [[1234, 2], [12345, 3]], ("a", "b"))
     check(table(text, decimal=","), [[1.234, 2], [12.345, 3]], ("a", "b"))
+    with pytest.raises(DataError, match="line 2, column 'a': '89,657' is 89657 or 89.657"):
+        table("a;b\n89,657;531.315\n")
     with pytest.raises(DataError, match="line 3, column 'b': '2,5'.*one format"):
         table("a;b\n1.5;\n2.5;2,5\n3.25;3,5\n")
     with pytest.raises(DataError, match="thousands=' '"):
@@ -360,6 +362,13 @@ def test_excel(tmp_path, table):
         from_path(tmp_path / "c.xlsx")
     with pytest.raises(DataError, match="save it as .xlsx"):
         table(b"", "a.xls")
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.parquet", "pyarrow"), ("a.xlsx", "openpyxl")])
+def test_a_reader_that_is_not_installed_is_named(table, monkeypatch, name, package):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=rf"'{name}'.*{package}.*pip install 'ppl_zoo\[tables\]'"):
+        table(b"PAR1", name)
 
 
 def test_json(table):
