@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def from_path(
     Parameters
     ----------
     path
-        * `.csv`, `.tsv`, `.txt`, `.dat`: a table of numbers, words, dates and truth values, whose
+        * `.csv`, `.tsv`, `.txt`, `.data`: a table of numbers, words, dates and truth values, whose
           first line may name the columns; also as `.csv.gz`, `.bz2`, `.xz` or `.zip`.
         * `.jsonl`, `.ndjson`: an object a line; `.json`: a list of objects, or an object of lists.
         * `.xlsx`: a sheet of Excel; `.parquet` (both need `pip install 'ppl_zoo[tables]'`).
@@ -75,6 +76,8 @@ def from_path(
     ------
     FileNotFoundError
         If nothing is there.
+    TypeError
+        If there is no such option.
     DataError
         If the content is none of these; the message names the file, and the cell, array or image.
 
@@ -97,6 +100,10 @@ def from_path(
         raise FileNotFoundError(f"no such file or folder: {str(path)!r}")
     suffix = path.suffix.lower()
     unpacked = path.with_suffix("") if suffix in COMPRESSIONS else path
+    known = [n for n in inspect.signature(read_table).parameters if n not in ("path", "columns")]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"from_path has no option {option!r}; its options: {', '.join(known)}")
     if not path.is_dir() and unpacked.suffix.lower() in TABLE_SUFFIXES:
         splits, extra = _table(path, columns, target, options)
     elif path.is_dir() or suffix in (".npy", ".npz"):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPRESSIONS", "TABLE_SUFFIXES", "pick_columns", "read_table"]
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".dat")
+TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 PARQUET_SUFFIXES = (".parquet", ".pq")

@@ -452,7 +452,7 @@ def test_options_of_tables_are_for_tables(tmp_path, table):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match="no images in"):
         from_path(tmp_path / "folder.csv")
-    with pytest.raises(TypeError, match="separator"):
+    with pytest.raises(TypeError, match="no option 'separator'; its options: sep, decimal"):
         table("a,b\n1,2\n", separator=";")
 
 
