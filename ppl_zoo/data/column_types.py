@@ -41,8 +41,8 @@ MISSING = frozenset(
         *("-NaN", "NULL", "null", "None", "NaT", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
     )
 )
-#: of these, those that no one takes for a word; the others are named in a note
-PLAINLY_MISSING = frozenset(("", "NaN", "nan", "-nan", "-NaN", "NaT", "<NA>"))
+#: of these, those that might be words, and are named in a note
+UNUSUAL_MISSING = MISSING - {"", "NaN", "nan", "-nan", "-NaN", "NaT", "<NA>"}
 #: marks between thousands: of English, German, Swiss and French texts; a plain blank last, which
 #: is taken only where it is named
 THOUSANDS = (",", ".", "'", "\u2019", "\u00a0", "\u202f", " ")
@@ -106,7 +106,10 @@ def _number_pattern(number_format: NumberFormat) -> re.Pattern[str]:
 
 def _count(lines: re.Pattern[str], texts: Sequence[str]) -> int:
     """Count the cells that a pattern matches; in one call, since a column may be long."""
-    return len(lines.findall("\n".join(text for text in texts if "\n" not in text)))
+    joined = "\n".join(texts)
+    if joined.count("\n") >= len(texts) > 0:  # a cell with a line break is of no type
+        joined = "\n".join(text for text in texts if "\n" not in text)
+    return len(lines.findall(joined))
 
 
 def looks_numeric(text: str) -> bool:
@@ -184,7 +187,7 @@ class _Cells:
         position = np.append(np.where(known, np.cumsum(known) - 1, -1), -1)
         self.codes = position[codes]
         self.texts = list(itertools.compress(distinct, known))
-        unusual = {t: i for i, t in enumerate(distinct) if t in MISSING - PLAINLY_MISSING}
+        unusual = {t: i for i, t in enumerate(distinct) if t in UNUSUAL_MISSING}
         #: words that were taken as missing, and how often
         self.unusual = {t: int((codes == i).sum()) for t, i in unusual.items() if not known[i]}
 
@@ -331,10 +334,13 @@ def _find_format(
 
 def _note_thousands(table: TextTable, columns: Sequence[_Cells], comma_separated: bool) -> None:
     """Say so where all fractions have three digits, which may be thousands in other countries."""
-    fractions = [t for c in columns for t in c.texts if "." in t and PLAIN.matches(t)]
-    german = NumberFormat(",", ".")
-    if fractions and not comma_separated and german.count(fractions) == len(fractions):
-        table.notes.append(f"{fractions[0]!r} is read as a fraction; thousands='.' makes it whole")
+    german, first = NumberFormat(",", "."), None
+    for text in (t for c in columns for t in c.texts if "." in t and PLAIN.matches(t)):
+        if not german.matches(text):
+            return
+        first = first or text
+    if first and not comma_separated:
+        table.notes.append(f"{first!r} is read as a fraction; thousands='.' makes it whole")
 
 
 def _typed_column(
