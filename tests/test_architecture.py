@@ -18,9 +18,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ppl_zoo"
 # From the ground up; each folder may import those named, and itself.
 ARROWS: dict[str, set[str]] = {
     "core": set(),
-    "data": {"core"},
     "compiler": {"core"},
     "imaging": {"core"},
+    "data": {"core", "imaging"},
     "diagnostics": {"core"},
     "solvers": {"core", "compiler"},
     "models": {"core", "data", "imaging"},

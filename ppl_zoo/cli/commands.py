@@ -65,6 +65,7 @@ COMMANDS = (
             "ppl-zoo fit gaussian-mixture --data photo-patches --components 50 --steps 100",
             "ppl-zoo fit gaussian-mixture --data mine.csv --components 3 --set covariance=tied",
             "ppl-zoo fit linear-regression --data mine.csv --target price --restarts 4",
+            "ppl-zoo fit naive-bayes --data mine.xlsx --columns colour,size --target kind",
             "ppl-zoo fit gaussian-mixture --out runs/gaussian-mixture --resume --steps 500",
         ),
     ),

@@ -50,8 +50,8 @@ class FitRequest:
     Parameters
     ----------
     data
-        A data set of `ppl-zoo list`, a .csv, .npy or .npz file, or a folder of images. Default:
-        that of the model's first recipe.
+        A data set of `ppl-zoo list`; a table (.csv, .txt, .xlsx, .parquet, .jsonl), a .npy or .npz
+        file, or a folder of images. Default: that of the model's first recipe.
     recipe
         A known good fit of `ppl-zoo show NAME`; other options change it.
     components
@@ -60,8 +60,19 @@ class FitRequest:
         An argument of the model.
     target
         The column of a table that is y, by name or number; default the last.
+    columns
+        The columns of a table to keep, by name or number: `--columns a,b`.
+    separator
+        What parts the cells of a text table: a character, `tab` or `blank`; default: found.
+    decimal
+        The decimal mark of a text table; default: found.
+    encoding
+        The encoding of a text table, such as latin-1; default: found.
+    missing
+        Cells of a table that stand for a missing value, besides NA, NULL, ? and empty ones:
+        `--missing -999,unknown`.
     data_option
-        An option of the data set.
+        An option of the data set, or of `zoo.data.from_path`.
     solver
         Default: the model's own.
     steps
@@ -92,6 +103,11 @@ class FitRequest:
     components: Annotated[int | None, arg(metavar="K")] = None
     set: Settings = ()
     target: Annotated[str | None, arg(metavar="COLUMN")] = None
+    columns: Annotated[str | None, arg(metavar="A,B")] = None
+    separator: Annotated[str | None, arg(metavar="CHARACTER")] = None
+    decimal: Annotated[str | None, arg(metavar="MARK")] = None
+    encoding: Annotated[str | None, arg(metavar="NAME")] = None
+    missing: Annotated[str | None, arg(metavar="A,B")] = None
     data_option: Settings = ()
     solver: SolverName | None = None
     steps: Annotated[int | None, arg(metavar="N")] = None
@@ -116,7 +132,15 @@ class FitRequest:
     @property
     def data_options(self) -> dict[str, Any]:
         """Options of the data set."""
-        return parse_settings(self.data_option)
+        short = {
+            "columns": self.columns and self.columns.split(","),
+            "sep": self.separator,
+            "decimal": self.decimal,
+            "encoding": self.encoding,
+            "na_values": self.missing and self.missing.split(","),
+        }
+        given = {name: value for name, value in short.items() if value is not None}
+        return given | parse_settings(self.data_option)
 
     @property
     def held_out(self) -> str | float | None:

@@ -9,13 +9,14 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ppl_zoo import data as datasets
 from ppl_zoo import solvers
+from ppl_zoo.core.categories import infer_states
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.solver import Solver
@@ -25,6 +26,9 @@ from ppl_zoo.fitting.run import fit
 from ppl_zoo.models.card import Card, Recipe
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 __all__ = [
     "SOLVERS",
@@ -102,11 +106,14 @@ def load_data(
     DataError
         If there are no such data or they cannot be split so.
     """
+    options = dict(options or {})
+    if target is not None and "columns" in options and not target.lstrip("-").isdigit():
+        options["columns"] = [*(c for c in options["columns"] if c != target), target]
     with _clear_errors("data"):
         if Path(name).suffix or "/" in name or Path(name).is_dir():
-            dataset = datasets.from_path(name, **(options or {}))
+            dataset = datasets.from_path(name, **options)
         else:
-            dataset = datasets.load(name, **(options or {}))
+            dataset = datasets.load(name, **options)
     arguments = inspect.signature(model_class.model).parameters
     names = [n for n in arguments if n != "self"]
     required = [n for n in names if arguments[n].default is inspect.Parameter.empty]
@@ -118,7 +125,7 @@ def load_data(
     columns = list(dataset.card.feature_names or ())
     if len(required) > 1 and set(required) <= set(columns):
         picks = [columns.index(n) for n in required]
-        return _split(dataset, lambda t: tuple(t[:, i] for i in picks), None)
+        return _split(dataset, lambda t: tuple(_columns(t, i) for i in picks), None)
     if names[:2] != ["x", "y"] or table.ndim != 2 or table.shape[1] < 2:
         raise DataError(
             f"data: {model_class.__name__} takes ({', '.join(required)}); got a table "
@@ -127,11 +134,13 @@ def load_data(
     index = _column(target, columns, table.shape[1])
     rest = [i for i in range(table.shape[1]) if i != index]
     kept = tuple(columns[i] for i in rest) if columns else None
-    return _split(dataset, lambda t: (t[:, rest], t[:, index]), kept)
+    return _split(dataset, lambda t: (_columns(t, rest), _columns(t, index)), kept)
 
 
 def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Model:
     """Build a model; ``num_features`` is read off the data where it is not given.
+
+    So are ``num_classes``, ``num_states`` and ``kind`` where the data are a frame with words.
 
     ``prior`` names a pretrained model, for classes that are made ``of`` one.
 
@@ -158,6 +167,7 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
     first = dataset.train[0] if isinstance(dataset.train, tuple) else dataset.train
     if "num_features" in parameters and first.ndim > 1:
         settings.setdefault("num_features", int(first.shape[1]))
+    _count_states(parameters, settings, dataset.train)
     missing = [
         name
         for name, parameter in parameters.items()
@@ -251,6 +261,36 @@ def _clear_errors(what: str) -> Iterator[None]:
         raise DataError(message if what in message else f"{what}: {message}") from error
 
 
+def _columns(table: Tensor | DataFrame, index: int | list[int]) -> Tensor | DataFrame | Series:
+    """Columns of a table by position; without its dimension for one."""
+    return table[:, index] if isinstance(table, Tensor) else table.iloc[:, index]
+
+
+def _count_states(parameters: Mapping[str, Any], settings: dict[str, Any], train: Any) -> None:
+    """Set the arguments of a discrete model that a data frame shows, where they are left out.
+
+    Classes and states are counted; columns of numbers are Gaussian in a model of several kinds.
+    """
+    x, y = train if isinstance(train, tuple) and len(train) == 2 else (train, None)
+    if "num_classes" in parameters and y is not None and not isinstance(y, Tensor):
+        settings.setdefault("num_classes", len(infer_states(str(y.name), y)))
+    discrete = {"num_states", "likelihood"} & set(parameters) == {"num_states"}
+    if isinstance(x, Tensor | tuple) or not discrete or "num_states" in settings:
+        return
+    columns = {str(name): column for name, column in x.items()}
+    if "kind" in parameters:
+        words = [getattr(c.dtype, "kind", "O") not in "iuf" for c in columns.values()]
+        kinds = settings.setdefault("kind", ["categorical" if w else "gaussian" for w in words])
+        kinds = [kinds] * len(columns) if isinstance(kinds, str) else kinds
+        pairs = zip(columns.items(), kinds, strict=False)
+        columns = {n: c for (n, c), kind in pairs if kind == "categorical"}
+    states = {name: infer_states(name, column) for name, column in columns.items()}
+    if "num_features" not in parameters:  # sequences, of the same states in each column
+        settings["num_states"] = len({state for names in states.values() for state in names})
+    elif states:
+        settings["num_states"] = [len(names) for names in states.values()]
+
+
 def _column(target: str | None, columns: list[str], width: int) -> int:
     """Index of the target's column; the last one by default."""
     if target is None:
@@ -265,7 +305,7 @@ def _column(target: str | None, columns: list[str], width: int) -> int:
 
 def _split(
     dataset: Dataset,
-    cut: Callable[[Tensor], tuple[Tensor, ...]],
+    cut: Callable[[Any], tuple[Any, ...]],
     feature_names: tuple[str, ...] | None,
 ) -> Dataset:
     """Cut the tables of all splits into the arguments of a model."""

@@ -25,6 +25,7 @@ from ppl_zoo.imaging import (
     read_image,
     write_image,
 )
+from ppl_zoo.imaging.validation import as_image
 from ppl_zoo.restoration.restoration import Restoration, restore
 
 __all__ = ["RestoreRequest", "restoration_figure", "restore_image"]
@@ -45,6 +46,10 @@ class RestoreRequest:
     ----------
     image
         PNG, JPEG or TIFF, grey or colour.
+    value_range
+        The values of black and white in a file of floating point; default 0 and 1.
+    frame
+        Which frame of a file that holds several, from 0.
     task
         What is wrong with it.
     sigma
@@ -77,6 +82,8 @@ class RestoreRequest:
     """
 
     image: Annotated[str, Positional, arg(metavar="IMAGE")]
+    value_range: tuple[float, float] | None = None
+    frame: int | None = None
     task: Literal["denoise", "deblur", "inpaint", "upscale"] = "denoise"
     sigma: float | None = None
     kernel: Annotated[str | None, arg(metavar="FILE")] = None
@@ -98,7 +105,7 @@ def restore_image(request: RestoreRequest) -> int:
     """Restore an image, write it and its figure; returns the exit code."""
     source = Path(request.image)
     out = Path(request.out or source.with_name(f"{source.stem}-restored.png"))
-    given = read_image(source)
+    given = as_image(read_image(source, frame=request.frame), value_range=request.value_range)
     operator, method = _operator(request), request.method
     if method is None:
         pixels = given.shape[0] * given.shape[1]
@@ -112,6 +119,7 @@ def restore_image(request: RestoreRequest) -> int:
         None if level is None else level / 255.0,
         request.prior,
         method,
+        value_range=None if request.value_range is None else (0.0, 1.0),
         quality=request.quality,
         num_draws=request.draws,
         steps=request.steps,

@@ -1,16 +1,23 @@
-"""Data set: tensors by split, and a data card that says where they come from."""
+"""Data set: tensors or data frames by split, and a card that says where they come from."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
 SPLITS = ("train", "valid", "test")
 
 #: splits differ in length, so that no dimension has a name here
-Split = Float[Tensor, "_ ..."] | tuple[Float[Tensor, "_ ..."], ...]
+Table: TypeAlias = "Float[Tensor, '_ ...'] | DataFrame | Series"
+Split: TypeAlias = "Table | tuple[Table, ...]"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class DataCard:
         Whether the data come with the package, so that no network is needed.
     num_observations
         Number of observations by split.
+    notes
+        What was assumed in reading a user's own file, a sentence each.
     """
 
     name: str
@@ -54,11 +63,12 @@ class DataCard:
     image_shape: tuple[int, ...] | None = None
     embedded: bool = False
     num_observations: Mapping[str, int] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Data set: tensors by split, labels where there are some, and the card.
+    """Data set: tensors or data frames by split, labels where there are some, and the card.
 
     Attributes
     ----------
@@ -67,9 +77,9 @@ class Dataset:
     card
         Where the data come from, their units and licence.
     train, valid, test
-        A float32 tensor `(n, features)`, float64 where float32 would round the data; a tuple of
-        such tensors of equal length n for data with several parts, such as `(x, y)`; None where a
-        split does not exist.
+        A float32 tensor `(n, features)`, float64 where float32 would round the data; a pandas data
+        frame or series where there are words, dates or truth values; a tuple of such of equal
+        length n for data with several parts, such as `(x, y)`; None where a split does not exist.
     labels
         An int64 tensor `(n,)` by split, or None. Labels describe the observations; no model is
         fitted to them unless it is asked to.
@@ -114,21 +124,25 @@ class Dataset:
                 parts.append(f"{split}={tuple(data.shape)}")
         if self.labels is not None:
             parts.append("labels")
-        return f"Dataset({self.name!r}: {', '.join(parts)})"
+        head = f"Dataset({self.name!r}: {', '.join(parts)})"
+        return "\n  ".join([head, *self.card.notes])
 
 
 def _num_observations(data: Split, what: str) -> int:
-    """Return the common length of the tensors of one split, floating point and not empty."""
-    tensors = data if isinstance(data, tuple) else (data,)
+    """Return the common length of the parts of one split, floating point and not empty."""
     lengths = set()
-    for tensor in tensors:
-        floating = tensor.dtype in (torch.float32, torch.float64)
-        if not floating or tensor.ndim == 0 or tensor.numel() == 0:
+    for part in data if isinstance(data, tuple) else (data,):
+        if isinstance(part, Tensor):
+            dtype = f"{part.dtype} "
+            wrong = part.dtype not in (torch.float32, torch.float64) or not part.numel()
+        else:
+            dtype, wrong = f"a {type(part).__name__} ", not hasattr(part, "iloc") or not part.size
+        if wrong or part.ndim == 0:
             raise ValueError(
-                f"{what} is {tensor.dtype} {tuple(tensor.shape)};"
-                " expected a torch.float32 or float64 tensor with at least one observation"
+                f"{what} is {dtype}{tuple(getattr(part, 'shape', ()))}; expected a torch.float32"
+                " or float64 tensor, or a data frame, with at least one observation"
             )
-        lengths.add(len(tensor))
+        lengths.add(len(part))
     if len(lengths) != 1:
         raise ValueError(
             f"the parts of {what} have lengths {sorted(lengths)}; expected one length"

@@ -1,6 +1,8 @@
-"""Readers of a user's own files: CSV tables, NumPy arrays, folders of images."""
+"""Readers of a user's own files: tables, NumPy arrays, folders of images."""
 
-import csv
+from __future__ import annotations
+
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,38 +11,75 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.data.column_types import are_numbers
 from ppl_zoo.data.dataset import SPLITS, DataCard, Dataset
+from ppl_zoo.data.tables import COMPRESSIONS, TABLE_SUFFIXES, pick_columns, read_table
+from ppl_zoo.imaging.files import read_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def from_path(path: str | Path) -> Dataset:
+def from_path(
+    path: str | Path,
+    *,
+    columns: Sequence[str | int] | None = None,
+    target: str | int | None = None,
+    **options: Any,
+) -> Dataset:
     r"""Return a user's own data as a data set.
+
+    Options have the names of `pandas.read_csv`. What they leave open is found from the content;
+    where another reading was possible, `card.notes` says which was taken.
 
     Parameters
     ----------
     path
-        * `.csv`: numbers separated by commas; the first line may name the columns; an empty cell
-          becomes NaN, a missing value.
+        * `.csv`, `.tsv`, `.txt`, `.data`: a table of numbers, words, dates and truth values, whose
+          first line may name the columns; also as `.csv.gz`, `.bz2`, `.xz` or `.zip`.
+        * `.jsonl`, `.ndjson`: an object a line; `.json`: a list of objects, or an object of lists.
+        * `.xlsx`: a sheet of Excel; `.parquet` (both need `pip install 'ppl_zoo[tables]'`).
         * `.npy`: an array `(n, ...)`. A float32 or float64 file is mapped, not read: it may be
           larger than memory. Other types are converted.
         * `.npz`: arrays `train`, `valid`, `test`, or a single array of any name, which is train.
         * a folder of png or jpg images of one size: grey values in [0, 1], `(n, height * width)`,
           in the order of the file names.
+    columns
+        The columns of a table to keep, by name or position from 0.
+    target
+        The column that is y: train is then `(x, y)`.
+    **options
+        Options of tables:
+
+        * `sep`: the character between cells; "tab", or "blank" for any run of blanks.
+        * `decimal`, `thousands`: the decimal mark, and the mark between thousands.
+        * `encoding`: such as "utf-8", "latin-1".
+        * `quotechar`: the mark around a cell that holds a separator or line break; None for none.
+        * `header`: 0 if the first line names the columns, None if it does not.
+        * `skiprows`: the number of lines before the table.
+        * `na_values`, `keep_default_na`: more cells that stand for a missing value, and whether an
+          empty cell, `NA`, `N/A`, `NULL`, `?`, `nan` and pandas' other ones do.
+        * `dtype`: `str`, or a mapping of columns to `str`: columns to be read as words, such as
+          codes with leading zeros.
+        * `dayfirst`: whether 01/02/2024 is the first of February.
+        * `sheet_name`: name or position of the sheet of an Excel file; default the first.
 
     Returns
     -------
     Dataset
-        Train only, unless an npz has more. Numbers of a CSV are float64, so that a date such as
-        20240131 stays that date; arrays keep float32 and float64, integers of up to 16 bits become
-        float32 and wider ones float64. A one-dimensional array becomes `(n, 1)`.
+        Train only, unless an npz has more. Numbers of a table are a float64 tensor, so that a date
+        such as 20240131 stays that date. A table with words, dates or truth values is a data
+        frame, whose integers are int64. Arrays keep float32 and float64, integers of up to 16 bits
+        become float32 and wider ones float64. A one-dimensional array becomes `(n, 1)`.
 
     Raises
     ------
     FileNotFoundError
         If nothing is there.
-    ValueError
-        If the content is none of these; the message names the cell, array or image.
+    TypeError
+        If there is no such option.
+    DataError
+        If the content is none of these; the message names the file, and the cell, array or image.
 
     Examples
     --------
@@ -48,10 +87,11 @@ def from_path(path: str | Path) -> Dataset:
     >>> from ppl_zoo import data
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "heights.csv")
-    ...     _ = path.write_text("height,weight\n1.8,75\n1.6,\n")
+    ...     _ = path.write_text("height;weight\n1,8;75\n1,6;\n")
     ...     dataset = data.from_path(path)
     >>> dataset
     Dataset('heights': train=(2, 2))
+      numbers are read with the decimal mark ',', as in '1,8'
     >>> dataset.card.feature_names
     ('height', 'weight')
     """
@@ -59,104 +99,107 @@ def from_path(path: str | Path) -> Dataset:
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {str(path)!r}")
     suffix = path.suffix.lower()
-    if path.is_dir():
-        splits, extra = _image_folder(path)
-    elif suffix == ".csv":
-        splits, extra = _csv(path)
-    elif suffix in (".npy", ".npz"):
-        splits, extra = _arrays(path), {}
+    unpacked = path.with_suffix("") if suffix in COMPRESSIONS else path
+    known = [n for n in inspect.signature(read_table).parameters if n not in ("path", "columns")]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"from_path has no option {option!r}; its options: {', '.join(known)}")
+    if not path.is_dir() and unpacked.suffix.lower() in TABLE_SUFFIXES:
+        splits, extra = _table(path, columns, target, options)
+    elif path.is_dir() or suffix in (".npy", ".npz"):
+        given = {"columns": columns, "target": target} | options
+        for name, value in given.items():
+            if value is not None:
+                raise DataError(f"{path.name!r}: got {name}={value!r}, an option of tables")
+        splits, extra = _image_folder(path) if path.is_dir() else (_arrays(path), {})
     else:
-        raise ValueError(
-            f"{path.name!r} has the suffix {suffix!r}; expected .csv, .npy, .npz or a folder of"
-            f" images ({', '.join(IMAGE_SUFFIXES)})"
+        mend = "; save it as .xlsx or .csv" if suffix in (".xls", ".ods", ".xlsb") else ""
+        raise DataError(
+            f"{path.name!r} has the suffix {suffix!r}; expected a table"
+            f" ({', '.join(TABLE_SUFFIXES)}; text also {', '.join(COMPRESSIONS)}), .npy, .npz or"
+            f" a folder of images ({', '.join(IMAGE_SUFFIXES)}){mend}"
         )
-    shape = tuple(next(iter(splits.values())).shape[1:])
+    sizes = {s: d[0] if isinstance(d, tuple) else d for s, d in splits.items()}
+    name = unpacked.stem or path.name
     card = DataCard(
-        name=path.stem,
+        name=name,
         title=path.name,
-        shape=str(shape),
+        shape=str(tuple(next(iter(sizes.values())).shape[1:])),
         units="grey value, 0 (black) to 1 (white)" if "image_shape" in extra else "as in the file",
         licence="the user's own",
         citation="",
         url="",
-        num_observations={split: len(data) for split, data in splits.items()},
+        num_observations={split: len(data) for split, data in sizes.items()},
         **extra,
     )
-    return Dataset(name=path.stem, card=card, **splits)
+    return Dataset(name=name, card=card, **splits)
 
 
-def _csv(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        # Line numbers are kept for messages; blank lines are not observations.
-        lines = [(number, row) for number, row in enumerate(csv.reader(stream), 1) if row]
-    if not lines:
-        raise ValueError(f"{path.name!r} is empty; expected lines of numbers")
-    names = None
-    if all(_is_column_name(cell) for cell in lines[0][1]):
-        names = tuple(cell.strip() for cell in lines.pop(0)[1])
-    if not lines:
-        raise ValueError(f"{path.name!r} has a header and no numbers; expected lines of numbers")
-    width = len(names or lines[0][1])
-    table = np.empty((len(lines), width))
-    for row, (number, cells) in zip(table, lines, strict=True):
-        if len(cells) != width:
-            raise ValueError(f"{path.name!r}, line {number}: {len(cells)} cells; expected {width}")
-        row[:] = [_number(cell, path, number, i, names) for i, cell in enumerate(cells)]
-    return {"train": torch.from_numpy(table)}, {"feature_names": names}
-
-
-def _is_column_name(cell: str) -> bool:
-    """Whether a cell names a column: neither a number nor empty."""
-    try:
-        float(cell)
-    except ValueError:
-        return bool(cell.strip())
-    return False
-
-
-def _number(cell: str, path: Path, line: int, index: int, names: Sequence[str] | None) -> float:
-    if not cell.strip():
-        return float("nan")
-    column = repr(names[index]) if names else index + 1
-    place = f"{path.name!r}, line {line}, column {column}: {cell!r}"
-    try:
-        number = float(cell)
-    except ValueError:
-        raise ValueError(
-            f"{place}; expected a number, or an empty cell for a missing value"
-        ) from None
-    digits = cell.strip().lstrip("+-")
-    if len(digits) > 15 and digits.isdecimal() and int(digits) != abs(number):
-        raise ValueError(
-            f"{place}; expected an integer that float64 holds, at most 2^53 = {2**53}: the numbers"
-            " of longer identifiers mean nothing, leave the column out"
-        )
-    return number
+def _table(
+    path: Path,
+    columns: Sequence[str | int] | None,
+    target: str | int | None,
+    options: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train split of a table: a tensor if all columns are numbers, else a data frame."""
+    columns = [columns] if isinstance(columns, str | int) else columns
+    if target is not None and columns is not None and target not in columns:
+        columns = [*columns, target]
+    frame, notes, named = read_table(path, columns=columns, **options)
+    names = tuple(frame.columns) if named else None
+    rest = list(range(frame.shape[1]))
+    index = None
+    if target is not None:
+        index = pick_columns(path.name, names, len(rest), [target])[0]
+        rest.remove(index)
+        if not rest:
+            raise DataError(f"{path.name!r}: got no column but the target {target!r}")
+    train: Any = frame if index is None else (frame.iloc[:, rest], frame.iloc[:, index])
+    if are_numbers(frame):
+        table = torch.from_numpy(frame.to_numpy(np.float64, na_value=np.nan, copy=True))
+        train = table if index is None else (table[:, rest], table[:, index])
+    extra = {"feature_names": names and tuple(names[i] for i in rest), "notes": notes}
+    return {"train": train}, extra
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
-        # "c" maps the file and lets torch believe that it may write: nothing reaches the disk.
-        content = np.load(path, allow_pickle=False, mmap_mode="c")
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name!r} cannot be read as numbers: {error}") from error
+        with path.open("rb") as stream:  # numpy leaves a damaged archive open
+            if stream.read(2) == b"PK":
+                stream.seek(0)
+                archive = np.load(stream, allow_pickle=False)
+                content = {name: archive[name] for name in _members(path, archive.files)}
+            else:
+                # "c" maps the file and lets torch believe that it may write: nothing reaches the
+                # disk.
+                content = np.load(path, allow_pickle=False, mmap_mode="c")
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file shows anywhere in numpy and zipfile
+        raise DataError(f"{path.name!r} cannot be read as numbers: {error}") from error
     if isinstance(content, np.ndarray):
         return {"train": _tensor(content, path.name)}
-    with content as archive:
-        keys = [split for split in SPLITS if split in archive.files]
-        if "train" in keys:
-            return {key: _tensor(archive[key], f"{path.name}: {key}") for key in keys}
-        if len(archive.files) == 1:
-            return {"train": _tensor(archive[archive.files[0]], path.name)}
-        raise ValueError(
-            f"{path.name!r} holds {archive.files}; expected 'train' (and 'valid', 'test'),"
-            " or a single array"
-        )
+    if len(content) == 1:
+        return {"train": _tensor(next(iter(content.values())), path.name)}
+    return {name: _tensor(array, f"{path.name}: {name}") for name, array in content.items()}
+
+
+def _members(path: Path, names: Sequence[str]) -> list[str]:
+    """Arrays of an archive to read: the splits, or the only one."""
+    splits = [split for split in SPLITS if split in names]
+    if "train" in splits:
+        return splits
+    if len(names) == 1:
+        return list(names)
+    raise DataError(
+        f"{path.name!r} holds {list(names)}; expected 'train' (and 'valid', 'test'), or a single"
+        " array"
+    )
 
 
 def _tensor(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind not in "fiub" or array.ndim == 0 or array.size == 0:
-        raise ValueError(
+        raise DataError(
             f"{what!r} is {array.dtype} {array.shape};"
             " expected real numbers with at least one observation"
         )
@@ -166,7 +209,7 @@ def _tensor(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         large = (array > 2**53) | (array < -(2**53))
         if large.any():
-            raise ValueError(
+            raise DataError(
                 f"{what!r} holds the integer {array[large][0]}; expected at most 2^53 = {2**53},"
                 " which float64 holds exactly: leave identifiers out"
             )
@@ -177,30 +220,17 @@ def _tensor(array: np.ndarray, what: str) -> Tensor:
 
 
 def _image_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from PIL import Image, UnidentifiedImageError
-
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise ValueError(f"no images in {str(folder)!r}; expected {', '.join(IMAGE_SUFFIXES)}")
-    images: list[np.ndarray] = []
+        raise DataError(f"no images in {str(folder)!r}; expected {', '.join(IMAGE_SUFFIXES)}")
+    images: list[Tensor] = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels = _grey(image)
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path.name!r} cannot be read as an image: {error}") from error
+        pixels = read_image(path, grey=True)
         if images and pixels.shape != images[0].shape:
-            raise ValueError(
-                f"{path.name!r} has {pixels.shape} pixels and {paths[0].name!r} has"
-                f" {images[0].shape}; expected images of one size (height, width)"
+            raise DataError(
+                f"{path.name!r} has {tuple(pixels.shape)} pixels and {paths[0].name!r} has"
+                f" {tuple(images[0].shape)}; expected images of one size (height, width)"
             )
         images.append(pixels)
-    stack = torch.from_numpy(np.stack(images))
-    return {"train": stack.flatten(1)}, {"image_shape": images[0].shape}
-
-
-def _grey(image: Any) -> np.ndarray:
-    """Return a Pillow image as float32 `(height, width)` in [0, 1]; 16 bits stay 16 bits."""
-    if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.float32) / 65535.0
-    return np.asarray(image.convert("L")).astype(np.float32) / 255.0
+    stack = torch.stack(images).flatten(1)
+    return {"train": stack}, {"image_shape": tuple(images[0].shape)}

@@ -19,7 +19,7 @@ from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
 from ppl_zoo.imaging.noise import estimate_noise
 from ppl_zoo.imaging.operators import Identity, LinearOperator, Mask
 from ppl_zoo.imaging.patches import PatchGrid
-from ppl_zoo.imaging.validation import as_channels, as_image
+from ppl_zoo.imaging.validation import as_channels, as_image, check_unit_interval
 from ppl_zoo.models.images.epll import EPLL
 from ppl_zoo.models.images.patch_mixture import PatchMixture
 from ppl_zoo.models.pretrained import load_pretrained
@@ -76,6 +76,7 @@ def restore(
     prior: Any = "gmm200-patches",
     method: Any = "map",
     *,
+    value_range: Any = None,
     quality: str = "best",
     stride: int | None = None,
     num_draws: int = 64,
@@ -92,7 +93,7 @@ def restore(
     image
         The degraded image, ``(height, width)`` or ``(height, width, channels)``: floats in [0, 1],
         which noise may exceed, or integers of 8 or 16 bits. The last of 2 or 4 channels is
-        transparency and is returned unchanged.
+        transparency and is returned unchanged. Or a path, or an image of Pillow.
     operator
         The degradation before noise: ``zoo.imaging.Identity()`` (the default), ``Blur``,
         ``Mask`` or ``Downsample``.
@@ -111,6 +112,9 @@ def restore(
         options, such as the rule, the runs to average or a true image to compare with.
         "dip-langevin", "dip-normal": mean and sd of the image over a posterior of the net's
         weights, by Langevin dynamics or mean-field normal.
+    value_range
+        The values of black and white in ``image`` where they are not 0 and 1, such as ``(-1, 1)``
+        or ``(0, 255)``; ``sigma`` and the result stay in units of [0, 1].
     quality
         "best", "fast" (some .04 dB below), "fastest" (some .15 dB) or "exact": the published
         algorithm, with every patch and components by exact scores, slow and some .1 dB below,
@@ -138,8 +142,8 @@ def restore(
     Raises
     ------
     DataError
-        If the image is smaller than a patch, has NaN or values that are not of [0, 1], or an
-        option is unknown.
+        If the image is smaller than a patch, has NaN or more values outside of [0, 1] than its
+        noise explains, cannot be read, or an option is unknown.
 
     Examples
     --------
@@ -162,12 +166,15 @@ def restore(
             "Blur(kernel), Mask(mask), Downsample(factor), Lanczos(factor)"
         )
     ignore = operator.mask if isinstance(operator, Mask) else None
-    values = as_image(image, ignore=ignore).to(pick_device(device))
+    values = as_image(image, ignore, value_range).to(pick_device(device))
     channels, alpha = as_channels(values)
+    noise_sd = _noise_level(sigma, channels, operator)
+    if value_range is None:
+        check_unit_interval(channels, noise_sd)
     problem = RestorationProblem(
         channels,
         operator,
-        _noise_level(sigma, channels, operator),
+        noise_sd,
         sigma_known=sigma is not None,
         prior=prior,
         method=method,

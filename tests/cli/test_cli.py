@@ -9,7 +9,9 @@ import torch
 import ppl_zoo as zoo
 from ppl_zoo import cli
 from ppl_zoo.cli.commands import COMMANDS
+from ppl_zoo.cli.recipes import load_data, make_model
 from ppl_zoo.cli.terminal import table_text
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.models.card import Figure
 from ppl_zoo.models.catalogue import find
 
@@ -120,6 +122,50 @@ def test_fit_own_table(call, tmp_path):
     assert code == 2 and "--set num_components=VALUE" in err
     code, out, _ = call("fit linear-regression --data mine.csv --target a --steps 5 --out s")
     assert code == 0 and zoo.load(tmp_path / "s").model.num_features == 2
+
+
+def test_fit_a_table_as_it_is_found(call, tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    y = x @ np.array([2.0, -1.0]) + 3.0
+    lines = ["größe;kind;x;y", *(f"{a};k;{b};{c}" for (a, b), c in zip(x, y, strict=True))]
+    lines += ["-1;k;unknown;2"]
+    text = "\n".join(lines).replace(".", ",")
+    (tmp_path / "mine.txt").write_bytes(text.encode("latin-1"))
+    line = "fit linear-regression --data mine.txt --steps 5"
+    line += " --columns größe,x --target y --missing unknown,nothing --out r"
+    code, _, err = call(f"{line} --separator ; --decimal , --encoding latin-1")
+    assert code == 2 and "missing" in err.lower()  # a regression takes no missing values
+    (tmp_path / "mine.txt").write_bytes(text.rsplit("\n", 1)[0].encode("latin-1"))
+    code, _, err = call(line)
+    assert code == 0
+    assert "decimal mark ','" in err and "encoding is taken as cp1252" in err
+    read = zoo.load(tmp_path / "r").data()
+    assert np.array_equal(read[0], x) and np.array_equal(read[1], y)
+    options = json.loads((tmp_path / "r" / "about.json").read_text())["data_options"]
+    assert options == {"columns": ["größe", "x"], "na_values": ["unknown", "nothing"]}
+
+
+def test_states_of_words_are_counted(tmp_path):
+    text = "who,colour,size,ok\nA,red,1.5,True\nB,blue,2,False\nC,green,2.5,True\n"
+    (tmp_path / "words.csv").write_text(text)
+    card = find("naive-bayes")
+    name = str(tmp_path / "words.csv")
+    dataset = load_data(card.model_class, name, {"columns": ["colour", "size", "ok"]}, "who")
+    x, y = dataset.train
+    assert list(x.columns) == ["colour", "size", "ok"] and y.tolist() == ["A", "B", "C"]
+    model = make_model(card, dataset, {})
+    assert model.num_features == 3 and model.config["num_classes"] == 3
+    assert model.config["kind"] == ["categorical", "gaussian", "categorical"]
+    assert model.config["num_states"] == [3, 2]
+    options = {"columns": ["who", "ok"]}
+    card = find("categorical")
+    model = make_model(card, load_data(card.model_class, name, options), {})
+    assert model.config["num_states"] == [3, 2]
+    card = find("markov-chain")
+    dataset = load_data(card.model_class, name, {"columns": ["who", "colour"]})
+    assert make_model(card, dataset, {}).config["num_states"] == 6
+    with pytest.raises(DataError, match="column 'size'.*got 1.5, expected labels"):
+        make_model(find("categorical"), load_data(zoo.Categorical, name), {})
 
 
 def test_fit_reports_a_held_out_score(call):

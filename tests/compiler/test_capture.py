@@ -2,6 +2,7 @@
 
 import functools
 import signal
+import time
 import warnings
 
 import jax
