@@ -1,6 +1,6 @@
 """Errors of the zoo, which say what was given and what was expected."""
 
-__all__ = ["ConvergenceError", "DataError", "QueryError", "RunError"]
+__all__ = ["ConvergenceError", "DataError", "ForkError", "QueryError", "RunError"]
 
 
 class DataError(ValueError):
@@ -22,6 +22,10 @@ class ConvergenceError(RuntimeError):
 
     fit = None
     solution = None
+
+
+class ForkError(OSError):
+    """A process that was forked after compiled programs had run, and cannot run any itself."""
 
 
 class RunError(RuntimeError):

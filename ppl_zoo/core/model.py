@@ -32,6 +32,7 @@ from ppl_zoo.core.named_data import (
     encode,
     learn_names,
 )
+from ppl_zoo.core.one_at_a_time import one_at_a_time, running
 from ppl_zoo.core.parameters import ParameterStore
 from ppl_zoo.core.rows import Rows, needs_double, split_parts
 from ppl_zoo.core.tracing import Site, describe, draw, first_run, predict
@@ -43,6 +44,21 @@ __all__ = ["ANSWERS", "Array", "Model", "no_latents"]
 #: what a query may say of itself; "exact" is a promise that `zoo.testing.check_model` tests
 ANSWERS = ("exact", "bound", "estimate", "none")
 
+
+#: methods of a model that run in one thread at a time
+QUERIES = (
+    "log_prob",
+    "sample",
+    "encode",
+    "predict",
+    "predict_proba",
+    "predictive",
+    "marginals",
+    "query",
+    "map_query",
+    "denoise",
+    "learn",
+)
 
 #: numbers in data whose shapes are validated whole; of larger ones the first rows are
 MAX_VALIDATED_NUMBERS = 2**22
@@ -159,6 +175,7 @@ class Model(PyroModule):
     _takes_all: bool = True
     _dtype_asked: bool = False
     data_names: Mapping[str, ArgumentNames] = {}
+    _drawn_from: Tensor | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Remember the arguments of ``__init__``, so that a saved fit can repeat it.
@@ -169,18 +186,26 @@ class Model(PyroModule):
         for name in ("model", "guide"):
             if inspect.isfunction(cls.__dict__.get(name)):
                 setattr(cls, name, _in_own_store(cls.__dict__[name]))
+        for name in QUERIES:
+            if inspect.isfunction(cls.__dict__.get(name)):
+                setattr(cls, name, one_at_a_time(cls.__dict__[name]))
         if "__init__" not in cls.__dict__:
             return
         init = cls.__init__
 
         @functools.wraps(init)
         def remember(self: Model, *args: Any, **kwargs: Any) -> None:
-            if "config" not in self.__dict__:
-                bound = inspect.signature(init).bind(self, *args, **kwargs)
-                bound.apply_defaults()
-                given = dict(list(bound.arguments.items())[1:])
-                self.__dict__["config"] = given
-            init(self, *args, **kwargs)
+            if "config" in self.__dict__:  # of a base class, called by a subclass
+                init(self, *args, **kwargs)
+                return
+            bound = inspect.signature(init).bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            self.__dict__["config"] = dict(list(bound.arguments.items())[1:])
+            with running():  # a fit of another thread may have set another default dtype
+                state = torch.get_rng_state()
+                init(self, *args, **kwargs)
+            if not torch.equal(state, torch.get_rng_state()):
+                self.__dict__["_drawn_from"] = state
 
         cls.__init__ = remember
 
@@ -343,16 +368,17 @@ class Model(PyroModule):
 
     @contextlib.contextmanager
     def defaults(self) -> Iterator[None]:
-        """Make new tensors in this model's dtype and on its device."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-        try:
-            # on a CPU the device mode would only cost time
-            device = torch.device(self.device) if self.device.type != "cpu" else _nothing()
-            with device, self.declared.installed():
-                yield
-        finally:
-            torch.set_default_dtype(before)
+        """Make new tensors in this model's dtype and on its device; other threads wait."""
+        with running():
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(self.dtype)
+            try:
+                # on a CPU the device mode would only cost time
+                device = torch.device(self.device) if self.device.type != "cpu" else _nothing()
+                with device, self.declared.installed():
+                    yield
+            finally:
+                torch.set_default_dtype(before)
 
     def whole(self) -> contextlib.AbstractContextManager[None]:
         """Let plates of the program that subsample have all of their rows, for queries."""
@@ -492,6 +518,26 @@ class Model(PyroModule):
         other.to(self.device, self.dtype)
         other._dtype_asked = self._dtype_asked
         return other
+
+    @torch.no_grad()
+    def redraw(self) -> None:
+        """Draw weights anew by the seed in force, if they are those that ``__init__`` drew.
+
+        A model that was fitted, loaded or changed stays as it is.
+        """
+        if self._drawn_from is None or len(self.declared._parameters):
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._drawn_from)
+            as_made = type(self)(**_spread(type(self), self.config)).state_dict()
+        own = self.state_dict()
+        same = own.keys() == as_made.keys() and all(
+            value.shape == as_made[name].shape
+            and torch.equal(value.cpu(), as_made[name].to("cpu", value.dtype))
+            for name, value in own.items()
+        )
+        if same:
+            self.load_state_dict(self.fresh().state_dict())
 
     def find_data_plate(self, data: Any) -> str | None:
         """Name the plate over the data; runs the model once where it is not known yet."""

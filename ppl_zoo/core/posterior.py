@@ -18,6 +18,7 @@ from torch import Tensor
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.khat import resample
 from ppl_zoo.core.model import Model, no_latents
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import Rows, evenly_spaced, split_indices
 from ppl_zoo.core.solution import Solution, load_chain
@@ -176,6 +177,7 @@ class FittedModel:
 
     # ---- draws ------------------------------------------------------------------------------
 
+    @one_at_a_time
     def draws(self, num_samples: int = 1000, rows: Rows | None = None) -> list[Draws]:
         """Scored draws of the guide, one :class:`Draws` a chain.
 
@@ -196,6 +198,7 @@ class FittedModel:
                 out.append(draw(self.model, guide, data, num, plate, latents=given))
         return out
 
+    @one_at_a_time
     def replicates(
         self, num_samples: int = 1000, rows: Rows | None = None
     ) -> list[dict[str, Tensor]]:
@@ -212,6 +215,7 @@ class FittedModel:
             out.append({k: v for k, v in drawn.items() if sites[k].kind == "observed"})
         return out
 
+    @one_at_a_time
     def posterior(self, num_samples: int = 1000, discrete: bool = False) -> dict[str, Tensor]:
         """Draw the latents from the fitted posterior.
 
@@ -237,6 +241,7 @@ class FittedModel:
         names = [n for n in self.solution.summed_out if n not in found]
         return found | self._discrete(found, names) if discrete and names else found
 
+    @one_at_a_time
     def log_weights(self, num_samples: int = 4000) -> Tensor:
         """Log importance weights of the guide's draws, ``(chain, draw)``.
 
@@ -252,6 +257,7 @@ class FittedModel:
             )
         return torch.stack([d.log_weight for d in self.draws(num_samples)])
 
+    @one_at_a_time
     def resampled(
         self, drawn: Sequence[Draws], num_samples: int, num_chains: int = 1
     ) -> FittedModel:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.one_at_a_time import running
+
 __all__ = ["chain_seed", "fork_generators", "quasi_normals", "set_seed"]
 
 
@@ -36,8 +38,8 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def fork_generators(device: torch.device) -> Iterator[None]:
-    """Leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Leave the caller's random state as it was; other threads wait."""
+    with running(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 

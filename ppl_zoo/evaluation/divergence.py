@@ -10,6 +10,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 
 __all__ = ["Divergence", "kl"]
 
@@ -31,6 +32,7 @@ class Divergence(NamedTuple):
 
 
 @torch.no_grad()
+@one_at_a_time
 def kl(p: Any, q: Any, *, num_samples: int = 10_000) -> Divergence:
     """KL(p || q), in closed form where there is one, else by draws of p.
 

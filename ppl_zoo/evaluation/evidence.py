@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.khat import khat
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import evenly_spaced
@@ -55,6 +56,7 @@ class Evidence:
         return f"log p(x) = {self.value:.3f} +- {self.error:.3f} nats ({self.method}{warning})"
 
 
+@one_at_a_time
 def evidence(
     fit: FittedModel,
     method: str = "bridge",

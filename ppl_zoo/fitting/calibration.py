@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.solver import Solver
 from ppl_zoo.core.tracing import describe, simulate
@@ -159,6 +160,7 @@ class Calibration:
         return plot_ranks(self)
 
 
+@one_at_a_time
 def calibrate(
     model: Model,
     data: Any,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.khat import khat
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import fork_generators
 from ppl_zoo.core.solver import Solver
@@ -90,6 +91,7 @@ class Fit(FittedModel):
         """
         return np.array([khat(w) for w in self.log_weights(num_samples)])
 
+    @one_at_a_time
     def check(
         self,
         reference: Solver | FittedModel | Mapping[str, Any] | None = None,
@@ -115,6 +117,7 @@ class Fit(FittedModel):
         """
         return checks.check(self, reference, num_samples)
 
+    @one_at_a_time
     def check_rows(
         self, *data: Any, reference: Solver | None = None, num_samples: int = 4000
     ) -> Any:
@@ -142,6 +145,7 @@ class Fit(FittedModel):
         """
         return checks.check_rows(self, data, reference, num_samples)
 
+    @one_at_a_time
     def linear_response(self) -> LinearResponse:
         """Linear-response covariances, which a mean-field fit leaves out.
 
@@ -154,6 +158,7 @@ class Fit(FittedModel):
             rows = self.model.rows_of(self.data())
             return linear_response(self.model, rows, self.guide, seed=self.seed)
 
+    @one_at_a_time
     def to_arviz(self, num_samples: int = 1000, **options: Any) -> Any:
         """Convert to ArviZ: ``InferenceData`` (0.23) or ``DataTree`` (1.x).
 
@@ -163,6 +168,7 @@ class Fit(FittedModel):
 
         return to_arviz(self, num_samples=num_samples, **options)
 
+    @one_at_a_time
     def save(self, path: str | Path, *, include_data: bool | None = None) -> Path:
         """Write the fit to a run directory; see :func:`ppl_zoo.fitting.saving.save`."""
         return saving.save(self, path, include_data=include_data)

@@ -14,6 +14,7 @@ from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
@@ -34,6 +35,7 @@ def default_solver(model: Model) -> Solver:
     return getattr(solvers, name)(**options)
 
 
+@one_at_a_time
 def fit(
     model: Any,
     data: Any,
@@ -74,7 +76,9 @@ def fit(
     device
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
     seed
-        Makes the fit repeatable; the caller's random state is left alone.
+        Makes the fit repeatable: it rules the weights that a model draws when it is made, unless
+        they were changed since, and all that the solver draws. The caller's random state is left
+        alone. Weights that a program brings along (a net made outside of it) are the caller's.
     progress
         Show a progress bar; silent in any case where there is no terminal.
     checkpoint
@@ -129,6 +133,9 @@ def fit(
     model.check_data(rows)
     with fork_generators(model.device), model.defaults():
         set_seed(seed, model.device)  # a first run must not depend on what ran before it
+        if before is None and getattr(solver, "initialize", True):
+            model.redraw()
+            set_seed(seed, model.device)
         model.find_data_plate(rows)
         model.validate(rows)
         rows, valid, num_split_off = _hold_out(model, data, rows, solver, validation, before, seed)
@@ -215,6 +222,7 @@ def _hold_out(
     return rows, valid, 0
 
 
+@one_at_a_time
 def fit_many(
     model: Model, tables: Sequence[Any], solver: Solver | None, *, seed: int = 0
 ) -> list[Fit | None]:
@@ -261,6 +269,7 @@ def fit_many(
     return out
 
 
+@one_at_a_time
 def load(
     path: str | Path,
     *,

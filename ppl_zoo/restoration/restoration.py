@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
@@ -69,6 +70,7 @@ class Restoration:
     sigma: float
 
 
+@one_at_a_time
 def restore(
     image: Any,
     operator: Any = None,

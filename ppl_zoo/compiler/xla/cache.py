@@ -11,7 +11,9 @@ from typing import TypeVar, cast
 import jax
 import pooch
 
-__all__ = ["MAX_PROGRAMS", "PROGRAMS", "ProgramCache", "use_disk_cache"]
+from ppl_zoo.core.errors import ForkError
+
+__all__ = ["MAX_PROGRAMS", "PROGRAMS", "ProgramCache", "refuse_forked", "use_disk_cache"]
 
 #: Programs that are kept in memory. One of a small model takes 2 MB (a potential), 10 MB (steps of
 #: SVI) or 35 MB (a NUTS sampler): together they stay below a gigabyte.
@@ -48,6 +50,7 @@ class ProgramCache:
 
     def get(self, key: Hashable, build: Callable[[], _Program]) -> _Program:
         """Return the program of a key; ``build()`` makes it where it is not there."""
+        refuse_forked()
         with self._lock:
             if key in self._programs:
                 self._programs.move_to_end(key)
@@ -69,6 +72,36 @@ class ProgramCache:
 
     def __len__(self) -> int:
         return len(self._programs)
+
+
+_has_run = _forked = False
+
+
+def _note_fork() -> None:
+    """Remember in a forked child that its parent had run XLA."""
+    global _forked
+    _forked = _has_run
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def refuse_forked() -> None:
+    """Refuse to compile or run in a child that was forked after XLA had run: it would hang.
+
+    Raises
+    ------
+    ForkError
+        Says how to start the process.
+    """
+    global _has_run
+    _has_run = True
+    if _forked:
+        raise ForkError(
+            "this process was forked from one that has run XLA, whose threads it lacks, so that "
+            "compiled programs would hang: start it by multiprocessing.get_context('spawn') (or "
+            "'forkserver'), or fit with compile=False"
+        )
 
 
 #: the programs of all solvers

@@ -25,7 +25,7 @@ from ppl_zoo.compiler.xla.broadcasting import (
     contract,
     materialize,
 )
-from ppl_zoo.compiler.xla.cache import use_disk_cache
+from ppl_zoo.compiler.xla.cache import refuse_forked, use_disk_cache
 from ppl_zoo.compiler.xla.ops.dtypes import jax_dtype
 from ppl_zoo.compiler.xla.ops.random import RANDOM
 from ppl_zoo.compiler.xla.ops.table import TABLE
@@ -104,6 +104,7 @@ def lower(captured: Captured) -> LoweredGraph:
         If the table lacks an operation, or XLA cannot run one as torch does; the message names
         it, and the line of the user that calls for it.
     """
+    refuse_forked()
     graph = captured.graph
     used: dict[str, Any] = {}
     for node in graph.graph.nodes:

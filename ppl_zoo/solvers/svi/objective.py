@@ -14,7 +14,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 
 from ppl_zoo.compiler import CaptureError
-from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.errors import DataError, ForkError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
@@ -130,6 +130,8 @@ def _potential(
         potential = BatchedPotential(model, rows, compiled)
     except CaptureError as error:
         potential, against = None, reason_of(error)
+    except ForkError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a model does, the other way is open
         potential, against = None, reason_of(error)
         if isinstance(error, DataError):
