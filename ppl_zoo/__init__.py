@@ -1,7 +1,14 @@
 """ppl_zoo: a zoo of probabilistic models for Pyro, fitted by EM and SVI, checked with ArviZ."""
 
 import importlib
+import os
+import sys
 from typing import Any
+
+# OpenMP's threads are to sleep while they wait: on a busy machine spinning ones take the cores
+# that the others wait for, thirty times the time. It is read once, when torch is loaded.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo.compiler.scan import scan

@@ -1,12 +1,15 @@
-"""Device: where a fit runs, and whether bfloat16 is fast there."""
+"""Device: where a fit runs, with how many threads, and whether bfloat16 is fast there."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ppl_zoo.core.errors import DataError
 
-__all__ = ["has_fast_bfloat16", "pick_device"]
+__all__ = ["at_most_threads", "has_fast_bfloat16", "pick_device"]
 
 #: functions of torch.cpu that report instructions for bfloat16
 BFLOAT16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -27,6 +30,20 @@ def pick_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DataError(f"device: got {device!r}, which is not available here: {error}") from error
     return torch.device(device)
+
+
+@contextmanager
+def at_most_threads(most: int | None) -> Iterator[None]:
+    """Let torch use fewer threads for a while; None for as many as it has."""
+    before = torch.get_num_threads()
+    if most is None or most >= before:
+        yield
+        return
+    torch.set_num_threads(most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_fast_bfloat16(

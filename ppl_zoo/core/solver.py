@@ -81,6 +81,13 @@ class Solver:
         """
         return None
 
+    def max_threads(self, model: Model, rows: Rows) -> int | None:
+        """Threads of torch that a step keeps busy; None for as many as there are.
+
+        Threads beyond the work wait for each other, on a busy machine for long.
+        """
+        return None
+
     def rebuild_guide(self, model: Model, rows: Rows, held: Mapping[str, Tensor]) -> Any:
         """Make the guide of a saved fit again, its parameters not loaded yet.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ppl_zoo import solvers
-from ppl_zoo.core.device import pick_device
+from ppl_zoo.core.device import at_most_threads, pick_device
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
@@ -165,7 +165,11 @@ def fit(
         valid=valid,
     )
     try:
-        with fork_generators(model.device), model.defaults():
+        with (
+            fork_generators(model.device),
+            model.defaults(),
+            at_most_threads(solver.max_threads(model, rows)),
+        ):
             set_seed(seed, model.device)
             solution = solver.solve(model, rows, context)
     except ConvergenceError as error:

@@ -133,6 +133,11 @@ class CoordinateChain(Chain):
         return len(self.scores) - 1 - best >= patience
 
 
+#: products of numbers in a pass over the data (rows times parameters) that one thread takes about
+#: ten milliseconds for: below, two are hardly faster
+SMALL_WORK = 2**23
+
+
 @dataclass(frozen=True)
 class CoordinateAscent(Solver):
     """What EM and CAVI share; see there for the options."""
@@ -175,6 +180,12 @@ class CoordinateAscent(Solver):
                 )
 
     # ---- the loop ---------------------------------------------------------------------------
+
+    def max_threads(self, model: Model, rows: Rows) -> int | None:
+        """One where a pass over the data is little work."""
+        if rows.device.type != "cpu":
+            return None
+        return 1 if len(rows) * sum(p.numel() for p in model.parameters()) < SMALL_WORK else None
 
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Fit ``model`` in place; see :func:`ppl_zoo.fit`."""
