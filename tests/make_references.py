@@ -98,7 +98,9 @@ def main():
         )
         mcmc.run(jax.random.key(0), *(jnp.asarray(np.asarray(d)) for d in data))
         every = {k: np.asarray(v) for k, v in mcmc.get_samples(group_by_chain=True).items()}
-        draws = {k: v for k, v in every.items() if k not in ("low", "gap", "raw", "raw_a", "raw_b")}
+        draws = {
+            k: v for k, v in every.items() if k not in ("low", "gap", "raw", "raw_a", "raw_b")
+        }
         dataset = az.convert_to_dataset(draws)
         ess = min(float(np.min(v)) for v in az.ess(dataset).values())
         rhat = max(float(np.max(v)) for v in az.rhat(dataset).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,13 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.core.tracing import trace_program
-from ppl_zoo.solvers.loop import Chain, pad_history, repeat_parameters, run_chains
+from ppl_zoo.solvers.loop import (
+    Chain,
+    pack_chains,
+    pad_history,
+    repeat_parameters,
+    run_chains,
+)
 from ppl_zoo.solvers.unconstrained import Unconstrained
 
 __all__ = ["SGLD"]
@@ -89,8 +96,6 @@ class SGLD(Solver):
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Draw from the posterior of ``model``; see :func:`ppl_zoo.fit`."""
         seed = context.seed
-        if context.resume is not None:
-            raise DataError("resume: SGLD cannot go on; start a new one with init=fit")
         problem = Unconstrained(model, rows)
         local = [
             n for n in problem.places if model.sites(*problem.data)[n].is_local(model.data_plate)
@@ -100,12 +105,14 @@ class SGLD(Solver):
         chains = []
         for index in range(self.num_chains):
             set_seed(chain_seed(seed, index), rows.device)
-            start = self._start(problem, rows, index)
+            start = torch.empty(0) if context.resume else self._start(problem, rows, index)
             chains.append(
                 SGLDChain(
                     index, model, problem=problem, options=self, rows=rows, seed=seed, z=start
                 )
             )
+            if context.resume is not None:
+                chains[-1].restore(context.resume)
 
         def advance(active: Sequence[SGLDChain]) -> int:
             for chain in active:
@@ -167,6 +174,32 @@ class SGLDChain(Chain):
     z: Tensor
     mean_square: Tensor | None = None
     draws: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Position and preconditioner; the draws are the solution's own."""
+        tensors = {"z": self.z.detach().clone()}
+        if self.mean_square is not None:
+            tensors["mean_square"] = self.mean_square
+        return tensors, {}
+
+    def restore(self, resume: Solution) -> None:
+        """Go on from where a solution stands.
+
+        Raises
+        ------
+        DataError
+            If it holds no position.
+        """
+        tensors, _ = self.load_solution(resume)
+        if "z" not in tensors:
+            raise DataError(
+                "resume: got a fit by SGLD of an earlier version, which holds no position; start "
+                "a new one with init=fit"
+            )
+        self.z, self.mean_square = tensors["z"], tensors.get("mean_square")
+        own = {name: value[self.index] for name, value in resume.draws.items()}
+        count = len(next(iter(own.values())))
+        self.draws = [{name: value[i] for name, value in own.items()} for i in range(count)]
 
     def step(self) -> None:
         """Take a step, and keep it as a draw if one is due.
@@ -232,6 +265,7 @@ def _solution(problem: Unconstrained, chains: Sequence[SGLDChain]) -> Solution:
         for name, shape in problem.shapes.items()
     }
     objective = pad_history(chains)
+    tensors, values = pack_chains(chains)
     tail = objective[:, -max(1, objective.shape[1] // 4) :]
     return Solution(
         parameters=repeat_parameters(problem.model, len(chains)),
@@ -241,4 +275,6 @@ def _solution(problem: Unconstrained, chains: Sequence[SGLDChain]) -> Solution:
         guide=PosteriorDraws(problem.model, draws, problem.data),
         summed_out=problem.summed_out,
         draws=draws,
+        state_tensors=tensors,
+        state_values=values,
     )

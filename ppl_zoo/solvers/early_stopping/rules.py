@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -119,6 +119,15 @@ class Rule:
         self.patience, self.every = patience, every
         self.best, self.best_step = math.inf, -1
 
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that resuming takes."""
+        return {}, {"best": self.best if math.isfinite(self.best) else None, "at": self.best_step}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take up what :meth:`pack` returned."""
+        self.best = math.inf if values["best"] is None else values["best"]
+        self.best_step = values["at"]
+
     def score(self, output: Tensor, average: Tensor, view: View) -> float:
         """Score the outputs so far, NaN if there are too few.
 
@@ -167,6 +176,21 @@ class WindowedVariance(Rule):
         self.outputs: Tensor | None = None
         self.total: Tensor | None = None
         self.squares: Tensor | None = None
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Add the outputs of the window."""
+        _, values = super().pack()
+        held = {"outputs": self.outputs, "total": self.total, "squares": self.squares}
+        tensors = {f"window_{k}": v for k, v in held.items() if v is not None}
+        return tensors, values | {"count": self.count}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take up the window, too."""
+        super().restore(tensors, values)
+        self.count = values["count"]
+        for name in ("outputs", "total", "squares"):
+            held = tensors.get(f"window_{name}")
+            setattr(self, name, None if held is None else held.clone())
 
     def score(self, output: Tensor, average: Tensor, view: View) -> float:
         """Return the variance over the window, averaged over the values of an output."""

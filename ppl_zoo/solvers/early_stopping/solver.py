@@ -35,7 +35,8 @@ from ppl_zoo.solvers.early_stopping.rules import (
     View,
     WindowedVariance,
 )
-from ppl_zoo.solvers.loop import Chain, pad_history, run_chains
+from ppl_zoo.solvers.loop import Chain, pack_chains, pad_history, run_chains
+from ppl_zoo.solvers.optimizer_state import pack_optimizer_state, unpack_optimizer_state
 
 __all__ = ["EarlyStopping", "EarlyStoppingChain"]
 
@@ -166,8 +167,6 @@ class EarlyStopping(Solver):
                 f"EarlyStopping: got a {model.model_name}, expected a zoo.DeepImagePrior"
             )
         seed = context.seed
-        if context.resume is not None:
-            raise DataError("resume: EarlyStopping cannot go on; run it again with more steps")
         data = rows.all()
         truth = None if self.truth is None else torch.as_tensor(self.truth).to(data[0])
         chains = [
@@ -176,6 +175,8 @@ class EarlyStopping(Solver):
         ]
         for chain in chains:
             chain.begin(rows, seed)
+            if context.resume is not None:
+                chain.restore(context.resume)
 
         def advance(active: Sequence[EarlyStoppingChain]) -> int:
             for chain in active:
@@ -210,6 +211,7 @@ def _solution(chains: Sequence[EarlyStoppingChain]) -> Solution:
         final.append(record | {f"model.{name}": value for name, value in kept})
     objective = pad_history(chains)
     images = torch.stack([chain.kept for chain in chains])
+    tensors, values = pack_chains(chains)
     return Solution(
         parameters=stack_chains(final),
         history={
@@ -220,8 +222,9 @@ def _solution(chains: Sequence[EarlyStoppingChain]) -> Solution:
         objective=np.array([chain.objective[max(0, chain.kept_step)] for chain in chains]),
         stopped=tuple(chain.stopped or "interrupted" for chain in chains),
         guide=chains[0].model.guide,
-        state_tensors={"image": images.mean(0), "images": images},
+        state_tensors={"image": images.mean(0), "images": images, **tensors},
         state_values={
+            **values,
             "kept_step": [chain.kept_step for chain in chains],
             "falls": [chain.falls for chain in chains],
         },
@@ -324,6 +327,81 @@ class EarlyStoppingChain(Chain):
             self.optimizer.zero_grad(set_to_none=True)
         self.keep(-1)
         self.set_checkpoint()
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Parameters and optimizer as they stand, the rule, the best so far, the checkpoint."""
+        optimizer, plain = pack_optimizer_state(self.optimizer.state_dict())
+        behind, plain_behind = pack_optimizer_state(self.checkpoint.optimizer)
+        lists = {
+            "now": self.parameters,
+            "kept": self.kept_parameters,
+            "checkpoint": self.checkpoint.parameters,
+        }
+        tensors = {f"{k}.{i}": v for k, held in lists.items() for i, v in enumerate(held)}
+        tensors |= {f"optimizer.{k}": v for k, v in optimizer.items()}
+        tensors |= {f"behind.{k}": v for k, v in behind.items()}
+        single = {
+            "average": self.average,
+            "kept_image": self.kept,
+            "checkpoint_average": self.checkpoint.average,
+        }
+        rule, rule_values = self.rule.pack()
+        tensors |= {k: v for k, v in single.items() if v is not None} | rule
+        return {k: v.detach().clone() for k, v in tensors.items()}, {
+            "optimizer": plain,
+            "behind": plain_behind,
+            "rule": rule_values,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "kept_step": self.kept_step,
+            "falls": self.falls,
+        }
+
+    @torch.no_grad()
+    def restore(self, resume: Solution) -> None:
+        """Go on from where a solution stands.
+
+        Raises
+        ------
+        DataError
+            If it holds no optimizer.
+        """
+        tensors, values = self.load_solution(resume)
+        if "optimizer" not in values:
+            raise DataError(
+                "resume: got a fit by EarlyStopping of an earlier version, which holds no "
+                "optimizer; run it again with more steps"
+            )
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {
+                k.removeprefix(f"{name}."): v
+                for k, v in tensors.items()
+                if k.startswith(f"{name}.")
+            }
+
+        def listed(name: str) -> list[Tensor]:
+            held = part(name)
+            return [held[str(i)].clone() for i in range(len(held))]
+
+        for parameter, value in zip(self.parameters, listed("now"), strict=True):
+            parameter.copy_(value)
+        state = unpack_optimizer_state(part("optimizer"), values["optimizer"])
+        self.optimizer.load_state_dict(state)
+        self.rule.restore(tensors, values["rule"])
+        average = tensors.get("average")
+        self.average = None if average is None else average.clone()
+        self.kept = tensors.get("kept_image")
+        self.kept_parameters, self.kept_step = listed("kept"), values["kept_step"]
+        self.falls = values["falls"]
+        self.loss = math.inf if values["loss"] is None else values["loss"]
+        self.checkpoint = _Checkpoint(
+            listed("checkpoint"),
+            unpack_optimizer_state(part("behind"), values["behind"]),
+            tensors.get("checkpoint_average"),
+        )
+        for name in ("scores", "psnr"):
+            row = resume.history[name][self.index][: self.count]
+            setattr(self, name, row.tolist() if name == "scores" or self.truth is not None else [])
 
     def step(self, data: tuple[Tensor, ...], seed: int) -> None:
         """Take a step, and evaluate the rule on its output.

@@ -24,16 +24,19 @@ from ppl_zoo.core.tracing.sites import is_sample
 from ppl_zoo.solvers.elbos import LocalELBO, estimate_and_differentiate, ignore_nan_warnings
 from ppl_zoo.solvers.guides import Pair
 from ppl_zoo.solvers.loop import Chain
+from ppl_zoo.solvers.optimizer_state import (
+    PLAIN_TYPES,
+    pack_optimizer_state,
+    unpack_optimizer_state,
+)
 from ppl_zoo.solvers.svi.stopping import Plateau, ValidationMonitor
 
-__all__ = ["Alternation", "SVIChain", "named_parameters", "pack_optimizer", "unpack_optimizer"]
+__all__ = ["Alternation", "SVIChain", "named_parameters"]
 
 #: steps in a row whose objective may be non-finite before that is an error
 MAX_NONFINITE_STEPS = 20
 #: runs that set the running statistics of batch normalisation, whose momentum is .1 by default
 NUM_STATISTICS_RUNS = 50
-#: what JSON holds
-PLAIN_TYPES = (int, float, str, bool, type(None), list)
 
 
 @dataclass
@@ -221,7 +224,7 @@ class SVIChain(Chain):
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values that resuming takes, beside the parameters."""
-        tensors, plain = pack_optimizer(self.optimizer)
+        tensors, plain = pack_optimizer_state(self.optimizer.state_dict())
         if self.plateau.before is not None:
             tensors["plateau"] = self.plateau.before
         schedule = None if self.schedule is None else _plain(self.schedule.state_dict().items())
@@ -240,7 +243,7 @@ class SVIChain(Chain):
         """Go on from where a solution stands."""
         tensors, values = self.load_solution(resume)
         before = tensors.pop("plateau", None)
-        unpack_optimizer(self.optimizer, tensors, values["optimizer"])
+        self.optimizer.load_state_dict(unpack_optimizer_state(tensors, values["optimizer"]))
         self.plateau.restore(values["plateau"], before)
         if self.schedule is not None and values["schedule"] is not None:
             self.schedule.load_state_dict(values["schedule"])
@@ -262,62 +265,6 @@ def named_parameters(model: Model, guide: Any) -> list[tuple[str, Tensor]]:
 
 def _plain(items: Iterable[tuple[str, Any]]) -> dict:
     return {k: v for k, v in items if isinstance(v, PLAIN_TYPES)}
-
-
-# ---- the state of a torch optimizer as tensors and plain values: nothing is pickled ----------
-
-
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors by name and values that JSON holds.
-
-    Returns
-    -------
-    tensors
-        ``{"PARAMETER.KEY": tensor}``.
-    plain
-        ``{"state": {"PARAMETER.KEY": value}, "groups": [...]}``.
-
-    Raises
-    ------
-    TypeError
-        If the optimizer keeps something else than tensors and plain values.
-    """
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            name = f"{index}.{key}"
-            if isinstance(value, Tensor):
-                tensors[name] = value.detach().clone()
-            elif isinstance(value, list) and value and all(isinstance(v, Tensor) for v in value):
-                plain[name] = {"tensors": len(value)}  # the history of L-BFGS
-                tensors |= {f"{name}.{i}": v.detach().clone() for i, v in enumerate(value)}
-            elif isinstance(value, PLAIN_TYPES):
-                plain[name] = value
-            else:
-                raise TypeError(f"optimizer state {name}: cannot save a {type(value).__name__}")
-    return tensors, {"state": plain, "groups": state["param_groups"]}
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]
-) -> None:
-    """Put a packed state into an optimizer over the same parameters."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        if index.isdigit() and "." not in key:
-            state.setdefault(int(index), {})[key] = value
-    for name, value in plain["state"].items():
-        index, _, key = name.partition(".")
-        if isinstance(value, dict):
-            value = [tensors[f"{name}.{i}"] for i in range(value["tensors"])]
-        state.setdefault(int(index), {})[key] = value
-    groups = [
-        {k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in plain["groups"]
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 # ---- variational EM ---------------------------------------------------------------------------

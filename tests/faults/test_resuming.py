@@ -1,0 +1,78 @@
+"""Every solver goes on from where it was interrupted, to the result that it would have had."""
+
+import signal
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import ppl_zoo as zoo
+
+IMAGE = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+NOISE = torch.full((1,), 0.1)
+Y = torch.randn(30, generator=torch.Generator().manual_seed(1)) + 1.0
+
+
+def mean(y):
+    loc = pyro.sample("loc", dist.Normal(0.0, 5.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+
+def net():
+    return zoo.DeepImagePrior((1, 16, 16), net="fast", prior_scale=None)
+
+
+def early(rule):
+    return zoo.EarlyStopping(rule=rule, steps=24, patience=50, window=5, compile=False)
+
+
+CASES = {
+    "SGLD": (lambda: mean, (Y,), zoo.SGLD(steps=30, burn_in=10, num_draws=15, num_chains=2)),
+    "SGLD, plain": (
+        lambda: mean,
+        (Y,),
+        zoo.SGLD(steps=30, burn_in=10, memory=None, step_size=1e-3),
+    ),
+    "early stopping, variance": (net, (IMAGE, NOISE), early("variance")),
+    "early stopping, held out": (net, (IMAGE, NOISE), early("held-out")),
+    "early stopping, discrepancy": (net, (IMAGE, NOISE), early("discrepancy")),
+    "early stopping, none": (net, (IMAGE, NOISE), early("none")),
+}
+
+
+@pytest.mark.parametrize(("make", "data", "solver"), CASES.values(), ids=CASES)
+def test_an_interrupted_fit_goes_on_to_the_same_result(make, data, solver, tmp_path, monkeypatch):
+    from ppl_zoo.solvers import loop
+
+    whole = zoo.fit(make(), data, solver, device="cpu", progress=False)
+    plain, calls = loop.run_chains, []
+
+    def run_chains(chains, advance, *args, **kwargs):
+        def counted(active):
+            calls.append(1)
+            if len(calls) == 13:
+                signal.raise_signal(signal.SIGINT)
+            return advance(active)
+
+        return plain(chains, counted, *args, **kwargs)
+
+    for module in ("ppl_zoo.solvers.sgld", "ppl_zoo.solvers.early_stopping.solver"):
+        monkeypatch.setattr(f"{module}.run_chains", run_chains)
+    model = make()
+    cut = zoo.fit(model, data, solver, device="cpu", progress=False, checkpoint=tmp_path / "run")
+    assert cut.stopped == "interrupted" and set(cut.solution.steps) == {13}
+    again = zoo.fit(make(), data, device="cpu", progress=False, resume=tmp_path / "run")
+    assert again.solution.steps == whole.solution.steps
+    assert np.array_equal(again.history["objective"], whole.history["objective"])
+    for name, value in whole.solution.parameters.items():
+        assert torch.equal(value, again.solution.parameters[name]), name
+    if whole.solution.draws is not None:
+        for name, value in whole.solution.draws.items():
+            assert torch.equal(value, again.solution.draws[name])
+    if "image" in whole.solution.state_tensors:
+        assert torch.equal(
+            whole.solution.state_tensors["image"], again.solution.state_tensors["image"]
+        )
