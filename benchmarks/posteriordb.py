@@ -132,8 +132,8 @@ def shown(record):
     lines += [
         "",
         "The references are those of posteriordb, but for the mixture that collapses, pilots and",
-        "GLMM_Poisson, whose long runs had 74, 72 and 216 effective draws: these are of runs of our",
-        "own, by NumPyro's NUTS on other forms of the same posterior, with 11,000 and more",
+        "GLMM_Poisson, whose long runs had 74, 72 and 216 effective draws: these are runs of our",
+        "own by NumPyro's NUTS on other forms of the same posterior, with 11,000 and more",
         "(`python tests/make_references.py`).",
     ]
     return "\n".join(lines) + "\n"

@@ -79,6 +79,9 @@ class RestoreRequest:
         Of the deep image prior: fast, paper, or auto for the paper's on a GPU.
     steps
         Most steps of the deep image prior.
+    checkpoint
+        Folder that the fit of a net, or of svi, is saved to as it runs; the same command goes on
+        from it.
     """
 
     image: Annotated[str, Positional, arg(metavar="IMAGE")]
@@ -98,6 +101,7 @@ class RestoreRequest:
     seed: int = 0
     net: Literal["auto", "fast", "paper"] = "auto"
     steps: int | None = None
+    checkpoint: Annotated[str | None, arg(metavar="FOLDER")] = None
     json: JSONFlag = False
 
 
@@ -126,6 +130,7 @@ def restore_image(request: RestoreRequest) -> int:
         net=request.net,
         seed=request.seed,
         device=request.device,
+        checkpoint=request.checkpoint,
     )
     seconds = time.perf_counter() - began
     deep = given.ndim == 2 and source.suffix.lower() != ".jpg"

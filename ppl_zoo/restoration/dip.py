@@ -9,7 +9,6 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ppl_zoo.fitting.result import Fit
-from ppl_zoo.fitting.run import fit
 from ppl_zoo.imaging.operators import LinearOperator, Mask
 from ppl_zoo.models.images.deep_image_prior import DeepImagePrior
 from ppl_zoo.restoration.problem import MIN_NOISE_SD, ImageEstimate, RestorationProblem
@@ -90,14 +89,14 @@ def _fit_point(
         clipped=_looks_clipped(problem.channels, problem.operator, problem.sigma),
         prior_scale=prior_scale,
     ).to(problem.channels)
-    return fit(model, _data(problem), solver, **problem.fit_options)
+    return problem.fit(model, _data(problem), solver, "" if prior_scale is None else "start")
 
 
 def _posterior_estimate(
     problem: RestorationProblem, method: str, initial: Fit, solver: SGLD | SVI
 ) -> ImageEstimate:
     """Mean and calibrated sd of the image under a posterior of the weights."""
-    fitted = fit(initial.model, _data(problem), solver, **problem.fit_options)
+    fitted = problem.fit(initial.model, _data(problem), solver, "posterior")
     images = fitted.posterior(problem.num_draws)["image"].flatten(0, 1)[:, 0]
     return ImageEstimate(images.mean(0), SD_FACTORS[method] * images.std(0), fitted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.fitting.result import Fit
-from ppl_zoo.fitting.run import fit
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
 from ppl_zoo.imaging.noise import estimate_noise
 from ppl_zoo.imaging.operators import Identity, LinearOperator, Mask
@@ -87,6 +87,7 @@ def restore(
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = True,
+    checkpoint: str | Path | None = None,
 ) -> Restoration:
     """Restore an image by the expected patch log likelihood, or a deep image prior.
 
@@ -136,6 +137,9 @@ def restore(
         "auto" (a GPU where there is one), "cpu", "cuda".
     progress
         Show a progress bar; silent in any case where there is no terminal.
+    checkpoint
+        Run directory that a fit (of a deep image prior, or by "svi") is saved to, every half
+        minute and at its end. If it holds one of this image already, that goes on.
 
     Returns
     -------
@@ -187,6 +191,7 @@ def restore(
         net=net,
         seed=seed,
         progress=progress,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     estimate = (restore_by_early_stopping if custom else _METHODS[method])(problem)
     return _as_given(estimate, problem.sigma, values.ndim, alpha)
@@ -206,7 +211,7 @@ def _posterior_draws(problem: RestorationProblem) -> ImageEstimate:
     sampler = Tiling if isinstance(operator, Identity) else SplitGibbs
     solver = sampler(problem.num_draws, problem.quality, problem.stride)
     model, data = EPLL.of(splitting.mixture, operator), (splitting.channels, splitting.noise)
-    fitted = fit(model, data, solver, **problem.fit_options)
+    fitted = problem.fit(model, data, solver)
     mean, sd = (fitted.solution.state_tensors[name] for name in ("mean", "sd"))
     return _from_opponent(ImageEstimate(mean, sd, fitted))
 
@@ -224,7 +229,7 @@ def _mean_field(problem: RestorationProblem) -> ImageEstimate:
     )
     model = EPLL.of(splitting.mixture, problem.operator)
     data = (splitting.channels, splitting.noise)
-    fitted = fit(model, data, solver, **problem.fit_options)
+    fitted = problem.fit(model, data, solver)
     guide = fitted.guide
     mean, sd = guide.locs.image.detach(), guide.scales.image.detach()
     return _from_opponent(ImageEstimate(mean, sd, fitted))

@@ -149,18 +149,84 @@ class PyroEngine:
         }
 
     def pack(self) -> dict[str, Tensor]:
-        """Return nothing: Pyro's adaptation cannot be resumed."""
-        return {}
+        """State of the kernels and of their adaptation, ``CHAIN.NAME``."""
+        out: dict[str, Tensor] = {}
+        for chain, kernel in enumerate(self.kernels):
+            for name, value in _kernel_state(kernel).items():
+                out[f"{chain}.{name}"] = value.detach().clone()
+        return out
 
     def unpack(self, tensors: dict[str, Tensor], z: Tensor, iteration: int) -> None:
-        """Refuse to resume.
+        """Restore a packed state; ``z (chain, size)`` shows the shape alone.
 
         Raises
         ------
         DataError
-            Always.
+            If the fit is of an earlier version, which kept none.
         """
-        raise DataError(
-            "resume: got a fit by backend='pyro', whose sampler cannot be taken up again; "
-            "expected one by backend='numpyro'"
-        )
+        if "0.z" not in tensors:
+            raise DataError(
+                "resume: got a fit by backend='pyro' of an earlier version, which kept no state "
+                "of the sampler; start a new one with init=fit"
+            )
+        points = [tensors[f"{chain}.z"] for chain in range(self.num_chains)]
+        self.start(torch.stack(points).cpu().numpy())
+        for chain, kernel in enumerate(self.kernels):
+            prefix = f"{chain}."
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            _restore_kernel(kernel, own)
+        self.iteration = iteration
+
+
+#: plain numbers of a kernel's state, of the objects that hold them
+_KERNEL_NUMBERS = ("_t", "_accept_cnt")
+_ADAPTER_NUMBERS = ("step_size", "_current_window")
+_AVERAGING_NUMBERS = ("prox_center", "_x_avg", "_g_avg", "_t")
+
+
+def _holders(kernel: _Kernel) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """Objects of a kernel with the numbers that change while it runs."""
+    adapter = kernel._adapter
+    held = {
+        "kernel": (kernel, _KERNEL_NUMBERS),
+        "adapter": (adapter, _ADAPTER_NUMBERS),
+        "averaging": (adapter._step_size_adapt_scheme, _AVERAGING_NUMBERS),
+    }
+    for scheme in adapter.mass_matrix_adapter._adapt_scheme.values():  # of the one block
+        held["welford"] = (scheme, ("n_samples",))
+    return held
+
+
+def _kernel_state(kernel: _Kernel) -> dict[str, Tensor]:
+    """Tensors of a kernel's state."""
+    out = {
+        f"{name}.{key}": torch.as_tensor(getattr(holder, key), dtype=torch.float64)
+        for name, (holder, keys) in _holders(kernel).items()
+        for key in keys
+    }
+    out["z"], out["gradient"] = kernel._z_last["z"], kernel._z_grads_last["z"]
+    out["energy"] = torch.as_tensor(kernel._potential_energy_last)
+    out["accepted"] = torch.as_tensor(kernel._mean_accept_prob)
+    matrix = kernel._adapter.mass_matrix_adapter
+    (out["inverse_mass"],) = matrix.inverse_mass_matrix.values()
+    for scheme in matrix._adapt_scheme.values():
+        if scheme.n_samples:
+            out["welford_mean"], out["welford_m2"] = scheme._mean, scheme._m2
+    return out
+
+
+def _restore_kernel(kernel: _Kernel, state: dict[str, Tensor]) -> None:
+    """Put a state into a kernel that has just been set up."""
+    matrix = kernel._adapter.mass_matrix_adapter
+    (block,) = matrix.inverse_mass_matrix
+    matrix.inverse_mass_matrix = {block: state["inverse_mass"].clone()}
+    for name, (holder, keys) in _holders(kernel).items():
+        for key in keys:
+            value = state[f"{name}.{key}"].item()
+            whole = key in ("_t", "_accept_cnt", "_current_window", "n_samples")
+            setattr(holder, key, int(value) if whole else value)
+    for scheme in matrix._adapt_scheme.values():
+        if scheme.n_samples:
+            scheme._mean, scheme._m2 = state["welford_mean"].clone(), state["welford_m2"].clone()
+    kernel._mean_accept_prob = state["accepted"].clone()
+    kernel._cache({"z": state["z"].clone()}, state["energy"], {"z": state["gradient"].clone()})
