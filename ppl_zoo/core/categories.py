@@ -43,6 +43,8 @@ def named_columns(data: Any) -> dict[str, Any] | None:
     DataError
         If two columns have one name.
     """
+    if hasattr(data, "collect_schema") and hasattr(data, "collect"):  # a lazy frame of polars
+        data = data.collect()
     if isinstance(data, Mapping):
         pairs = list(data.items())
     elif hasattr(data, "column_names"):  # an Arrow table, whose .columns have no names
@@ -302,14 +304,15 @@ def _plain_values(name: str, column: Any, dtype: str) -> np.ndarray | list[Any]:
         column = column.detach().cpu().numpy()
     if isinstance(column, np.ma.MaskedArray):
         return [None if value is np.ma.masked else value for value in column.reshape(-1)]
-    kind = getattr(getattr(column, "dtype", None), "kind", "O")
+    array_dtype = getattr(column, "dtype", None)
+    kind = getattr(array_dtype, "kind", "O")
     if isinstance(kind, str) and kind in "cmV":
         raise DataError(
             f"column {name!r}{dtype}: expected labels; take its values as names, "
             f"df[{name!r}].astype(str)"
         )
     array = column
-    if hasattr(column, "to_numpy") and isinstance(column.dtype, np.dtype) and kind in "fiub":
+    if hasattr(column, "to_numpy") and isinstance(array_dtype, np.dtype) and kind in "fiub":
         array = column.to_numpy()
     if isinstance(array, np.ndarray):
         array = array.reshape(-1)

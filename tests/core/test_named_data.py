@@ -4,6 +4,7 @@ import datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -154,6 +155,14 @@ def test_a_label_that_the_fit_had_not_is_refused():
 # ---- data frames --------------------------------------------------------------------------------
 
 
+def arrow(table):
+    """Make an Arrow table; its sizes are in the order in which they come."""
+    words = {k: [None if pd.isna(v) else v for v in table[k]] for k in ("colour", "size")}
+    rest = {k: pa.array(table[k].to_numpy()) for k in ("rating", "sold", "weight")}
+    colour, size = (pa.array(words[k]) for k in words)
+    return pa.table({"colour": colour, "size": size.dictionary_encode(), **rest})
+
+
 def codes_of(table):
     return np.column_stack(
         [
@@ -166,10 +175,18 @@ def codes_of(table):
     ).astype(float)
 
 
-@pytest.mark.parametrize("wrap", [lambda t: t, PolarsFrame], ids=["pandas", "polars"])
+FRAMES = {
+    "pandas": lambda table: table,
+    "polars": PolarsFrame,
+    "Arrow": arrow,
+    "pandas on Arrow": lambda table: table.convert_dtypes(dtype_backend="pyarrow"),
+}
+
+
+@pytest.mark.parametrize("wrap", FRAMES.values(), ids=FRAMES)
 def test_a_frame_of_words_is_the_array_of_its_codes(wrap):
     table, y = frame(), np.where(SIGN < 0, 0, 1)
-    ours, codes = fitted(mixed(), (table, y)), fitted(mixed(), (codes_of(table), y))
+    ours, codes = fitted(mixed(), (wrap(table), y)), fitted(mixed(), (codes_of(table), y))
     assert ours.objective == pytest.approx(codes.objective, rel=1e-12)
     torch.testing.assert_close(
         ours.model.predict_proba(wrap(table)), codes.model.predict_proba(codes_of(table))
