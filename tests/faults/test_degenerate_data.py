@@ -160,10 +160,10 @@ def outcome(name, table, dtype, short=False):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_limit_or_a_named_error(table):
-    for name in MODELS:
+    place = list(TABLES).index(table)
+    for name in list(MODELS)[place % 5 :: 5]:  # the long test takes all pairs
         torch.manual_seed(0)
-        dtype = DTYPES[len(name) % 2]
-        outcome(name, table, dtype, short=True)
+        outcome(name, table, DTYPES[len(name) % 2], short=True)
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ FOLLOWING = [
     for name in MODELS
     if name.startswith(("Factor", "Bayesian", "Probab", "Gaussian", "Multi"))
     and "Regression" not in name
-    and "random" not in name
+    and not name.endswith(("random", "missing", "factors", "tied", "diagonal"))
 ]
 
 

@@ -174,7 +174,7 @@ class GaussianScaleMixture(Model):
         mean, covariance = moments(rows, matrix=True)
         if self.zero_mean:
             covariance, mean = covariance + torch.outer(mean, mean), torch.zeros_like(mean)
-        self._store(mean, _cholesky(covariance, len(rows)))
+        self._store(mean, _cholesky(covariance, float(len(rows))))
         lengths = self._whitened(rows.spread(MAX_START_ROWS)[0]).square().mean(-1)
         levels = torch.linspace(0.02, 0.98, self.num_components + 2).to(lengths)[1:-1]
         start = lengths.quantile(levels).clamp_min(MIN_SCALE).log().to(self.dtype)
