@@ -212,7 +212,9 @@ class GaussianScaleMixture(Model):
             first, zeroth = precision @ sums, precision @ counts
             cross = torch.outer(first, shift)
             second = torch.einsum("k,kij->ij", precision, squares) - cross - cross.mT
-            factor = _cholesky((second + zeroth * torch.outer(shift, shift)) / total, float(counts.min()))
+            factor = _cholesky(
+                (second + zeroth * torch.outer(shift, shift)) / total, float(counts.min())
+            )
             inverse = torch.cholesky_inverse(factor)
             lengths = torch.einsum("ij,kij->k", inverse, squares)
             lengths = lengths - 2.0 * sums @ (inverse @ shift) + counts * (shift @ inverse @ shift)
