@@ -113,7 +113,8 @@ class Fit(FittedModel):
             ``.model`` and ``.generalisation``; ``.plot()``. See
             :mod:`ppl_zoo.diagnostics.check` for what is measured and the limits.
         """
-        return checks.check(self, reference, num_samples)
+        with fork_generators(self.model.device):
+            return checks.check(self, reference, num_samples)
 
     def check_rows(
         self, *data: Any, reference: Solver | None = None, num_samples: int = 4000
@@ -140,7 +141,8 @@ class Fit(FittedModel):
         QueryError
             If the guide cannot be asked about new rows, or draws no continuous latents of them.
         """
-        return checks.check_rows(self, data, reference, num_samples)
+        with fork_generators(self.model.device):
+            return checks.check_rows(self, data, reference, num_samples)
 
     def linear_response(self) -> LinearResponse:
         """Linear-response covariances, which a mean-field fit leaves out.
