@@ -71,7 +71,9 @@ def plot_fit(
             shown = fit.row_numbers[reader.observed_rows]
             classes = None if labels is None else np.asarray(labels)[shown]
             return plot_autoencoder(fit, x, image_shape, card, classes)
-        if x.ndim == 2 and x.shape[1] == 2 and not image_shape:
+        # states have no density between them
+        states = np.any(fit.model.num_states_of(fit.model.argument_names[0]) or 0)
+        if x.ndim == 2 and x.shape[1] == 2 and not image_shape and not states:
             return plot_density_2d(fit, x, card)
         if x.ndim == 1 or x.shape[1:] == (1,):
             return plot_density_1d(fit, x, card)
