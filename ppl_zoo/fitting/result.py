@@ -115,7 +115,8 @@ class Fit(FittedModel):
             ``.model`` and ``.generalisation``; ``.plot()``. See
             :mod:`ppl_zoo.diagnostics.check` for what is measured and the limits.
         """
-        return checks.check(self, reference, num_samples)
+        with fork_generators(self.model.device):
+            return checks.check(self, reference, num_samples)
 
     @one_at_a_time
     def check_rows(
@@ -143,7 +144,8 @@ class Fit(FittedModel):
         QueryError
             If the guide cannot be asked about new rows, or draws no continuous latents of them.
         """
-        return checks.check_rows(self, data, reference, num_samples)
+        with fork_generators(self.model.device):
+            return checks.check_rows(self, data, reference, num_samples)
 
     @one_at_a_time
     def linear_response(self) -> LinearResponse:

@@ -13,7 +13,9 @@ For EM q(theta) is a point mass at theta: the update is ``maximize`` and the sha
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -37,6 +39,12 @@ Statistics = dict[str, Tensor]
 DEFAULT_CHUNK_ROWS = 4096
 #: what rounding may take of a row's log density beside, in nats, where noise is next to nothing
 MAX_ROUNDING_NATS = {torch.float32: 1e-5, torch.float64: 1e-8}
+#: times that the state is moved by a unit in its last place, to see what its rounding does
+NUM_ROUNDINGS = 5
+#: a fall of the objective is put down to rounding up to this many times the largest move of these
+ROUNDING_MARGIN = 10.0
+#: largest such move, in nats a row, with which a fit still means something
+MAX_COARSENESS = 0.01
 
 
 @runtime_checkable
@@ -207,7 +215,8 @@ class CoordinateAscent(Solver):
 
         def advance(active: list[CoordinateChain]) -> int:
             for chain in active:
-                self.advance(chain, rows, seed)
+                with self._singular_named(f"iteration {len(chain.objective)}"):
+                    self.advance(chain, rows, seed)
             return 1
 
         with torch.no_grad():
@@ -235,7 +244,7 @@ class CoordinateAscent(Solver):
             if resume is not None:
                 chain.go_on(resume)
             elif self.initialize:
-                with torch.no_grad():
+                with torch.no_grad(), self._singular_named("the start"):
                     own.initialize(rows)
             elif index > 0:
                 own.load_state_dict(model.state_dict())
@@ -252,13 +261,7 @@ class CoordinateAscent(Solver):
         noise = 32 * eps * (abs(value) + len(rows))
         limit = noise + MAX_ROUNDING_NATS[rows.dtype] * len(rows)
         if past and value < past[-1] - limit:
-            dtype = str(rows.dtype).removeprefix("torch.")
-            hint = "" if rows.dtype == torch.float64 else ", or model.double() would be needed"
-            raise ConvergenceError(
-                f"{self._name}: iteration {len(past)} lowered the objective from {past[-1]:.9g} "
-                f"to {value:.9g}, by more than rounding in {dtype} does ({limit:.3g} nats): "
-                f"expected_statistics and the update are not those of one bound{hint}"
-            )
+            self._judge_fall(chain, rows, past[-1], value)
         past.append(value)
         overfits = self._overfits(chain)
         if overfits or self._converged(past, self.tol * len(rows), noise):
@@ -267,6 +270,68 @@ class CoordinateAscent(Solver):
             chain.stopped = "max_steps"
         else:
             self.update(chain.model, statistics)
+
+    def _judge_fall(self, chain: CoordinateChain, rows: Rows, before: float, value: float) -> None:
+        """Refuse a fall of the objective that rounding of the state does not explain.
+
+        Raises
+        ------
+        ConvergenceError
+            If the steps are not those of one bound, or if the dtype is too coarse for the data.
+        """
+        moved = self._rounding(chain, rows, value)
+        dtype = str(rows.dtype).removeprefix("torch.")
+        double = rows.dtype == torch.float64
+        fell = (
+            f"{self._name}: iteration {len(chain.objective)} lowered the objective from "
+            f"{before:.9g} to {value:.9g}"
+        )
+        if before - value > ROUNDING_MARGIN * moved:
+            hint = "" if double else ", or round in float32 what needs model.double()"
+            raise ConvergenceError(
+                f"{fell}, by more than rounding of the parameters in {dtype} does ({moved:.3g} "
+                f"nats): expected_statistics and the update are not those of one bound{hint}"
+            )
+        if moved > MAX_COARSENESS * len(rows):
+            better = "" if double else "compute in float64, model.double(), or "
+            raise ConvergenceError(
+                f"{fell}, as rounding in {dtype} moves it by {moved:.3g} nats: the density is too "
+                f"narrow for numbers of their size; {better}subtract an offset from x, drop "
+                "features that repeat others, or take fewer components"
+            )
+
+    def _rounding(self, chain: CoordinateChain, rows: Rows, value: float) -> float:
+        """Largest change of the objective, in nats, where all state moves in its last place."""
+        model, generator = chain.model, torch.Generator().manual_seed(0)
+        state = {
+            name: tensor.clone()
+            for name, tensor in model.state_dict().items()
+            if tensor.is_floating_point()
+        }
+        moved = 0.0
+        for _ in range(NUM_ROUNDINGS):
+            nearby = {}
+            for name, tensor in state.items():
+                sign = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor)
+                nearby[name] = tensor * (1.0 + torch.finfo(tensor.dtype).eps * sign)
+            model.load_state_dict(nearby, strict=False)
+            statistics = self.expect(model, rows)
+            found = float(statistics["log_likelihood"] + self.global_term(model))
+            moved = max(moved, abs(found - value)) if math.isfinite(found) else math.inf
+        model.load_state_dict(state, strict=False)
+        return moved
+
+    @contextlib.contextmanager
+    def _singular_named(self, where: str) -> Iterator[None]:
+        """Name the failure of a factorisation: of a matrix without an inverse."""
+        try:
+            yield
+        except torch.linalg.LinAlgError as error:
+            raise ConvergenceError(
+                f"{self._name}: {where} met a matrix that is singular or not positive definite "
+                f"({str(error).splitlines()[0]}): features may be linear functions of each other, "
+                "constant, or more than the rows; leave some out, or add noise"
+            ) from error
 
     def _overfits(self, chain: CoordinateChain) -> bool:
         """Whether the validation rows, if any, have gained nothing for some iterations."""

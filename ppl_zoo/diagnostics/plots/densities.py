@@ -30,6 +30,8 @@ __all__ = ["mass_levels", "plot_density_1d", "plot_density_2d", "plot_log_densit
 
 #: shares of the model's mass inside the contours
 CONTOUR_MASSES = (0.5, 0.8, 0.95)
+#: least width of a histogram of log densities
+MIN_WIDTH_NATS = 1e-6
 
 
 def plot_density_2d(fit: FittedModel, x: Tensor, card: DataDescription | None) -> Figure:
@@ -109,6 +111,8 @@ def plot_log_densities(fit: FittedModel, x: Tensor, card: DataDescription | None
         new = fit.model.sample(len(data))
     new = as_doubles(fit.model.log_prob(new))
     low, high = np.quantile(np.concatenate([data, new]), [0.01, 0.99])
+    if high - low < MIN_WIDTH_NATS:  # all rows may have one density
+        low, high = low - MIN_WIDTH_NATS / 2, high + MIN_WIDTH_NATS / 2
     bins = np.linspace(low, high, 41)
     inside = [np.clip(v, low, high) for v in (data, new)]
     ax.hist(inside[0], bins, density=True, color=DATA, alpha=0.35, label="data")

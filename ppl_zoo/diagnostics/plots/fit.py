@@ -44,7 +44,8 @@ def plot_fit(
 
     Two columns: scatter, density and components. One input: data and predictive bands. Estimates
     with standard errors: posterior beside raw. Images: components, or reconstructions and a map
-    of the codes. Anything else: log densities of the data and of the model's own samples.
+    of the codes. Anything else: log densities of the data and of the model's own samples; with
+    inputs, data and predictions.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def plot_fit(
     observed = [s for s in reader.sites.values() if s.kind == "observed"]
     image_shape = card.image_shape if card is not None else None
     given = reader.inputs()
-    if not given and not reader.takes_new_rows:
+    if not given and (not reader.takes_new_rows or fit.model.queries["log_prob"] == "none"):
         return plot_samples(fit, card)
     if not given:
         x = data[0]
@@ -70,7 +71,9 @@ def plot_fit(
             shown = fit.row_numbers[reader.observed_rows]
             classes = None if labels is None else np.asarray(labels)[shown]
             return plot_autoencoder(fit, x, image_shape, card, classes)
-        if x.ndim == 2 and x.shape[1] == 2 and not image_shape:
+        # states have no density between them
+        states = np.any(fit.model.num_states_of(fit.model.argument_names[0]) or 0)
+        if x.ndim == 2 and x.shape[1] == 2 and not image_shape and not states:
             return plot_density_2d(fit, x, card)
         if x.ndim == 1 or x.shape[1:] == (1,):
             return plot_density_1d(fit, x, card)
@@ -87,7 +90,7 @@ def plot_fit(
             x = first.reshape(len(first))
             return plot_regression(fit, x, y, record.replicates[name], list(given)[0], name, card)
         return plot_predicted(fit, y, record.replicates[name], name, card)
-    return plot_log_densities(fit, data[0], card)
+    return plot_samples(fit, card)
 
 
 def plot_posterior(

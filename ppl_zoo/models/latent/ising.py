@@ -260,6 +260,11 @@ class IndependentSpins(dist.TorchDistribution):
         self.mean_ = mean
         super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=False)
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each spin."""
+        return self.mean_
+
     def expand(
         self, batch_shape: Sequence[int], _instance: dist.TorchDistribution | None = None
     ) -> IndependentSpins:

@@ -139,7 +139,8 @@ class GaussianLikelihood(Likelihood):
     def start(self, x: Tensor) -> Tensor:
         """Choose outputs that give the mean of these rows; the sd starts at theirs."""
         with torch.no_grad():
-            sd = x.std(0) if self.log_scale.numel() > 1 else x.std(0).square().mean().sqrt()
+            variance = x.var(0, correction=min(1, len(x) - 1))  # that of a single row is 0
+            sd = variance.sqrt() if self.log_scale.numel() > 1 else variance.mean().sqrt()
             self.log_scale.copy_(sd.clamp_min(10 * self.floor).log().reshape(-1))
         return x.mean(0)
 

@@ -174,7 +174,7 @@ class GaussianScaleMixture(Model):
         mean, covariance = moments(rows, matrix=True)
         if self.zero_mean:
             covariance, mean = covariance + torch.outer(mean, mean), torch.zeros_like(mean)
-        self._store(mean, _cholesky(covariance))
+        self._store(mean, _cholesky(covariance, float(len(rows))))
         lengths = self._whitened(rows.spread(MAX_START_ROWS)[0]).square().mean(-1)
         levels = torch.linspace(0.02, 0.98, self.num_components + 2).to(lengths)[1:-1]
         start = lengths.quantile(levels).clamp_min(MIN_SCALE).log().to(self.dtype)
@@ -212,7 +212,9 @@ class GaussianScaleMixture(Model):
             first, zeroth = precision @ sums, precision @ counts
             cross = torch.outer(first, shift)
             second = torch.einsum("k,kij->ij", precision, squares) - cross - cross.mT
-            factor = _cholesky((second + zeroth * torch.outer(shift, shift)) / total)
+            factor = _cholesky(
+                (second + zeroth * torch.outer(shift, shift)) / total, float(counts.min())
+            )
             inverse = torch.cholesky_inverse(factor)
             lengths = torch.einsum("ij,kij->k", inverse, squares)
             lengths = lengths - 2.0 * sums @ (inverse @ shift) + counts * (shift @ inverse @ shift)
@@ -296,13 +298,22 @@ class GaussianScaleMixture(Model):
         return [self._log_joint(chunk) for (chunk,) in self.batches(x, size=16384)]
 
 
-def _cholesky(covariance: Tensor) -> Tensor:
-    """Cholesky factor of a covariance of x, which has to be of full rank."""
+def _cholesky(covariance: Tensor, num_rows: float) -> Tensor:
+    """Cholesky factor of a covariance, which has to be of full rank.
+
+    ``num_rows`` are those of x, or of the component that has the fewest.
+    """
     factor, failed = torch.linalg.cholesky_ex(covariance)
     free = factor.diagonal().square() / covariance.diagonal()  # of what the others explain
-    if failed or not (free > MIN_FREE_VARIANCE).all():
+    if not failed and (free > MIN_FREE_VARIANCE).all():
+        return factor
+    if num_rows <= len(covariance):
         raise DataError(
-            "x: got rows in a subspace (features are linear functions of each other), expected a "
-            "covariance of full rank; leave features out, or add noise"
+            f"x: got {num_rows:.3g} rows to fit, or for a component, expected more than the "
+            f"{len(covariance)} features: in the subspace of few rows the density has no bound; "
+            "take fewer components or features"
         )
-    return factor
+    raise DataError(
+        "x: got rows in a subspace (features are linear functions of each other), expected a "
+        "covariance of full rank; leave features out, or add noise"
+    )
