@@ -135,16 +135,20 @@ class _Point(nn.Module):
 
 
 def _differentiable(lowered: LoweredGraph) -> Callable[..., jax.Array]:
-    """Wrap ``(value, gradient)`` as one function of ``z`` with that gradient."""
+    """Wrap ``(value, gradient)`` as one function of ``z`` with that gradient, in its dtype.
+
+    A program may sum in float64; samplers carry the energy in the dtype of ``z``.
+    """
 
     @jax.custom_jvp
     def potential(z: jax.Array, data: tuple) -> jax.Array:
-        return lowered(None, z, *data)[0]
+        return lowered(None, z, *data)[0].astype(z.dtype)
 
     @potential.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
         value, gradient = lowered(None, primals[0], *primals[1])
-        return value, jnp.vdot(gradient, tangents[0])
+        dtype = primals[0].dtype
+        return value.astype(dtype), jnp.vdot(gradient, tangents[0]).astype(dtype)
 
     return lambda z, *data: potential(z, data)
 
