@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.errors import DataError
 from ppl_zoo.data.dataset import SPLITS, DataCard, Dataset
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -135,28 +136,36 @@ def _number(cell: str, path: Path, line: int, index: int, names: Sequence[str] |
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():  # reading from a pipe would wait
+        raise DataError(f"{path.name!r} is no file; expected a .npy or .npz file")
     try:
+        with path.open("rb") as stream:
+            if stream.read(2) == b"PK":
+                stream.seek(0)
+                return _archive(np.load(stream, allow_pickle=False), path)
         # "c" maps the file and lets torch believe that it may write: nothing reaches the disk.
-        content = np.load(path, allow_pickle=False, mmap_mode="c")
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name!r} cannot be read as numbers: {error}") from error
-    if isinstance(content, np.ndarray):
-        return {"train": _tensor(content, path.name)}
-    with content as archive:
-        keys = [split for split in SPLITS if split in archive.files]
-        if "train" in keys:
-            return {key: _tensor(archive[key], f"{path.name}: {key}") for key in keys}
-        if len(archive.files) == 1:
-            return {"train": _tensor(archive[archive.files[0]], path.name)}
-        raise ValueError(
-            f"{path.name!r} holds {archive.files}; expected 'train' (and 'valid', 'test'),"
-            " or a single array"
-        )
+        return {"train": _tensor(np.load(path, allow_pickle=False, mmap_mode="c"), path.name)}
+    except DataError:
+        raise
+    except Exception as error:  # of zipfile, zlib, tokenize, struct: whatever the damage does
+        raise DataError(f"{path.name!r} cannot be read as numbers: {error!r}") from error
+
+
+def _archive(archive: Any, path: Path) -> dict[str, Tensor]:
+    keys = [split for split in SPLITS if split in archive.files]
+    if "train" in keys:
+        return {key: _tensor(archive[key], f"{path.name}: {key}") for key in keys}
+    if len(archive.files) == 1:
+        return {"train": _tensor(archive[archive.files[0]], path.name)}
+    raise DataError(
+        f"{path.name!r} holds {archive.files}; expected 'train' (and 'valid', 'test'),"
+        " or a single array"
+    )
 
 
 def _tensor(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind not in "fiub" or array.ndim == 0 or array.size == 0:
-        raise ValueError(
+        raise DataError(
             f"{what!r} is {array.dtype} {array.shape};"
             " expected real numbers with at least one observation"
         )
@@ -166,7 +175,7 @@ def _tensor(array: np.ndarray, what: str) -> Tensor:
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         large = (array > 2**53) | (array < -(2**53))
         if large.any():
-            raise ValueError(
+            raise DataError(
                 f"{what!r} holds the integer {array[large][0]}; expected at most 2^53 = {2**53},"
                 " which float64 holds exactly: leave identifiers out"
             )
