@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -221,7 +222,11 @@ def read(
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("ppl-zoo", "torch", "pyro-ppl", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+#: reading a package's metadata takes as long as writing a run
+_version = cache(version)
 
 
 @contextmanager
