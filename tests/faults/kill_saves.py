@@ -1,8 +1,8 @@
 """Saves that are killed, run out of disk, or meet: what stands in the folder afterwards.
 
 `python tests/faults/kill_saves.py NUM` tries each and prints a table: NUM kills at random moments,
-one at each file operation of a save, limits on the size of a file, and saves side by side. After
-each the folder is loaded: it has to hold one of the two fits that were saved to it, complete.
+one before each file operation of a save (each third if NUM is below 50), limits on the size of a
+file, and saves side by side. After each the folder is loaded: it has to hold one of the two fits that were saved to it, complete.
 """
 
 import json
@@ -24,7 +24,7 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.list
 #: seconds within which a random kill comes
 LONGEST = 0.05
 #: seconds that two processes save side by side
-TOGETHER = 1.0
+TOGETHER = 0.5
 
 
 def make_fits():
@@ -33,7 +33,11 @@ def make_fits():
     solver = zoo.SVI(steps=3, compile=False)
     first = zoo.fit(model, x, solver, progress=False, validation=None)
     second = zoo.fit(
-        zoo.FactorAnalysis(4, 1), x, zoo.SVI(steps=5, compile=False), progress=False, validation=None
+        zoo.FactorAnalysis(4, 1),
+        x,
+        zoo.SVI(steps=5, compile=False),
+        progress=False,
+        validation=None,
     )
     return first, second
 
@@ -42,9 +46,11 @@ def is_whole(path, fits):
     """Whether a folder holds one of the fits, to the bit."""
     found = zoo.load(path)
     (same,) = [fit for fit in fits if fit.solution.steps == found.solution.steps]
-    kept = [k for k, v in same.solution.parameters.items() if not torch.equal(
-        v, found.solution.parameters[k]
-    )]
+    kept = [
+        k
+        for k, v in same.solution.parameters.items()
+        if not torch.equal(v, found.solution.parameters[k])
+    ]
     return not kept and torch.equal(found.data()[0], same.data()[0])
 
 
@@ -82,14 +88,14 @@ def kill_at_random(folder, fits, num, rng):
     return num, whole
 
 
-def kill_at_each_operation(folder, fits):
-    """Die before the first, the second, ... operation of a save over another run."""
+def kill_at_operations(folder, fits, stride):
+    """Die before each operation, or each ``stride``-th, of a save over another run."""
     tried = whole = 0
     while True:
         path = folder / f"operation-{tried}"
         fits[0].save(path)
 
-        def work(path=path, last=tried):
+        def work(path=path, last=tried * stride):
             seen = 0
 
             def hook(event, arguments):
@@ -116,7 +122,7 @@ def fill_the_disk(folder, fits):
     path = folder / "full"
     fits[0].save(path)
     largest = max(file.stat().st_size for file in path.iterdir())
-    limits = [0, 1, 100, *range(500, largest + 1, max(largest // 12, 500))]
+    limits = [0, 1, 100, *range(500, largest + 1, max(largest // 8, 500))]
     whole = 0
     for limit in limits:
 
@@ -166,7 +172,9 @@ def main(num):
             "killed at a random moment of a save": kill_at_random(
                 folder, fits, num, random.Random(0)
             ),
-            "killed at each file operation of a save": kill_at_each_operation(folder, fits),
+            "killed before a file operation of a save": kill_at_operations(
+                folder, fits, 1 if num >= 50 else 3
+            ),
             "no room on the disk for a file": fill_the_disk(folder, fits),
             "loaded while two processes save": save_side_by_side(folder, fits),
         }
