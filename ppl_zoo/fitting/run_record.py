@@ -98,14 +98,11 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"got {len(content)} bytes, expected at most {MAX_RECORD_BYTES}")
     value = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_int=_integer)
     level, depth = [value], 0
-    while level:
+    while level := [v for v in level if isinstance(v, (dict, list))]:
         depth += 1
         if depth > MAX_DEPTH:
             raise ValueError(f"got more than {MAX_DEPTH} levels of lists and mappings")
-        groups = (v.values() if isinstance(v, dict) else v for v in level)
-        level = [v for group in groups for v in group if isinstance(v, (dict, list))]
-        if depth == 1 and not isinstance(value, (dict, list)):
-            break
+        level = [v for held in level for v in (held.values() if isinstance(held, dict) else held)]
     return value
 
 

@@ -237,8 +237,12 @@ def _described(path: Path, given: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (RunError, QueryError):
+    except QueryError:
         raise
+    except RunError as error:
+        if str(path) in str(error):
+            raise
+        raise RunError(f"{path}: {error}") from error
     except Exception as error:
         if given and isinstance(error, DataError):
             raise

@@ -25,7 +25,7 @@ __all__ = ["SizeLimit", "check_sizes"]
 #: initial values, masks and factors come and go
 SPARE_BYTES, TIMES_HELD = 2**28, 16
 #: operations of a model that is built, and how many more for each tensor that it holds
-SPARE_OPERATIONS, OPERATIONS_A_TENSOR = 20_000, 200
+SPARE_OPERATIONS, OPERATIONS_A_TENSOR = 3000, 50
 #: what an integer, and the sum of a list of them, may be whatever the file holds
 MAX_INTEGER, MAX_SUM = 2**20, 2**22
 
@@ -111,7 +111,8 @@ class SizeLimit(TorchDispatchMode):
         if self.bytes + asked > self.most_bytes or self.operations > self.most_operations:
             what = "operations" if self.operations > self.most_operations else "memory"
             raise RunError(
-                f"its arguments ask for more {what} than a model of {self.held_bytes} bytes"
+                f"its arguments ask for more {what} than a model of {self.held_bytes} bytes does; "
+                "if they are right, build the model and pass it, zoo.load(path, model=...)"
             )
         out = func(*args, **kwargs)
         for tensor in tree_leaves(out):

@@ -2,7 +2,8 @@
 
 `python tests/faults/kill_saves.py NUM` tries each and prints a table: NUM kills at random moments,
 one before each file operation of a save (each third if NUM is below 50), limits on the size of a
-file, and saves side by side. After each the folder is loaded: it has to hold one of the two fits that were saved to it, complete.
+file, and saves side by side. After each the folder is loaded: it has to hold one of the two fits
+that were saved to it, complete.
 """
 
 import json
@@ -28,18 +29,10 @@ TOGETHER = 0.5
 
 
 def make_fits():
-    x = torch.linspace(-1.0, 1.0, 2000)[:, None].repeat(1, 4)
-    model = zoo.FactorAnalysis(4, 1)
-    solver = zoo.SVI(steps=3, compile=False)
-    first = zoo.fit(model, x, solver, progress=False, validation=None)
-    second = zoo.fit(
-        zoo.FactorAnalysis(4, 1),
-        x,
-        zoo.SVI(steps=5, compile=False),
-        progress=False,
-        validation=None,
-    )
-    return first, second
+    x = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
+    return [
+        zoo.fit(zoo.GaussianMixture(3, 4), x, zoo.EM(max_steps=n), progress=False) for n in (2, 3)
+    ]
 
 
 def is_whole(path, fits):
