@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -40,7 +41,7 @@ except ImportError:  # pragma: no cover - where there is none, saves do not wait
 __all__ = ["read_run", "try_place", "write_run"]
 
 RECORD = "fit.json"
-#: a file that is being written
+#: a folder of files that are being written, safetensors' own temporary ones among them
 PART = re.compile(r"\.ppl-zoo-[0-9a-f]{16}\.part")
 #: how often a run that is saved again meanwhile is read anew
 MAX_READS = 20
@@ -58,12 +59,11 @@ def try_place(path: Path) -> None:
         _refuse_others(path)
         new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
         try:
-            part.write_bytes(b"{}")
+            with _part(path) as part:
+                (part / RECORD).write_bytes(b"{}")
         finally:
             with suppress(OSError):
-                part.unlink(missing_ok=True)
                 if new:
                     path.rmdir()
 
@@ -94,20 +94,22 @@ def write_run(
         with _alone(path):
             former = _listed(path)
             try:
-                sums = {}
-                for name in FILES:
-                    if tensors[name]:
-                        part = _part(path)
-                        save_file(_apart(tensors[name]), part)
-                        _sync(part)
-                        digest = _sha256(part)
-                        file = f"{name}-{digest[:16]}.safetensors"
-                        os.replace(part, path / file)
-                        sums[file] = digest
-                part = _part(path)
-                part.write_bytes(write_record({**record, "files": sums}))
-                _sync(part)
-                os.replace(part, path / RECORD)
+                with _part(path) as part:
+                    sums = {}
+                    for name in FILES:
+                        if tensors[name]:
+                            file = part / name
+                            save_file(_apart(tensors[name]), file)
+                            # who may read a folder may read what is in it
+                            file.chmod(path.stat().st_mode & 0o666)
+                            _sync(file)
+                            digest = _sha256(file)
+                            final = f"{name}-{digest[:16]}.safetensors"
+                            os.replace(file, path / final)
+                            sums[final] = digest
+                    (part / RECORD).write_bytes(write_record({**record, "files": sums}))
+                    _sync(part / RECORD)
+                    os.replace(part / RECORD, path / RECORD)
             finally:
                 with suppress(OSError, RunError):  # what is left goes at the next save
                     _sweep(path, former)
@@ -257,7 +259,7 @@ def _listed(path: Path) -> set[str]:
 
 
 def _is_left(name: str) -> bool:
-    """Whether a file is one that an unfinished save may have left."""
+    """Whether a file or folder is one that an unfinished save may have left."""
     match = TENSOR_FILE.fullmatch(name)
     return PART.fullmatch(name) is not None or (match is not None and match[2] is not None)
 
@@ -266,13 +268,22 @@ def _sweep(path: Path, former: set[str]) -> None:
     """Remove the files of a former save, and of unfinished ones, that the record does not list."""
     present = _listed(path)
     for name in os.listdir(path):
-        if name not in present and (name in former or _is_left(name)):
+        if PART.fullmatch(name):
+            shutil.rmtree(path / name, ignore_errors=True)
+        elif name not in present and (name in former or _is_left(name)):
             with suppress(OSError):
                 os.unlink(path / name)
 
 
-def _part(path: Path) -> Path:
-    return path / f".ppl-zoo-{secrets.token_hex(8)}.part"
+@contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """Make a folder for files that are being written, for a while."""
+    part = path / f".ppl-zoo-{secrets.token_hex(8)}.part"
+    part.mkdir()
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ which knows shapes and allocates nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ __all__ = ["SizeLimit", "check_sizes"]
 #: initial values, masks and factors come and go
 SPARE_BYTES, TIMES_HELD = 2**28, 16
 #: operations of a model that is built, and how many more for each tensor that it holds
-SPARE_OPERATIONS, OPERATIONS_A_TENSOR = 3000, 50
+SPARE_OPERATIONS, OPERATIONS_A_TENSOR = 2000, 50
+#: bytes from which an operation is asked for its size before it runs; others are measured after
+ASKED_BYTES = 2**24
 #: what an integer, and the sum of a list of them, may be whatever the file holds
 MAX_INTEGER, MAX_SUM = 2**20, 2**22
 
@@ -72,6 +75,9 @@ class SizeLimit(TorchDispatchMode):
     ----------
     held
         The tensors that are to be loaded into the model.
+    counted
+        Whether the operations are limited in number, too; a model of the zoo takes hundreds, one
+        of a user's own may compute whatever it likes.
 
     Raises
     ------
@@ -79,11 +85,12 @@ class SizeLimit(TorchDispatchMode):
         Instead of the operation.
     """
 
-    def __init__(self, held: Sequence[Tensor]) -> None:
+    def __init__(self, held: Sequence[Tensor], counted: bool = True) -> None:
         super().__init__()
         self.held_bytes = sum(t.numel() * t.element_size() for t in held)
         self.most_bytes = SPARE_BYTES + TIMES_HELD * self.held_bytes
-        self.most_operations = SPARE_OPERATIONS + OPERATIONS_A_TENSOR * len(held)
+        most = SPARE_OPERATIONS + OPERATIONS_A_TENSOR * len(held)
+        self.most_operations = most if counted else math.inf
         self.operations = 0
         self.living: list[tuple[StorageWeakRef, int]] = []
         self.bytes = 0
@@ -105,7 +112,8 @@ class SizeLimit(TorchDispatchMode):
         if any(returned.alias_info is not None for returned in func._schema.returns):
             return func(*args, **kwargs)
         self.operations += 1
-        asked = _output_bytes(func, args, kwargs)
+        small = _bytes_at_most(args, kwargs) < ASKED_BYTES
+        asked = 0 if small else _output_bytes(func, args, kwargs)
         if self.bytes + asked > self.most_bytes:
             self._forget_freed()
         if self.bytes + asked > self.most_bytes or self.operations > self.most_operations:
@@ -125,6 +133,19 @@ class SizeLimit(TorchDispatchMode):
     def _forget_freed(self) -> None:
         self.living = [(storage, size) for storage, size in self.living if not storage.expired()]
         self.bytes = sum(size for _, size in self.living)
+
+
+def _bytes_at_most(args: tuple, kwargs: dict[str, Any]) -> float:
+    """Bound on the bytes of what an operation returns: its sizes, numbers and tensors multiplied.
+
+    Unlike ``_output_bytes``, whose kernels for "meta" may import seconds of algebra, it is quick.
+    """
+    total = 8.0
+    for leaf in tree_leaves((args, kwargs)):
+        size = leaf.numel() if isinstance(leaf, Tensor) else leaf
+        if isinstance(size, (int, float)) and abs(size) > 1:
+            total *= abs(float(size))
+    return total
 
 
 def _output_bytes(func: Any, args: tuple, kwargs: dict[str, Any]) -> int:

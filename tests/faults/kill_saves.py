@@ -77,7 +77,7 @@ def kill_at_random(folder, fits, num, rng):
         os.waitpid(child, 0)
         whole += is_whole(path, fits)
     fits[0].save(path)
-    assert not leftovers(path), "leftovers after the next save"
+    assert not leftovers(path), f"left after the next save: {leftovers(path)}"
     return num, whole
 
 
@@ -105,7 +105,7 @@ def kill_at_operations(folder, fits, stride):
         whole += is_whole(path, fits)
         tried += 1
         fits[1].save(path)
-        assert not leftovers(path), "leftovers after the next save"
+        assert not leftovers(path), f"left after the next save: {leftovers(path)}"
         if status == 0:
             return tried, whole
 

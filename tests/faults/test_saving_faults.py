@@ -88,7 +88,7 @@ def test_a_full_disk_at_each_write_in_turn(fit, longer, tmp_path, monkeypatch):
         assert text.endswith("the run that was saved there before is intact")
         assert names(path) == before
         assert zoo.load(path).solution.steps == (5,)
-    assert tried == 1 + 5 * 3  # mkdir; four files and fit.json: written, synchronised, moved
+    assert tried == 2 + 5 * 3  # two mkdir; four files and fit.json: written, synchronised, moved
     assert zoo.load(path).solution.steps == (9,)
 
 
@@ -151,15 +151,19 @@ def test_a_fit_json_of_somebody_else_is_not_replaced(fit, tmp_path, content):
 def test_leftovers_go_at_the_next_save(fit, longer, tmp_path):
     path = fit.save(tmp_path / "run")
     left = [".ppl-zoo-0123456789abcdef.part", "weights-0123456789abcdef.safetensors"]
-    for name in left:
-        (path / name).write_bytes(b"half a file")
+
+    def leave(folder):
+        (folder / left[0]).mkdir()
+        (folder / left[0] / "weights").write_bytes(b"half a file")
+        (folder / left[1]).write_bytes(b"half a file")
+
+    leave(path)
     assert zoo.load(path).solution.steps == (5,)
     longer.save(path)
     assert not set(left) & set(names(path))
     first = tmp_path / "first"  # a first save that was killed
     first.mkdir()
-    for name in left:
-        (first / name).write_bytes(b"half a file")
+    leave(first)
     fit.save(first)
     assert not set(left) & set(names(first))
 
