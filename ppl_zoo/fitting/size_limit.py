@@ -26,11 +26,11 @@ __all__ = ["SizeLimit", "check_sizes"]
 #: initial values, masks and factors come and go
 SPARE_BYTES, TIMES_HELD = 2**28, 16
 #: operations of a model that is built, and how many more for each tensor that it holds
-SPARE_OPERATIONS, OPERATIONS_A_TENSOR = 2000, 50
+SPARE_OPERATIONS, OPERATIONS_A_TENSOR = 2000, 20
 #: bytes from which an operation is asked for its size before it runs; others are measured after
 ASKED_BYTES = 2**24
 #: what an integer, and the sum of a list of them, may be whatever the file holds
-MAX_INTEGER, MAX_SUM = 2**20, 2**22
+MAX_INTEGER, MAX_SUM = 2**16, 2**18
 
 
 def check_sizes(config: Mapping[str, Any], held: Iterable[Tensor]) -> None:
