@@ -83,7 +83,7 @@ FIELDS = {
         "ask for more memory",
     ),
     "200 layers": ({"model__config__hidden": [2**15] * 200}, "expected sizes|more memory"),
-    "200 narrower layers": ({"model__config__hidden": [4000] * 200}, "ask for more memory"),
+    "200 narrower layers": ({"model__config__hidden": [1300] * 200}, "ask for more memory"),
     "50,000 layers": ({"model__config__hidden": [1] * 50_000}, "ask for more operations"),
     "negative": ({"model__config__num_features": -5}, "makes no fit|do not fit"),
     "another size": ({"model__config__num_latents": 3}, "do not fit"),
