@@ -33,6 +33,7 @@ from ppl_zoo.core.errors import ConvergenceError, DataError, RunError
 from ppl_zoo.data import Dataset
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit, load
+from ppl_zoo.fitting.run_directory import try_place
 from ppl_zoo.models.card import Card, Recipe
 from ppl_zoo.models.catalogue import find
 
@@ -166,8 +167,7 @@ def fit_model(request: FitRequest) -> int:
     """Fit a model, save the run and print the result."""
     card = find(request.name)
     out = Path(request.out or f"runs/{card.name}")
-    if out.exists() and not (out / "fit.json").exists() and (out.is_file() or any(out.iterdir())):
-        raise RunError(f"{out} is no run: expected a new folder, or that of an earlier fit")
+    try_place(out)
     if (out / "fit.json").exists() and not (request.resume or request.overwrite):
         raise RunError(
             f"{out} holds a fit already: --resume to go on with it, --overwrite to "
@@ -177,9 +177,15 @@ def fit_model(request: FitRequest) -> int:
         done, dataset, recipe = (_resume if request.resume else _start)(card, request, out)
     except ConvergenceError as error:
         if error.fit is not None:
-            error.fit.save(out)
-            note(f"what had been reached is in {out}")
+            try:
+                error.fit.save(out)
+                note(f"what had been reached is in {out}")
+            except RunError as unsaved:
+                note(f"what had been reached is lost: {unsaved}")
         raise
+    if done.save_error is not None:
+        note(repr(done))  # all that is left of it
+        raise done.save_error
     write_about(out, card.name, recipe)
     score = held_out(done.model, dataset)
     if request.json:

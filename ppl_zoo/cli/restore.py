@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from ppl_zoo.cli.terminal import DeviceOption, JSONFlag, note
-from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.errors import DataError, RunError
 from ppl_zoo.imaging import (
     Blur,
     Downsample,
@@ -110,6 +111,8 @@ def restore_image(request: RestoreRequest) -> int:
     source = Path(request.image)
     out = Path(request.out or source.with_name(f"{source.stem}-restored.png"))
     given = as_image(read_image(source, frame=request.frame), value_range=request.value_range)
+    bits = 16 if given.ndim == 2 and source.suffix.lower() != ".jpg" and _is_deep(source) else 8
+    _try_out(out, given, bits)
     operator, method = _operator(request), request.method
     if method is None:
         pixels = given.shape[0] * given.shape[1]
@@ -133,10 +136,12 @@ def restore_image(request: RestoreRequest) -> int:
         checkpoint=request.checkpoint,
     )
     seconds = time.perf_counter() - began
-    deep = given.ndim == 2 and source.suffix.lower() != ".jpg"
-    write_image(out, done.image, bits=16 if deep and _is_deep(source) else 8)
     figure_file = out.with_name(f"{out.stem}-figure.png")
-    restoration_figure(given, done).savefig(figure_file, dpi=150, bbox_inches="tight")
+    try:
+        write_image(out, done.image, bits=bits)
+        restoration_figure(given, done).savefig(figure_file, dpi=150, bbox_inches="tight")
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error}") from error
     record = {
         "image": str(out),
         "figure": str(figure_file),
@@ -155,6 +160,23 @@ def restore_image(request: RestoreRequest) -> int:
             note(f"posterior sd of a pixel: {record['mean_sd']} grey levels on average")
         print(f"{out}\n{figure_file}")
     return 0
+
+
+def _try_out(out: Path, given: Tensor, bits: int) -> None:
+    """Write a pixel of such an image to such a file, before the work."""
+    trial = out.with_name(f".{out.stem}-{secrets.token_hex(4)}{out.suffix}")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(f"{out} is a folder")
+        try:
+            write_image(trial, given[:1, :1], bits=bits)
+        finally:
+            trial.unlink(missing_ok=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"--out: got {str(out)!r}, expected a file such as {out.stem}.png that can be "
+            f"written: {error}"
+        ) from error
 
 
 def restoration_figure(given: Tensor, done: Restoration) -> Figure:

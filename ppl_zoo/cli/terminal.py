@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from ppl_zoo.core.errors import RunError
 from ppl_zoo.models.card import Recipe
 
 __all__ = [
@@ -121,8 +122,11 @@ def write_about(run: Path, model: str, recipe: Recipe) -> None:
         "data_options": dict(recipe.data_options),
     }
     temporary = run / f".{ABOUT}"
-    temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, run / ABOUT)
+    try:
+        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, run / ABOUT)
+    except OSError as error:
+        raise RunError(f"{run / ABOUT}: {error}; the run itself is intact") from error
 
 
 def read_about(run: Path) -> dict[str, Any]:

@@ -163,6 +163,8 @@ def _table(
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():  # reading from a pipe would wait
+        raise DataError(f"{path.name!r} is no file; expected a .npy or .npz file")
     try:
         with path.open("rb") as stream:  # numpy leaves a damaged archive open
             if stream.read(2) == b"PK":

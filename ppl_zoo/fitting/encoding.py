@@ -28,6 +28,7 @@ __all__ = [
     "encode",
     "encode_solver",
     "find_class",
+    "is_ours",
     "unsaved_options",
 ]
 
@@ -51,7 +52,7 @@ def find_class(name: str) -> type[Model] | None:
 
 def class_name(cls: type) -> str:
     """Name a class as ``module:qualname``, the zoo's own as ``ppl_zoo:Name``."""
-    zoo = _is_ours(cls) and getattr(models, cls.__name__, None) is cls
+    zoo = is_ours(cls) and getattr(models, cls.__name__, None) is cls
     return f"{PACKAGE if zoo else cls.__module__}:{cls.__qualname__}"
 
 
@@ -101,7 +102,7 @@ def encode_solver(solver: Solver) -> dict[str, Any]:
             value = {"unsaved": repr(value)}
         options[field.name] = value
     cls = type(solver)
-    name = cls.__qualname__ if _is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
+    name = cls.__qualname__ if is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
     return {"class": name, "options": options}
 
 
@@ -148,7 +149,8 @@ def decode_solver(record: dict[str, Any], guide: Any = None) -> Solver:
     return cls(**options)
 
 
-def _is_ours(cls: type) -> bool:
+def is_ours(cls: type) -> bool:
+    """Whether a class is one of the zoo's."""
     return cls.__module__.split(".")[0] == PACKAGE
 
 

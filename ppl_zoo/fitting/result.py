@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.errors import RunError
 from ppl_zoo.core.khat import khat
 from ppl_zoo.core.one_at_a_time import one_at_a_time
 from ppl_zoo.core.posterior import FittedModel
@@ -47,7 +48,11 @@ class Fit(FittedModel):
         The solver's record: parameters of all chains, objective, why each chain stopped.
     seconds
         Time spent fitting.
+    save_error
+        Why the fit is not in the run directory that ``zoo.fit`` was given; None where it is.
     """
+
+    save_error: RunError | None = None
 
     def __repr__(self) -> str:
         """Summarise in one line, with what is known of the answer."""

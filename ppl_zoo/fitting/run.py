@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from ppl_zoo import solvers
 from ppl_zoo.core.device import at_most_threads, pick_device
-from ppl_zoo.core.errors import ConvergenceError, DataError
+from ppl_zoo.core.errors import ConvergenceError, DataError, RunError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.one_at_a_time import one_at_a_time
@@ -20,6 +21,7 @@ from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
 from ppl_zoo.core.solver import FitContext, Solver
 from ppl_zoo.fitting.result import Fit
+from ppl_zoo.fitting.run_directory import try_place
 from ppl_zoo.fitting.saving import read
 from ppl_zoo.models.pretrained import PRETRAINED, load_pretrained
 
@@ -82,7 +84,10 @@ def fit(
     progress
         Show a progress bar; silent in any case where there is no terminal.
     checkpoint
-        Run directory to save to while fitting (every ``checkpoint_seconds``) and at the end.
+        Run directory to save to while fitting (every ``checkpoint_seconds``) and at the end. It is
+        tried before the fit begins; a save that fails later is a warning, once, and the fit goes
+        on in memory: what was saved before stands, and ``fit.save_error`` says whether the fit
+        itself is there.
     resume
         A fit, or its run directory, to go on from: the result is that of a fit that was never
         interrupted. ``solver`` may be left out then.
@@ -98,7 +103,11 @@ def fit(
         If the model cannot take the data.
     ConvergenceError
         If the objective becomes non-finite, or EM lowers it.
+    RunError
+        If nothing can be saved to ``checkpoint``, or something else than a run stands there.
     """
+    if checkpoint is not None:
+        try_place(Path(checkpoint))
     if not isinstance(model, Model):
         if not callable(model) or isinstance(model, type):
             raise DataError(
@@ -155,7 +164,7 @@ def fit(
             num_split_off=num_split_off,
         )
 
-    keep = None if checkpoint is None else lambda solution: wrap(solution).save(checkpoint)
+    keep = None if checkpoint is None else _Checkpoints(Path(checkpoint), wrap)
     context = FitContext(
         seed=seed,
         progress=progress,
@@ -181,7 +190,44 @@ def fit(
     model.remember(rows, solution.guide)
     if keep is not None:
         keep(solution)
+        done.save_error = keep.error
     return done
+
+
+class _Checkpoints:
+    """Saves of a fit while it runs and at its end; the first that fails is a warning.
+
+    Parameters
+    ----------
+    path
+        The run directory.
+    wrap
+        Makes a fit of a solution.
+
+    Attributes
+    ----------
+    error
+        Of the last save; None where it succeeded.
+    """
+
+    def __init__(self, path: Path, wrap: Callable[[Solution], Fit]) -> None:
+        self.path, self.wrap = path, wrap
+        self.error: RunError | None = None
+        self.warned = False
+
+    def __call__(self, solution: Solution) -> None:
+        """Save what has been reached."""
+        try:
+            self.wrap(solution).save(self.path)
+            self.error = None
+        except RunError as error:
+            self.error = error
+            if not self.warned:
+                warnings.warn(
+                    f"{error}; the fit is kept in memory, fit.save(...) writes it elsewhere",
+                    stacklevel=2,
+                )
+            self.warned = True
 
 
 def _hold_out(

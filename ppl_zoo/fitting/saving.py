@@ -6,7 +6,9 @@ The form of the directory is in ``run_directory``.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.device import pick_device
-from ppl_zoo.core.errors import RunError
+from ppl_zoo.core.errors import DataError, QueryError, RunError
 from ppl_zoo.core.functions import Arguments, FunctionModel, module_of
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.named_data import ArgumentNames
@@ -33,9 +35,12 @@ from ppl_zoo.fitting.encoding import (
     encode,
     encode_solver,
     find_class,
+    is_ours,
     unsaved_options,
 )
-from ppl_zoo.fitting.run_directory import FILES, read_run, write_run
+from ppl_zoo.fitting.run_directory import read_run, write_run
+from ppl_zoo.fitting.run_record import FILES
+from ppl_zoo.fitting.size_limit import SizeLimit, check_sizes
 
 __all__ = ["read", "save", "versions"]
 
@@ -43,6 +48,8 @@ AnyFit = TypeVar("AnyFit", bound=FittedModel)
 
 #: data up to this many bytes go into the run unless ``include_data`` says otherwise
 SMALL_DATA = 100 * 2**20
+#: rows and columns of a tensor without any number in it
+MAX_EMPTY = 2**24
 
 
 def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None) -> Path:
@@ -65,13 +72,10 @@ def save(fit: FittedModel, path: str | Path, *, include_data: bool | None = None
     Raises
     ------
     RunError
-        If something else than a run stands at ``path``.
+        If something else than a run stands at ``path``, or it cannot be written; a run that
+        stood there is intact then.
     """
     path = Path(path)
-    if path.exists() and not (path / "fit.json").exists() and any(path.iterdir()):
-        raise RunError(
-            f"{path}: got a folder that is no run, expected a new or an old run's place"
-        )
     tensors: dict[str, dict[str, Tensor]] = {name: {} for name in FILES}
     tensors["weights"] |= fit.solution.parameters
     solution = fit.solution
@@ -134,26 +138,32 @@ def read(
     """
     path = Path(path)
     record, tensors = read_run(path)
+    _check_tensors(record, tensors, path)
     weights = tensors["weights"]
-    own = _build_model(record["model"], weights, model, path)
+    with _described(path):
+        own = _build_model(record["model"], tensors, model, path)
     own.to(pick_device(device), getattr(torch, record["dtype"]))
     own.data_plate = record["rows_plate"]
     names = record.get("names", {})
     own.data_names = {name: ArgumentNames.from_record(n) for name, n in names.items()}
     unsaved = {} if solver is not None else unsaved_options(record["solver"])
-    solver = decode_solver(record["solver"], guide) if solver is None else solver
+    with _described(path):
+        solver = decode_solver(record["solver"], guide) if solver is None else solver
     rows = valid = None
     num_split_off = record.get("num_split_off", 0)
     if isinstance(own, FunctionModel) and data is None:
+        if record.get("call") is None:
+            raise RunError(f"{path}: holds no fit of a function, got {own.model_name}")
         own.call = Arguments.from_record(record["call"])
     if data is not None:
         rows = own.as_rows(getattr(data, "train", data))
-        if num_split_off and len(rows) != record["num_rows"]:
+        if num_split_off and len(rows) != record.get("num_rows"):
             rows, valid = rows.split(num_split_off, record["seed"])
         elif getattr(data, "valid", None) is not None and record.get("validated"):
             valid = own.as_rows(data.valid)
     elif tensors["data"]:
-        rows, valid = (_rows_of(own, tensors["data"], prefix) for prefix in ("", "valid."))
+        with _described(path):
+            rows, valid = (_rows_of(own, tensors["data"], prefix) for prefix in ("", "valid."))
     example = [
         (weights[f"example.{i}"].to(own.device), per_row)
         for i, per_row in enumerate(record["example"])
@@ -162,17 +172,19 @@ def read(
         k: v.to(own.device) for k, v in weights.items() if k.startswith(("model.", "guide."))
     }
     draws = {k.removeprefix("draws."): v for k, v in weights.items() if k.startswith("draws.")}
-    if draws:
-        guide = PosteriorDraws(own, draws, None if rows is None else rows.all())
-    else:
-        guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
-    if any(name.startswith("model._declared.") for name in parameters):
-        shown = rows if rows is not None else own.rows_of(tuple(t for t, _ in example))
-        with fork_generators(own.device), own.defaults():
-            for program in (own, guide):  # they declare the parameters that are loaded
-                if program is not None and not isinstance(program, PosteriorDraws):
-                    trace_program(program, shown.all())
-    history = {k: v.numpy() for k, v in tensors["history"].items()}
+    with _described(path, given=data is not None):
+        if draws:
+            guide = PosteriorDraws(own, draws, None if rows is None else rows.all())
+        else:
+            guide = _build_guide(own, solver, rows, example, record["seed"], parameters)
+        if any(name.startswith("model._declared.") for name in parameters):
+            shown = rows if rows is not None else own.rows_of(tuple(t for t, _ in example))
+            with fork_generators(own.device), own.defaults():
+                for program in (own, guide):  # they declare the parameters that are loaded
+                    if program is not None and not isinstance(program, PosteriorDraws):
+                        trace_program(program, shown.all())
+    with _described(path):
+        history = {k: v.numpy() for k, v in tensors["history"].items()}
     stats = {k: v for k, v in history.items() if k.startswith("sample_stats.")}
     solution = Solution(
         parameters=parameters,
@@ -198,10 +210,11 @@ def read(
         valid=valid,
         num_split_off=num_split_off,
     )
-    try:
-        fit.show(solution.best)
-    except RuntimeError as error:
-        raise RunError(f"{path}: its weights do not fit {own.model_name}: {error}") from error
+    with _described(path):
+        try:
+            fit.show(solution.best)
+        except RuntimeError as error:
+            raise RunError(f"{path}: its weights do not fit {own.model_name}: {error}") from error
     own.recall(tuple(example) or None, guide)
     return fit
 
@@ -209,12 +222,73 @@ def read(
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("ppl-zoo", "torch", "pyro-ppl", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+#: reading a package's metadata takes as long as writing a run
+_version = cache(version)
+
+
+@contextmanager
+def _described(path: Path, given: bool = False) -> Iterator[None]:
+    """Let whatever a file's arguments and tensors do to our code be an error of the file.
+
+    ``given`` is whether data of the caller take part, whose errors are theirs.
+    """
+    try:
+        yield
+    except QueryError:
+        raise
+    except RunError as error:
+        if str(path) in str(error):
+            raise
+        raise RunError(f"{path}: {error}") from error
+    except Exception as error:
+        if given and isinstance(error, DataError):
+            raise
+        raise RunError(
+            f"{path}: what it holds makes no fit: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_tensors(
+    record: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], path: Path
+) -> None:
+    """Refuse tensors that are not those of a fit, before anything is made of them.
+
+    Raises
+    ------
+    RunError
+        If one is missing, or has not an entry for each chain.
+    """
+    weights, history, chains = tensors["weights"], tensors["history"], len(record["stopped"])
+    needed = [f"example.{i}" for i in range(len(record["example"]))]
+    missing = [name for name in needed if name not in weights]
+    missing += [] if "objective" in history else ["objective"]
+    if missing:
+        raise RunError(f"{path}: has no tensor {missing[0]!r}")
+    for name, tensor in [pair for group in tensors.values() for pair in group.items()]:
+        if tensor.numel() == 0 and max(tensor.shape, default=0) > MAX_EMPTY:
+            raise RunError(f"{path}: tensor {name!r} of shape {tuple(tensor.shape)} holds nothing")
+    per_chain = {
+        name: (tensor, 2 if name.startswith("draws.") else 1)
+        for name, tensor in weights.items()
+        if name.startswith(("model.", "guide.", "draws."))
+    } | {name: (tensor, 2) for name, tensor in history.items()}
+    for name, (tensor, least) in per_chain.items():
+        if tensor.ndim < least or tensor.shape[0] != chains:
+            raise RunError(
+                f"{path}: tensor {name!r} has the shape {tuple(tensor.shape)}, expected "
+                f"{'(chain, step or draw, ...)' if least == 2 else '(chain, ...)'} of {chains} "
+                f"chain{'s' if chains > 1 else ''}"
+            )
+    if not history["objective"].is_floating_point():
+        raise RunError(f"{path}: the objective is of {history['objective'].dtype}")
 
 
 def _build_model(
     record: dict[str, Any],
-    weights: dict[str, Tensor],
+    tensors: Mapping[str, Mapping[str, Tensor]],
     given: Model | type[Model] | Callable[..., Any] | None,
     path: Path,
 ) -> Model:
@@ -231,8 +305,22 @@ def _build_model(
             f"{path}: holds a {record['class']}, which is not imported here; import it, "
             "or pass zoo.load(path, model=ThatClass)"
         )
+    weights = tensors["weights"]
     config = {k: decode(v, weights, k, path) for k, v in record["config"].items()}
-    return cls(**{**cls.legacy_arguments, **config})
+    held = [tensor for group in tensors.values() for tensor in group.values()]
+    # what is built is held against all numbers of the file: some models are as large as their data
+    if is_ours(cls):
+        check_sizes(config, held)
+    with SizeLimit(held, counted=is_ours(cls)):
+        model = cls(**{**cls.legacy_arguments, **config})
+    made = {f"model.{k}": tuple(v.shape) for k, v in model.state_dict().items()}
+    for name in made.keys() & weights.keys():
+        if made[name] != tuple(weights[name].shape[1:]):
+            raise RunError(
+                f"{path}: its weights do not fit {model.model_name}: {name} has the shape "
+                f"{tuple(weights[name].shape[1:])}, expected {made[name]}"
+            )
+    return model
 
 
 def _build_guide(
