@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ppl_zoo.compiler.capture import CaptureError, capture
 from ppl_zoo.compiler.xla.cache import PROGRAMS
 from ppl_zoo.compiler.xla.lowering import LoweredGraph, lower, operation_name, to_jax
+from ppl_zoo.compiler.xla.ops.dtypes import jax_dtype
 from ppl_zoo.compiler.xla.ops.random import RANDOM
 
 __all__ = ["CapturedPotential", "XLAPotential"]
@@ -100,8 +101,9 @@ class CapturedPotential:
         with self.scope():
             self.data = tuple(to_jax(t) for t in data)
             energies, constrained = lower(first), lower(second)
-            self.potential = _differentiable(energies)
-            self.values = _values(constrained, {k: to_jax(w) for k, w in weights.items()})
+            dtype = jax_dtype(z.dtype)
+            self.potential = _differentiable(energies, dtype)
+            self.values = _values(constrained, {k: to_jax(w) for k, w in weights.items()}, dtype)
         self.num_numbers = first.num_numbers
         self.compiler_options = energies.compiler_options or constrained.compiler_options
 
@@ -134,32 +136,33 @@ class _Point(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(w) for w in weights.values()])
 
 
-def _differentiable(lowered: LoweredGraph) -> Callable[..., jax.Array]:
+def _differentiable(lowered: LoweredGraph, dtype: Any) -> Callable[..., jax.Array]:
     """Wrap ``(value, gradient)`` as one function of ``z`` with that gradient, in its dtype.
 
-    A program may sum in float64; samplers carry the energy in the dtype of ``z``.
+    A program of float32 may sum in float64: a sampler then moves in float64, and the program has
+    its ``dtype``.
     """
 
     @jax.custom_jvp
     def potential(z: jax.Array, data: tuple) -> jax.Array:
-        return lowered(None, z, *data)[0].astype(z.dtype)
+        return lowered(None, z.astype(dtype), *data)[0].astype(z.dtype)
 
     @potential.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple:
-        value, gradient = lowered(None, primals[0], *primals[1])
-        dtype = primals[0].dtype
-        return value.astype(dtype), jnp.vdot(gradient, tangents[0]).astype(dtype)
+        z, data = primals
+        value, gradient = lowered(None, z.astype(dtype), *data)
+        return value.astype(z.dtype), jnp.vdot(gradient, tangents[0]).astype(z.dtype)
 
     return lambda z, *data: potential(z, data)
 
 
 def _values(
-    lowered: LoweredGraph, weights: Mapping[str, jax.Array]
+    lowered: LoweredGraph, weights: Mapping[str, jax.Array], dtype: Any
 ) -> Callable[..., dict[str, jax.Array]]:
     """Read the values off the gradients by their weights."""
 
     def values(z: jax.Array, *data: jax.Array) -> dict[str, jax.Array]:
-        out = lowered(None, z, *weights.values(), *data)
+        out = lowered(None, z.astype(dtype), *weights.values(), *data)
         return dict(zip(weights, out[2:], strict=True))  # after the sum and the gradient by z
 
     return values

@@ -292,7 +292,8 @@ class NumPyroEngine:
             (*key, *kernel.items()),
             lambda: _Sampler(self.captured, kernel, self.block, vectorized, own),
         )
-        self.dtype = z.numpy().dtype
+        # a sampler's own numbers are float64 wherever the program has some
+        self.dtype = np.dtype(np.float64) if self.captured.wide else z.numpy().dtype
         #: points of a chain that are evaluated together
         self.width = int(np.clip(MAX_NUMBERS_PER_BLOCK // (num_chains * numbers), 1, MAX_WIDTH))
 
