@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.khat import KHAT_DRAWS, khat
@@ -150,10 +149,12 @@ def _are_single(scores: Any) -> bool:
 
 def _of_single_sites(scores: Any) -> Any:
     """Observations of a loop as those of one site, ``(chain, draw, site)``."""
+    from xarray import DataArray
+
     names = list(scores.data_vars)
     first = scores[names[0]]
     values = np.stack([scores[n].values.reshape(first.shape[:2]) for n in names], -1)
-    joined = xr.DataArray(
+    joined = DataArray(
         values, {"site": names}, ("chain", "draw", "site"), "observations", first.attrs
     )
     return joined.assign_coords(chain=scores.chain, draw=scores.draw).to_dataset()

@@ -301,7 +301,7 @@ BINARY = RNG.random((60, 4)) < 0.4
         lambda: zoo.NADE(4, 3),
         lambda: zoo.FVSBN(4),
         lambda: zoo.MADE(4, (8,)),
-        lambda: zoo.VAE(4, 2),
+        lambda: zoo.VAE(4, 2, hidden=(8,)),
         lambda: zoo.BernoulliMixture(2, 4),
         lambda: zoo.IndependentBernoulli(4),
         lambda: zoo.ChainRule(4),
@@ -314,10 +314,11 @@ def test_binary_data_of_any_dtype_are_the_same_data(make):
     solver = zoo.SVI(steps=3, compile=False) if model.default_solver[0] == "SVI" else SHORT
     fitted(model, BINARY, solver)
     pyro.set_rng_seed(0)
-    expected = model.log_prob(BINARY.astype(np.float32))
+    few = BINARY[:6]
+    expected = model.log_prob(few.astype(np.float32))
     for dtype in (bool, np.uint8, np.int8, np.int64, np.float64):
         pyro.set_rng_seed(0)
-        torch.testing.assert_close(model.log_prob(BINARY.astype(dtype)), expected)
+        torch.testing.assert_close(model.log_prob(few.astype(dtype)), expected)
 
 
 def test_binary_words_of_a_net_come_back_as_words():

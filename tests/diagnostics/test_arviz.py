@@ -351,7 +351,7 @@ def test_names_do_not_clash():
     assert set(posterior.data_vars) == {"draw_value", "theta", "b", "chain_value"}
     assert posterior["chain_value"].dims == ("chain", "draw", "step_dim")
     assert posterior["b"].dims == ("chain", "draw", "theta_dim")
-    assert get_group(idata, "log_likelihood")["x"].dims == ("chain", "draw", "theta_rows")
+    assert get_group(idata, "log_likelihood")["x"].dims[2:] == ("x_parts", "theta_rows")
     arviz_compat.summary(idata)
 
 

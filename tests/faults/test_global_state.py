@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # half a minute, in a process of its own
+
 #: run in a process of its own, in which nothing has been compiled, exported or drawn before
 SCRIPT = r"""
 import json, logging, os, signal, sys, warnings

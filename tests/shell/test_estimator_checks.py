@@ -11,6 +11,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 SHELL = zoo.sklearn
 QUICK = {"random_state": 0}
 
+QUICKLY_CHECKED = (
+    "NaiveBayes",
+    "LogisticRegression",
+    "BayesianLinearRegression",
+    "FactorAnalysis",
+)
+
 ESTIMATORS = [
     SHELL.GaussianMixture(**QUICK),
     SHELL.GaussianMixture(2, covariance_type="diag", missing=True, max_iter=5, **QUICK),
@@ -46,6 +53,19 @@ def expected_failures(estimator):
     return {}
 
 
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
+#: one of each kind; the others share what the checks look at, and are slow tests
+FEW = [e for e in ESTIMATORS if type(e).__name__ in QUICKLY_CHECKED] + ESTIMATORS[:1]
+
+
+@parametrize_with_checks(FEW, expected_failed_checks=expected_failures)
 def test_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [e for e in ESTIMATORS if all(e is not few for few in FEW)],
+    expected_failed_checks=expected_failures,
+)
+def test_other_estimator(estimator, check):
     check(estimator)
