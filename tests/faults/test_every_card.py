@@ -145,7 +145,7 @@ SOLVERS = {
     "CAVI": (zoo.CAVI(max_steps=2), {"max_steps": 4}),
     "SVI": (zoo.SVI(steps=3, compile=False), {"steps": 5}),
     "NUTS": (zoo.NUTS(num_samples=20, num_warmup=20, num_chains=2), {"num_samples": 25}),
-    "EarlyStopping": (zoo.EarlyStopping(4, rule="none"), {}),
+    "EarlyStopping": (zoo.EarlyStopping(4, rule="none"), {"steps": 6}),
     "Tiling": (zoo.Tiling(num_draws=8), {}),
     "SplitGibbs": (zoo.SplitGibbs(num_draws=8), {}),
 }
