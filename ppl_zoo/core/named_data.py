@@ -104,6 +104,9 @@ class ArgumentNames:
 def arguments_in_frame(data: Any, required: Sequence[str], names: Sequence[str]) -> Any:
     """Columns of a data frame that are arguments, by name; the data where it has not all of them.
 
+    Of a program with one argument a frame is that argument, though it may have a column of its
+    name (x, y and z of points).
+
     Parameters
     ----------
     required
@@ -113,6 +116,8 @@ def arguments_in_frame(data: Any, required: Sequence[str], names: Sequence[str])
     """
     columns = None if isinstance(data, Mapping) or not required else named_columns(data)
     if columns is None or not set(required) <= set(columns):
+        return data
+    if len(required) == 1 and not (len(columns) > 1 and set(columns) <= set(names)):
         return data
     return {name: columns[name] for name in names if name in columns}
 

@@ -290,6 +290,19 @@ def test_a_frame_of_the_arguments_fits():
     assert fit.rows.all()[1].tolist() == [15.0, 10.0, 16.0]
 
 
+def test_points_whose_columns_are_x_y_and_z_are_one_argument():
+    table = pd.DataFrame(X, columns=["x", "y", "z"])
+    fit = fitted(zoo.MultivariateGaussian(3), table)
+    assert fit.params["loc"].numpy() == pytest.approx(X.mean(0))
+    assert fit.to_arviz(num_samples=5).observed_data["x"].coords["feature"].values.tolist() == [
+        "x",
+        "y",
+        "z",
+    ]
+    one = fitted(zoo.MultivariateGaussian(1), table[["x"]])
+    assert one.params["loc"].numpy() == pytest.approx(X[:, :1].mean(0))
+
+
 # ---- binary data and indices --------------------------------------------------------------------
 
 BINARY = RNG.random((60, 4)) < 0.4
