@@ -6,9 +6,11 @@ so that a ratio of two is the best there is. "torch first" imports torch before 
 OpenMP threads then spin while they wait, as torch's default has it; `OMP_WAIT_POLICY=PASSIVE` in
 the environment ends that.
 
-    python benchmarks/busy.py      # writes benchmarks/results/busy.json
+    python benchmarks/busy.py                      # writes benchmarks/results/busy.json
+    python benchmarks/busy.py --only EM --turns 1  # renews these rows alone
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -18,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "busy.json"
-TURNS = 3
 
 DATA = """
 import time
@@ -67,13 +68,17 @@ def seconds(imports: str, job: str) -> float:
     return float(done.stdout.split("SECONDS")[-1])
 
 
-def main() -> None:
-    """Measure all cases."""
+def main(only: str = "", turns: int = 3) -> None:
+    """Measure the cases whose name contains ``only``, and renew them in the record."""
     record: dict[str, dict[str, dict[str, float]]] = {}
+    if RESULTS.exists():
+        record = json.loads(RESULTS.read_text())["cases"]
     for name, job in CASES.items():
+        if only not in name:
+            continue
         for order, imports in FIRST.items():
             quiet, busy = [], []
-            for _ in range(TURNS):
+            for _ in range(turns):
                 quiet.append(seconds(imports, job))
                 neighbours = [subprocess.Popen(BUSY) for _ in range(os.cpu_count() or 1)]
                 try:
@@ -82,7 +87,7 @@ def main() -> None:
                     for process in neighbours:
                         process.kill()
             row = {"quiet": statistics.median(quiet), "busy": statistics.median(busy)}
-            row["ratio"] = row["busy"] / row["quiet"]
+            row |= {"ratio": row["busy"] / row["quiet"], "turns": turns}
             record.setdefault(name, {})[order] = row
             print(
                 f"{name:32} {order:14} quiet {row['quiet']:6.2f} s, busy {row['busy']:6.2f} s: "
@@ -94,4 +99,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each case")
+    main(**vars(parser.parse_args()))

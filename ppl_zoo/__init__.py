@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 # OpenMP's threads are to sleep while they wait: on a busy machine spinning ones take the cores
-# that the others wait for, thirty times the time. It is read once, when torch is loaded.
+# that the others wait for. It is read once, when torch is loaded.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
