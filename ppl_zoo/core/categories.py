@@ -223,18 +223,15 @@ class Categories:
     def __repr__(self) -> str:
         return f"Categories({self.name!r}, {self.states!r})"
 
-    def decode(self, codes: Tensor) -> Tensor | np.ndarray:
-        """Values of codes ``(rows,)``: a tensor of integers or truth values, an array of words.
-
-        None where a value is missing.
-        """
+    def decode(self, codes: Tensor) -> np.ndarray:
+        """Values of codes ``(rows,)``: integers, truth values or words; None where missing."""
         reads = {"word": str, "integer": int, "truth": lambda name: name.casefold() == "true"}
         values = [reads[self.kind](state) for state in self.states]
         index = codes.detach().cpu().nan_to_num(-1.0).long().numpy()
         if (index < 0).any() or self.kind == "word":
             table = np.array([*values, None], dtype=object)
             return table[np.where(index < 0, len(values), index)]
-        return torch.tensor(values, device=codes.device)[torch.from_numpy(index)]
+        return np.array(values)[index]
 
     def _mend(self, value: Any) -> str:
         """Say what to do about a value that is no state."""

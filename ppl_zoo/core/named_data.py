@@ -155,6 +155,9 @@ def learn_names(name: str, part: Any, sizes: Sizes) -> ArgumentNames | None:
         return ArgumentNames(tuple(frame), known)
     if not sizes or _is_left_alone(part):
         return None
+    if isinstance(part, Tensor):
+        _refuse_values(name, part, sizes)
+        return None
     if isinstance(sizes, int):
         if np.ndim(part) > 1 and as_numbers(part) is not None:
             return None
@@ -201,13 +204,11 @@ def encode(name: str, part: Any, sizes: Sizes, names: ArgumentNames | None) -> A
                 f"{name}: got columns of lengths {[len(c) for c in columns]}, expected one length"
             )
         return np.column_stack(columns)
-    if _is_left_alone(part):
-        return part
+    if _is_left_alone(part) or isinstance(part, Tensor):
+        return part  # a tensor has codes, as the rows of a fit and samples have; others, values
     if isinstance(sizes, int) and known:
-        if as_numbers(part) is not None and not known[0].are_values:
-            return part
         return known[0].codes_or_nan(_flat(part)).reshape(np.shape(part))
-    if known and not isinstance(part, Tensor):  # a tensor has codes, as samples have
+    if known:
         table = part if isinstance(part, np.ndarray) else np.asarray(part, dtype=object)
         if table.ndim != 2:
             return part
@@ -285,6 +286,17 @@ def as_numbers(values: Any) -> np.ndarray | None:
         _refuse_large(large[0])
     out = np.array([np.nan if is_missing(v) else float(v) for v in flat])
     return out.reshape(array.shape)
+
+
+def _refuse_values(name: str, part: Tensor, sizes: Sizes) -> None:
+    """Refuse a tensor of labels that are values, such as -1 and 1: a tensor has codes."""
+    if part.ndim == 1 and isinstance(sizes, int) and _learn_column(name, as_numbers(part), sizes):
+        values = part.unique().tolist()
+        if part.dtype != torch.bool:
+            raise DataError(
+                f"{name}: got a tensor of the labels {values[:8]}, expected codes 0 to "
+                f"{sizes - 1} in a tensor, or labels of any kind in an array: {name}.numpy()"
+            )
 
 
 def _refuse_large(value: Any) -> None:

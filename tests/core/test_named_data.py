@@ -57,7 +57,6 @@ class PolarsFrame:
 
 LABELS = {
     "minus one and one": SIGN,
-    "a tensor of them": torch.tensor(SIGN),
     "a series of them": pd.Series(SIGN),
     "floats": SIGN.astype(float),
     "words": np.where(SIGN < 0, "no", "yes"),
@@ -150,6 +149,36 @@ def test_a_label_that_the_fit_had_not_is_refused():
     fit = fitted(zoo.NaiveBayes(3, 2, kind="gaussian"), (X, SIGN))
     with pytest.raises(zoo.DataError, match=r"got state 0.*expected one of \['-1', '1'\]"):
         fit.model.log_prob(X, np.where(SIGN < 0, 0, 1))
+
+
+@pytest.mark.parametrize("labels", [SIGN, (SIGN + 3) // 2, np.where(SIGN < 0, "no", "yes")])
+def test_a_fit_of_named_labels_is_exported_and_checked_as_one_of_codes(labels):
+    coded = fitted(zoo.NaiveBayes(3, 2, kind="gaussian"), (X, np.where(SIGN < 0, 0, 1)))
+    named = fitted(zoo.NaiveBayes(3, 2, kind="gaussian"), (X, labels))
+    ours, theirs = (f.to_arviz(num_samples=5).log_likelihood for f in (named, coded))
+    for name in theirs.data_vars:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert str(named.check(num_samples=50)) == str(coded.check(num_samples=50))
+    torch.testing.assert_close(
+        named.model.log_prob(*named.data()), coded.model.log_prob(X, SIGN > 0)
+    )
+
+
+def test_a_tensor_has_codes():
+    with pytest.raises(zoo.DataError, match=r"a tensor of the labels \[-1, 1\].*y.numpy\(\)"):
+        fitted(zoo.NaiveBayes(3, 2, kind="gaussian"), (X, torch.tensor(SIGN)))
+    truths = fitted(zoo.NaiveBayes(3, 2, kind="gaussian"), (X, torch.tensor(SIGN > 0)))
+    assert set(truths.model.predict(X).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("labels", [np.zeros(400, int), pd.Series(np.zeros(400, int)), [0] * 400])
+def test_integers_are_no_index_into_words(labels):
+    fit = fitted(zoo.NaiveBayes(3, 2, kind="gaussian"), (X, LABELS["words"]))
+    with pytest.raises(zoo.DataError, match=r"got state 0.*expected one of \['no', 'yes'\]"):
+        fit.model.log_prob(X, labels)
+    codes = torch.tensor(SIGN > 0).long()
+    expected = fit.model.log_prob(X, LABELS["words"])
+    torch.testing.assert_close(fit.model.log_prob(X, codes), expected)
 
 
 # ---- data frames --------------------------------------------------------------------------------

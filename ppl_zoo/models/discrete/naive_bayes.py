@@ -70,10 +70,10 @@ class NaiveBayes(CountedModel):
     Notes
     -----
     x is ``(n, num_features)``, NaN where missing (not counts), or a sparse matrix of binary
-    columns or counts; y ``(n,)`` holds the classes 0 ... C-1, or C names or numbers of any kind
-    (words, truth values, -1 and 1), which ``predict`` gives back. A label is unknown where it is
-    NaN, None or ``missing``; and -1 is where the others are classes 0 ... C-1 and -1 is not one
-    of exactly C different values.
+    columns or counts; y ``(n,)`` holds the classes 0 ... C-1, or, in an array, series or list, C
+    names or numbers of any kind (words, truth values, -1 and 1), which ``predict`` gives back.
+    A label is unknown where it is NaN, None or ``missing``; and -1 is where the others are
+    classes 0 ... C-1 and -1 is not one of exactly C different values.
 
     References
     ----------
@@ -256,7 +256,10 @@ class NaiveBayes(CountedModel):
         parts = super()._named_parts(data)
         if self.missing is None:
             return parts
-        return [(n, _masked(part, self.missing) if n == "y" else part) for n, part in parts]
+        return [
+            (n, _masked(p, self.missing) if n == "y" and not isinstance(p, Tensor) else p)
+            for n, p in parts
+        ]
 
     def num_states_of(self, argument: str) -> Sizes:
         """States of each column of x, and the classes."""
@@ -402,7 +405,7 @@ class NaiveBayes(CountedModel):
 
 def _masked(y: Any, missing: Any) -> Any:
     """Put NaN in the place of labels that are unknown."""
-    array = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    array = np.asarray(y)
     array = array.astype(object if array.dtype.kind in "OUS" else np.float64)
     return np.where(array == missing, np.nan, array)
 
