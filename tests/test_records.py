@@ -9,22 +9,75 @@ from unittest import mock
 
 import pytest
 
+import ppl_zoo as zoo
+
 ROOT = Path(__file__).parent.parent
 
 
-def benchmark(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+def program(name, folder="benchmarks"):
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     with mock.patch.dict(os.environ):  # threads of a benchmark
         spec.loader.exec_module(module)
     return module
 
 
+tables = program("benchmark_tables", "tools")
+
+
 @pytest.mark.parametrize("name", ["programs", "posteriordb"])
 def test_a_page_is_made_from_its_record(name):
-    module = benchmark(name)
+    module = program(name)
     record = json.loads(module.RESULTS.read_text())
     assert module.PAGE.read_text() == module.shown(record)
+
+
+def test_the_page_of_numbers_is_made_from_the_records():
+    assert tables.PAGE.read_text() == tables.page()
+
+
+@pytest.mark.parametrize(
+    "text", ["svi > rows > schools > ours_us", "svi > rows | .1f", "svi > versions > torch | .1f"]
+)
+def test_a_placeholder_without_a_number_is_refused(text):
+    with pytest.raises((KeyError, TypeError)):
+        tables.value(text)
+
+
+SPAMBASE = "naive_bayes > spambase_ten_folds"
+#: where the number of a card is recorded, for what its command does not name
+RECORDED = {
+    "alarm: all posterior marginals": "bayes_net > nets > alarm > batch_ms_per_row",
+    "accuracy in ten folds of Spambase, Bern": f"{SPAMBASE} > bernoulli > accuracy",
+    "accuracy in ten folds of Spambase, Gauss": f"{SPAMBASE} > gaussian > accuracy",
+    "accuracy in ten folds of Spambase, log": f"{SPAMBASE} > logistic > accuracy",
+    "PSNR on Set12, noise of 15": "epll > denoising > set12 15 > best",
+    "PSNR on Set12, noise of 25": "epll > denoising > set12 25 > best",
+    "PSNR on Set12, noise of 50": "epll > denoising > set12 50 > best",
+    "gmm200-patches": "epll > patches > rnade coordinates, test",
+    "PSNR on a crop of F16": "deep_image_prior > f16 > mean psnr",
+    "log likelihood of BSDS300 test": "patch_priors > priors > gaussian > test",
+}
+
+
+def recorded(figure):
+    if only := re.search(r"benchmarks/(uci|mnist)\.py --only '?([^']+)'?", figure.command):
+        return f"{only[1]} > rows > {only[2]} > test"
+    return next(path for what, path in RECORDED.items() if figure.what.startswith(what))
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        pytest.param(figure, id=f"{card.name}-{index}")
+        for card in zoo.ZOO
+        for index, figure in enumerate(card.figures)
+        if figure.reproduced is not None and "benchmarks/" in figure.command
+    ],
+)
+def test_a_card_quotes_the_record(figure):
+    digits = len(str(figure.reproduced).partition(".")[2])
+    assert tables.value(f"{recorded(figure)} | .{digits}f") == f"{figure.reproduced:.{digits}f}"
 
 
 def test_the_readme_counts_programs_as_the_record_does():

@@ -47,16 +47,17 @@ def reproduce(request: ReproduceRequest) -> int:
             obtained = float(figure.measure(*fits[figure.recipe]))
         agrees = None if obtained is None else figure.agrees(obtained)
         missed += agrees is False
-        verdict = {True: "yes", False: "NO", None: f"run: {figure.command}"}[agrees]
-        shown = (digits(figure.published), digits(obtained), f"{figure.tolerance:g}", verdict)
-        rows.append((figure.what, *shown))
+        verdict = f"run: {figure.command}" if obtained is None else figure.verdict(obtained)
+        numbers = map(digits, (figure.published, figure.reproduced, obtained))
+        rows.append((figure.what, *numbers, f"{figure.tolerance:g}", verdict))
         record = {
-            k: getattr(figure, k) for k in ("what", "published", "source", "tolerance", "better")
+            k: getattr(figure, k)
+            for k in ("what", "published", "source", "reproduced", "tolerance", "better")
         }
-        records.append(record | {"obtained": obtained, "agrees": agrees})
+        records.append(record | {"obtained": obtained, "agrees": agrees, "verdict": verdict})
     if request.json:
         print_json({"model": card.name, "figures": records})
     else:
-        columns = ("number", "published", "obtained", "tolerance", "agrees")
-        print(table_text(columns, rows, left=(0, 4)))
+        columns = ("number", "published", "recorded", "obtained", "tolerance", "agrees")
+        print(table_text(columns, rows, left=(0, 5)))
     return min(missed, 1)

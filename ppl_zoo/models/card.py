@@ -7,6 +7,7 @@ model, and takes the answers to the queries from the class, so that the two cann
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -106,7 +107,7 @@ class Figure:
     measure
         Called with the fit and the data set, returns the number.
     tolerance
-        Largest difference that counts as reproduced.
+        Largest difference that counts as none, from the published and from the recorded number.
     better
         "higher" or "lower" where a better value counts too; None where it has to be the same.
     """
@@ -121,14 +122,34 @@ class Figure:
     tolerance: float = 0.0
     better: str | None = None
 
+    def missed(self, value: float) -> str:
+        """Why a value does not reproduce the figure; empty where it does.
+
+        It has to be as good as the published number, to the tolerance, and to be the one that
+        was recorded: a value that is better than ever is not the one that is quoted either.
+        """
+        if self._gain(value) < -self.tolerance:
+            how = "from the published one" if self.better is None else "worse than published"
+            return f"{-self._gain(value):.3g} {how}"
+        if self.reproduced is not None and not abs(value - self.reproduced) <= self.tolerance:
+            return f"{abs(value - self.reproduced):.3g} from the recorded one"
+        return "" if math.isfinite(value) else f"{value}"
+
     def agrees(self, value: float) -> bool:
-        """Whether a value reproduces the published one, or is better."""
+        """Whether a value reproduces the published number, or betters it as it was recorded."""
+        return not self.missed(value)
+
+    def verdict(self, value: float) -> str:
+        """Verdict in words: "yes", "better by 4.77" or "NO: ..."."""
+        if missed := self.missed(value):
+            return f"NO: {missed}"
+        gain = self._gain(value)
+        return f"better by {gain:.3g}" if gain > self.tolerance else "yes"
+
+    def _gain(self, value: float) -> float:
+        """How much better than the published number; its distance, negated, if it is to be met."""
         gain = value - self.published
-        if self.better == "higher":
-            return gain >= -self.tolerance
-        if self.better == "lower":
-            return gain <= self.tolerance
-        return abs(gain) <= self.tolerance
+        return {"higher": gain, "lower": -gain}.get(self.better, -abs(gain))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 
 import pytest
 
@@ -90,12 +91,43 @@ def test_cards_are_lazy():
         _ = card.queries
 
 
-def test_figure_tolerance():
-    figure = Figure("w", 1.0, "s", 1.0, "c", tolerance=0.1)
-    assert figure.agrees(1.05) and not figure.agrees(1.2) and not figure.agrees(0.8)
-    higher = dataclasses.replace(figure, better="higher")
-    assert higher.agrees(1.2) and not higher.agrees(0.8)
-    lower = dataclasses.replace(figure, better="lower")
+FIGURES = [
+    pytest.param(figure, id=f"{card.name}-{index}")
+    for card in ZOO
+    for index, figure in enumerate(card.figures)
+    if figure.reproduced is not None
+]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_each_comparison_fails_when_a_number_is_changed(figure):
+    obtained = figure.reproduced
+    off = 2.01 * figure.tolerance + abs(obtained) * 1e-9
+    assert figure.agrees(obtained)
+    # what is obtained, in either direction
+    for value in (obtained + off, obtained - off, math.nan, math.inf, -math.inf):
+        assert not figure.agrees(value) and figure.verdict(value).startswith("NO")
+    # what was recorded
+    for value in (obtained + off, obtained - off):
+        assert not dataclasses.replace(figure, reproduced=value).agrees(obtained)
+    # what was published: a goal not reached fails, one surpassed is told with its distance
+    for sign in (-1.0, 1.0):
+        moved = dataclasses.replace(figure, published=obtained + sign * off)
+        if figure.better == {-1.0: "higher", 1.0: "lower"}[sign]:
+            assert moved.verdict(obtained) == f"better by {off:.3g}"
+        else:
+            assert not moved.agrees(obtained)
+
+
+def test_verdict_of_a_figure():
+    figure = Figure("w", 1.0, "s", 1.04, "c", tolerance=0.1)
+    assert figure.verdict(1.05) == "yes"
+    assert figure.verdict(1.2) == "NO: 0.2 from the published one"
+    higher = dataclasses.replace(figure, better="higher", reproduced=1.3)
+    assert higher.verdict(1.25) == "better by 0.25"
+    assert higher.verdict(0.8) == "NO: 0.2 worse than published"
+    assert higher.verdict(2.0) == "NO: 0.7 from the recorded one"
+    lower = dataclasses.replace(figure, better="lower", reproduced=0.8)
     assert lower.agrees(0.8) and not lower.agrees(1.2)
 
 
