@@ -12,7 +12,7 @@ import torch
 
 from ppl_zoo import solvers
 from ppl_zoo.core.device import at_most_threads, pick_device
-from ppl_zoo.core.errors import ConvergenceError, DataError, RunError
+from ppl_zoo.core.errors import ConvergenceError, DataError, ForkError, QueryError, RunError
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.one_at_a_time import one_at_a_time
@@ -185,6 +185,15 @@ def fit(
         if error.solution is not None:
             error.fit = wrap(error.solution)
         raise
+    except (DataError, ForkError, QueryError, RunError):
+        raise
+    except Exception as error:
+        if before is None:
+            raise
+        raise RunError(
+            "resume: the fit could not go on from the state that was saved, which is damaged or "
+            f"of another fit: {type(error).__name__}: {error}"
+        ) from error
     done = wrap(solution)
     done.show(solution.best)
     model.remember(rows, solution.guide)

@@ -1,9 +1,11 @@
 """Runs that others made, damaged or meant to harm: they load, or are refused with a RunError."""
 
+import collections
 import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mutate_files import TABLE, try_reader
+from mutate_runs import mutate_record
 from safetensors.torch import load_file, save_file
 
 import ppl_zoo as zoo
@@ -263,7 +266,34 @@ def test_what_a_model_frees_is_not_counted():
             torch.empty(10**15)
 
 
-# ---- files of data, images and nets --------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("make", "solver"),
+    [
+        (lambda: zoo.GaussianMixture(2, 2), lambda num: zoo.EM(num, restarts=2)),
+        (lambda: zoo.GaussianMixture(2, 2), lambda num: zoo.SVI(num, compile=False)),
+        (lambda: zoo.BayesianGaussianMixture(2, 2), lambda num: zoo.CAVI(num)),
+        (lambda: zoo.BayesianGaussianMixture(2, 2), lambda num: zoo.SGLD(steps=num, burn_in=1)),
+    ],
+    ids=["EM", "SVI", "CAVI", "SGLD"],
+)
+def test_a_run_of_someone_who_means_harm_goes_on_or_is_refused(tmp_path, make, solver):
+    rng = random.Random(0)
+    data = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    zoo.fit(make(), data, solver(3), progress=False).save(tmp_path / "run")
+    outcomes = collections.Counter()
+    for index in range(40):
+        path = tmp_path / f"run{index}"
+        shutil.copytree(tmp_path / "run", path)
+        mutate_record(path, rng)
+        try:
+            zoo.fit(make(), data, solver(6), resume=path)
+            outcomes["went on"] += 1
+        except (zoo.RunError, DataError, zoo.ConvergenceError) as error:
+            outcomes[type(error).__name__] += 1
+    assert outcomes["RunError"] > 5
+
+
+# ---- files of data, images and nets ------------------------------------------------------------
 
 
 def npy(array):
