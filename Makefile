@@ -3,15 +3,18 @@
 
 PYTHON ?= python3
 VENV := .venv
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+VERSIONS := 3.11 3.12 3.13 3.14
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow lint bench clean
+.PHONY: help install demo test test-all slow lint bench clean
 
 help:
 	@echo "make demo    fit the zoo's models to embedded data and write runs/demo/report.html"
 	@echo "make test    the quick tests"
+	@echo "make test-all  the quick tests on each of Python $(VERSIONS) that is found"
 	@echo "make slow    the slow tests"
 	@echo "make lint    ruff: rules and formatting"
 	@echo "make bench   every benchmark, one after the other"
@@ -29,6 +32,10 @@ $(STAMP): pyproject.toml constraints.txt
 			echo "ppl_zoo needs Python 3.11 or newer, but '$(PYTHON)' is" \
 				"$$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.11" >&2; exit 1; }; \
 		$(PYTHON) -m venv $(VENV); }
+	@# without a GPU, torch's CPU build, where its index can be reached: PyPI's on Linux brings 3 GB
+	@$(BIN)/python -c 'import torch' 2>/dev/null || command -v nvidia-smi >/dev/null 2>&1 || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 0 --timeout 5 \
+			--index-url $(CPU_TORCH) "$$(grep '^torch==' constraints.txt)" 2>/dev/null || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-e '.[test]' -c constraints.txt
 	@touch $@
@@ -39,6 +46,14 @@ demo: $(STAMP)
 # on all cores, one thread each: tests/conftest.py
 test: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal
+
+# an environment each, .venv-3.12 and its like
+test-all:
+	@set -e; for version in $(VERSIONS); do \
+		if python$$version -c '' 2>/dev/null; then \
+			echo "== Python $$version"; \
+			$(MAKE) test PYTHON=python$$version VENV=.venv-$$version; \
+		else echo "== Python $$version: not found"; fi; done
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow -n auto --dist worksteal
