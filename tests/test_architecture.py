@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"core", "solvers", "diagnostics"},
     "fitting": {"core", "models", "solvers", "diagnostics", "evaluation"},
     "restoration": {"core", "models", "solvers", "imaging", "fitting"},
-    "testing": {"core", "fitting"},
+    "testing": {"core", "solvers", "fitting"},
     "sklearn": {"core", "models", "solvers", "fitting"},
     "cli": {
         *("core", "data", "imaging", "solvers", "diagnostics", "models", "fitting"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.data import Dataset
 
@@ -204,5 +205,6 @@ class Card:
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
-        known = ", ".join(recipe.name for recipe in self.recipes) or "none"
-        raise DataError(f"{self.name}: got recipe {name!r}, expected one of: {known}")
+        names = [recipe.name for recipe in self.recipes]
+        hint, known = did_you_mean(name, names), ", ".join(names) or "none"
+        raise DataError(f"{self.name}: got recipe {name!r}{hint}, expected one of: {known}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_zoo.core.device import pick_device
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.one_at_a_time import one_at_a_time
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
 from ppl_zoo.imaging.noise import estimate_noise
@@ -162,9 +163,15 @@ def restore(
     """
     custom = isinstance(method, EarlyStopping)
     if not custom and method not in _METHODS:
-        raise DataError(f"method: got {method!r}, expected one of {', '.join(_METHODS)}")
+        raise DataError(
+            f"method: got {method!r}{did_you_mean(method, _METHODS)}, "
+            f"expected one of {', '.join(_METHODS)}"
+        )
     if quality not in QUALITIES:
-        raise DataError(f"quality: got {quality!r}, expected one of {', '.join(QUALITIES)}")
+        raise DataError(
+            f"quality: got {quality!r}{did_you_mean(quality, QUALITIES)}, "
+            f"expected one of {', '.join(QUALITIES)}"
+        )
     operator = Identity() if operator is None else operator
     if not isinstance(operator, LinearOperator):
         raise DataError(

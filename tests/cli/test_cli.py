@@ -83,7 +83,7 @@ def test_fit_inspect_and_resume(call, tmp_path):
     assert code == 0 and "ppl-zoo inspect runs/gaussian-mixture" in out
     assert "fitting gaussian-mixture to Dataset('old-faithful'" in err
     run = tmp_path / "runs" / "gaussian-mixture"
-    assert zoo.load(run).solver.max_steps == 3
+    assert zoo.load(run).solver.steps == 3
 
     code, _, err = call(QUICK)
     assert code == 2 and "--resume" in err and "--overwrite" in err
@@ -215,7 +215,7 @@ def test_run_without_its_data_is_inspected_with_the_named_ones(call, tmp_path):
     ("line", "message"),
     [
         ("show nothing", "The zoo has: bayesian-linear-regression"),
-        ("fit gausian-mixture", "did you mean gaussian-mixture"),
+        ("fit gausian-mixture", "did you mean 'gaussian-mixture'"),
         ("fit gaussian-mixture --data nothing", "no data set 'nothing'"),
         ("fit gaussian-mixture --data no/such.csv", "no such file"),
         ("fit gaussian-mixture --components 1000", "1000"),

@@ -14,7 +14,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import ppl_zoo as zoo
 
-SHORT = zoo.EM(max_steps=5)
+SHORT = zoo.EM(steps=5)
 RNG = np.random.default_rng(0)
 SIGN = np.where(RNG.random(400) < 0.4, -1, 1)
 X = RNG.normal(size=(400, 3)) + 0.8 * SIGN[:, None]

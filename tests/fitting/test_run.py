@@ -35,7 +35,7 @@ def test_a_data_frame():
     import pandas
 
     frame = pandas.DataFrame(binary().numpy(), columns=list("abcd"))
-    assert zoo.fit(Coins(), frame, zoo.EM(max_steps=2), progress=False).objective < 0
+    assert zoo.fit(Coins(), frame, zoo.EM(steps=2), progress=False).objective < 0
 
 
 BAD = {

@@ -296,6 +296,7 @@ class FactorAnalysis(Model):
         """
         held = self.loc.new_full((num_samples, self.num_features), torch.nan)
         if given is not None:
+            given = self.coded("x", given)
             held = read_given(given, num_samples, (self.num_features,), self.loc)
         r, observed = residuals(held, self.loc, True)
         factors = infer_factors(r, observed, self.weight.double(), 1.0 / self.noise.double())

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.flows import FlowPrior
+from ppl_zoo.core.options import did_you_mean
 
 __all__ = ["StandardNormalPrior", "VampPrior", "make_prior"]
 
@@ -89,4 +90,6 @@ def make_prior(name: str, num_features: int, num_latents: int, num_components: i
         return VampPrior(num_features, num_components)
     if name == "flow":
         return FlowPrior(num_latents)
-    raise DataError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
+    raise DataError(
+        f"prior: got {name!r}{did_you_mean(name, PRIORS)}, expected one of {', '.join(PRIORS)}"
+    )

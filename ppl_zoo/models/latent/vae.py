@@ -291,7 +291,9 @@ class VAE(Model):
             ``(num_samples, D)``.
         """
         if given is not None:
-            held = read_given(given, num_samples, (self.num_features,), self._anchor)
+            held = read_given(
+                self.coded("x", given), num_samples, (self.num_features,), self._anchor
+            )
             return self._impute(held, num_steps)
         return self.row(self.sample_prior(num_samples)).sample().to(self.dtype)
 

@@ -279,7 +279,9 @@ class GaussianScaleMixture(Model):
         if given is None:
             held = None
         else:
-            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
+            held = validation.read_given(
+                self.coded("x", given), num_samples, (self.num_features,), self.loc
+            )
             observed = ~held.isnan()
             part = marginal_factor(factor @ factor.mT, observed)
             r = torch.where(observed, held - self.loc, 0.0)

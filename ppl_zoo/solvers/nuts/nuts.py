@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
@@ -69,6 +70,7 @@ class NUTSEngine(Protocol):
         """Restore a packed state; ``z (chain, size)`` shows the shape alone."""
 
 
+@options()
 @dataclass(frozen=True)
 class NUTS(Solver):
     """The No-U-Turn Sampler (Hoffman & Gelman 2014, https://arxiv.org/abs/1111.4246).

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.discrete.bayes_net.approximate import (
     Factors,
     likelihood_weighting,
@@ -105,7 +106,9 @@ class JunctionTreeInference:
             does not fit; the message says its size, and what is at hand.
         """
         if method not in METHODS:
-            raise DataError(f"method: got {method!r}, expected one of {METHODS}")
+            raise DataError(
+                f"method: got {method!r}{did_you_mean(method, METHODS)}, expected one of {METHODS}"
+            )
         if method != "exact":
             if num_samples < 1 or max_iterations < 1:
                 raise DataError(
