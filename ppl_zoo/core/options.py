@@ -14,8 +14,9 @@ __all__ = ["did_you_mean", "keywords", "options", "refuse_unknown", "renamed"]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 ClassT = TypeVar("ClassT", bound=type)
 
-#: least similarity of a name that is suggested, from 0 to 1 (``difflib.SequenceMatcher.ratio``)
-MIN_SIMILARITY = 0.5
+#: least similarity of a name that is suggested, from 0 to 1 (``difflib.SequenceMatcher.ratio``),
+#: and of one of up to three letters
+MIN_SIMILARITY, MIN_SIMILARITY_SHORT = 0.6, 0.5
 
 
 def did_you_mean(name: Any, known: Iterable[Any], num: int = 1) -> str:
@@ -40,7 +41,8 @@ def did_you_mean(name: Any, known: Iterable[Any], num: int = 1) -> str:
     if not isinstance(name, str):
         return ""
     plain = {_plain(k): k for k in known if isinstance(k, str)}
-    near = difflib.get_close_matches(_plain(name), plain, n=num, cutoff=MIN_SIMILARITY)
+    cutoff = MIN_SIMILARITY if len(name) > 3 else MIN_SIMILARITY_SHORT
+    near = difflib.get_close_matches(_plain(name), plain, n=num, cutoff=cutoff)
     return f" (did you mean {' or '.join(repr(plain[n]) for n in near)}?)" if near else ""
 
 

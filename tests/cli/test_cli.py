@@ -214,7 +214,7 @@ def test_run_without_its_data_is_inspected_with_the_named_ones(call, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("show nothing", "The zoo has: bayesian-linear-regression"),
+        ("show nothing", "the zoo has: bayesian-linear-regression"),
         ("fit gausian-mixture", "did you mean 'gaussian-mixture'"),
         ("fit gaussian-mixture --data nothing", "no data set 'nothing'"),
         ("fit gaussian-mixture --data no/such.csv", "no such file"),
