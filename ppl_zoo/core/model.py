@@ -24,6 +24,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, TransformedDistribution
 
+from ppl_zoo.core.display import brief, call_text, changed_arguments, html_table
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.named_data import (
     ArgumentNames,
@@ -283,6 +284,17 @@ class Model(PyroModule):
         return None
 
     # ---- plumbing ---------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """Write the call that makes it: arguments without a default, and those that differ."""
+        return call_text(self.model_name, changed_arguments(type(self).__init__, self.config))
+
+    def _repr_html_(self) -> str:
+        """Show its arguments, its size and how it answers the three queries."""
+        rows = {name: brief(value) for name, value in self.config.items()}
+        rows["parameters"] = f"{sum(p.numel() for p in self.parameters()):,}"
+        rows |= {name: self.queries[name] for name in ("log_prob", "sample", "encode")}
+        return html_table(repr(self), rows)
 
     def forward(self, *data: Any) -> Any:
         """Run the generative program; a ``Model`` is itself the Pyro program."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ppl_zoo.core.display import Described
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
@@ -45,7 +46,7 @@ class FitContext:
     valid: Rows | None = None
 
 
-class Solver:
+class Solver(Described):
     """A way to fit a model: options, and one method.
 
     A solver is a frozen dataclass whose fields are its options. ``zoo.fit`` moves model and data

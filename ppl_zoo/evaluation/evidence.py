@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ppl_zoo.core.display import html_table
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.khat import khat
 from ppl_zoo.core.one_at_a_time import one_at_a_time
@@ -51,6 +52,10 @@ class Evidence:
     method: str
     num_samples: int
     khat: float
+
+    def _repr_html_(self) -> str:
+        """Show value, error and method."""
+        return html_table("Evidence", {"log p(x)": str(self).partition(" = ")[2]})
 
     def __str__(self) -> str:
         warning = "" if not self.khat > 0.7 else f", k-hat {self.khat:.2f}: not to be trusted"

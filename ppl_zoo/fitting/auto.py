@@ -37,7 +37,7 @@ TARGETS = {0.9: 1000, 0.99: 4000}
 
 
 @options()
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Auto(Solver):
     """Climb a ladder of solvers, and stop at the first whose answer holds.
 

@@ -35,7 +35,7 @@ MAX_CHAIN_PIXELS = 2**24
 
 
 @options(num_draws="num_samples")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tiling(Solver):
     """Posterior draws of noisy images by tilings, see :mod:`ppl_zoo.restoration.tilings`.
 
@@ -79,7 +79,7 @@ class Tiling(Solver):
 
 
 @options(num_draws="num_samples")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SplitGibbs(Solver):
     """Posterior draws of images behind an operator, see :mod:`ppl_zoo.restoration.split_gibbs`.
 

@@ -27,7 +27,7 @@ DEFAULT_BATCH_SIZE = 256
 
 
 @options(max_steps="steps")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CAVI(CoordinateAscent):
     """Coordinate-ascent variational inference (Attias 2000; Ghahramani & Beal 2001).
 

@@ -146,7 +146,7 @@ class CoordinateChain(Chain):
 SMALL_WORK = 2**23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CoordinateAscent(Solver):
     """What EM and CAVI share; see there for the options."""
 

@@ -14,7 +14,7 @@ __all__ = ["EM"]
 
 
 @options(max_steps="steps")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EM(CoordinateAscent):
     """Expectation maximisation (Dempster, Laird & Rubin 1977).
 

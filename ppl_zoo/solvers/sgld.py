@@ -36,7 +36,7 @@ PRECONDITIONER_FLOOR = 1e-5
 
 
 @options(burn_in="num_warmup", num_draws="num_samples")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SGLD(Solver):
     """Stochastic gradient Langevin dynamics, for models of very many latents.
 
@@ -131,6 +131,7 @@ class SGLD(Solver):
             max_steps=self.num_warmup + self.steps,
             label=f"SGLD {model.model_name}",
             context=context,
+            runs_to_the_end=True,
         )
         return solution()
 

@@ -246,7 +246,9 @@ def test_samples_are_shown_and_given_by_name():
     assert set(drawn["y"]) == {"yes"}
     log_prob = fit.model.log_prob(table, drawn["y"])
     torch.testing.assert_close(log_prob, fit.model.log_prob(drawn["x"], drawn["y"]))
-    with pytest.raises(zoo.DataError, match="got 'colours' .did you mean 'colour'.., expected columns"):
+    with pytest.raises(
+        zoo.DataError, match="'colours' .did you mean 'colour'.., expected columns"
+    ):
         fit.model.sample(2, given={"x": {"colours": "red"}})
 
 

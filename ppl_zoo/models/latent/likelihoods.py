@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ppl_zoo.core.display import Sized
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.common.units import Units
@@ -19,7 +20,7 @@ __all__ = ["Likelihood", "make_likelihood"]
 LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "categorical")
 
 
-class Likelihood(nn.Module):
+class Likelihood(Sized, nn.Module):
     """Distribution of a row given the outputs of a decoder, independent over features.
 
     Attributes

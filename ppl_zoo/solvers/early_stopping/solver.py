@@ -54,7 +54,7 @@ MALLOC_BLOCK_BYTES = 31 * 2**20
 
 
 @options(runs="num_chains")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EarlyStopping(Solver):
     """Early-stopped gradient ascent on a net, its image averaged over steps and runs.
 

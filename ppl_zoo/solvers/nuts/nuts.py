@@ -71,7 +71,7 @@ class NUTSEngine(Protocol):
 
 
 @options()
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NUTS(Solver):
     """The No-U-Turn Sampler (Hoffman & Gelman 2014, https://arxiv.org/abs/1111.4246).
 
@@ -215,6 +215,7 @@ class NUTS(Solver):
             max_steps=total,
             label=f"NUTS {model.model_name}",
             context=context,
+            runs_to_the_end=True,
         )
         result = solution()
         self._warn_of_divergences(model, result)

@@ -57,7 +57,7 @@ PATH_AVERAGE = 0.98
 
 
 @options()
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SVI(Solver):
     """Stochastic variational inference (Hoffman et al. 2013; Ranganath et al. 2014).
 
