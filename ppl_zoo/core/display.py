@@ -52,7 +52,8 @@ def brief(value: Any) -> str:
         fits = len(value) <= MAX_VALUES and len(text) <= MAX_VALUE_LENGTH
         return text if fits else f"<{len(value)} entries>"
     if isinstance(value, list | tuple):
-        text = ", ".join(map(brief, value[:MAX_VALUES])) + ("," if value == (*value[:1],) else "")
+        text = ", ".join(map(brief, value[:MAX_VALUES]))
+        text += "," if isinstance(value, tuple) and len(value) == 1 else ""
         fits = len(value) <= MAX_VALUES and len(text) <= MAX_VALUE_LENGTH
         left, right = "[]" if isinstance(value, list) else "()"
         return f"{left}{text}{right}" if fits else f"<{len(value)} values>"

@@ -6,7 +6,7 @@ import io
 import warnings
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -141,13 +141,13 @@ def png_bytes(image: Tensor, max_size: int = 320) -> bytes:
     return stream.getvalue()
 
 
-def write_image(path: str | Path | BinaryIO, image: Any, *, bits: int = 8) -> Path | BinaryIO:
+def write_image(path: str | Path | io.BytesIO, image: Any, *, bits: int = 8) -> Path | io.BytesIO:
     """Write an image in [0, 1] to a file; values outside are clipped.
 
     Parameters
     ----------
     path
-        Its suffix chooses the format; or a binary stream, which gets a PNG.
+        Its suffix chooses the format; or a stream of bytes, which gets a PNG.
     image
         ``(height, width)`` or ``(height, width, channels)`` with 1 to 4 channels.
     bits

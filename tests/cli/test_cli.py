@@ -1,6 +1,7 @@
 """Command-line interface, in process: output, files, errors and exit codes."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -230,6 +231,9 @@ def test_run_without_its_data_is_inspected_with_the_named_ones(call, tmp_path):
         ("demo --only nothing", "expected a model or one of"),
         ("fit gaussian-mixture --steps many", "many"),
         ("frobnicate", "frobnicate"),
+        ("fti eight-schools", "did you mean 'fit'"),
+        ("fit gaussian-mixture --recipe old-faithfull", "did you mean 'old-faithful'"),
+        ("fit gaussian-mixture --solver-option stps=3", "did you mean 'steps'"),
     ],
 )
 def test_errors_are_one_clear_line_and_code_two(call, tmp_path, line, message):
@@ -293,3 +297,14 @@ def test_reproduce_says_when_a_number_is_missed(call, monkeypatch):
 def test_tables_align():
     table = table_text(("a", "number"), [("long name", "1"), ("b", "22")])
     assert len({len(line) for line in table.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(call, tmp_path, shell):
+    code, out, _ = call(f"completion {shell}")
+    assert code == 0 and "ppl-zoo" in out
+    for word in ("inspect", "reproduce", "components", "data-option"):
+        assert word in out
+    if shell == "bash":
+        (tmp_path / "script").write_text(out)
+        assert subprocess.run(["bash", "-n", "script"], cwd=tmp_path, check=False).returncode == 0
