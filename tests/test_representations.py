@@ -78,7 +78,7 @@ OBJECTS = {
     "Check": (lambda: fitted().check(num_samples=100), "scalars; posterior: "),
     "PosteriorDraws": (
         lambda: regression(zoo.SGLD(8, 2, num_samples=4)).guide,
-        "PosteriorDraws(bias=Tensor(1, 4",
+        "PosteriorDraws(variance=Tensor(1, 4)",
     ),
     "LinearResponse": (
         lambda: regression(zoo.SVI(guide="normal")).linear_response(),

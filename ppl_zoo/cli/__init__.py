@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (command,) = (c for c in COMMANDS if c.name == arguments[0])
         return command.run(request)
     except SystemExit as stop:  # --help, or arguments that tyro refuses
-        return stop.code if isinstance(stop.code, int) else 2
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except (ConvergenceError, DataError, QueryError, RunError) as error:
         note(f"ppl-zoo: {' '.join(str(error).split())}")
         return 2

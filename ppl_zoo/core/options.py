@@ -101,7 +101,7 @@ def keywords(what: str, **old_names: str) -> Callable[[FunctionT], FunctionT]:
                 if new in given:
                     raise TypeError(f"{what}: got {old!r} and {new!r}, expected {new!r} alone")
                 given[new] = given.pop(old)
-                _warn(what, old, new, stacklevel=3)
+                _warn(what, old, new)
             refuse_unknown(what, function, given)
             return function(*args, **given)
 
@@ -116,13 +116,13 @@ def renamed(given: Mapping[str, Any], old_names: Mapping[str, str]) -> dict[str,
 
 
 def _read_old(self: Any, old: str, new: str) -> Any:
-    _warn(type(self).__name__, old, new, stacklevel=3)
+    _warn(type(self).__name__, old, new)
     return getattr(self, new)
 
 
-def _warn(what: str, old: str, new: str, stacklevel: int) -> None:
+def _warn(what: str, old: str, new: str) -> None:
     warnings.warn(
         f"{what}: the option {old!r} is called {new!r} now",
         DeprecationWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=3,
     )

@@ -268,7 +268,7 @@ class AutoregressiveModel(Model):
     def sample(
         self,
         num_samples: int,
-        given: Array | None = None,
+        given: Array | Mapping[str, Any] | None = None,
         *,
         num_particles: int = 100,
         num_sweeps: int = 0,
@@ -334,7 +334,7 @@ class AutoregressiveModel(Model):
         chosen = torch.multinomial(evidence.T.softmax(-1), 1)[:, 0]
         return self.restore(x[chosen, torch.arange(len(held), device=x.device)])
 
-    def _read_given(self, given: Array, num_samples: int) -> Tensor:
+    def _read_given(self, given: Array | Mapping[str, Any], num_samples: int) -> Tensor:
         """Read and check the values held, ``(num_samples, D)``, NaN where free."""
         held = read_given(self.coded("x", given), num_samples, self.event_shape, self._anchor)
         bad = self.output.outside_support(held) & ~held.isnan()

@@ -270,7 +270,11 @@ class VAE(Model):
 
     @torch.no_grad()
     def sample(
-        self, num_samples: int, given: Array | None = None, *, num_steps: int = 100
+        self,
+        num_samples: int,
+        given: Array | Mapping[str, Any] | None = None,
+        *,
+        num_steps: int = 100,
     ) -> Float[Tensor, "n d"]:
         """Draw rows, all anew or with some features held.
 

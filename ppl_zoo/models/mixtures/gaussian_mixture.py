@@ -447,7 +447,9 @@ class GaussianMixture(Model):
         return torch.cat([joint.argmax(0) for joint in self._log_joints(x)])
 
     @torch.no_grad()
-    def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
+    def sample(
+        self, num_samples: int, given: Array | Mapping[str, Any] | None = None
+    ) -> Float[Tensor, "n d"]:
         """Draw rows, all features or those that are not given.
 
         Parameters
@@ -456,7 +458,8 @@ class GaussianMixture(Model):
             Number of rows.
         given
             ``(D,)`` or ``(num_samples, D)``: values to be held, NaN where free; the free ones
-            are drawn from their exact conditional distribution.
+            are drawn from their exact conditional distribution. Or ``{column: value}``, after a
+            fit to a data frame.
 
         Returns
         -------
