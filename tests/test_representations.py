@@ -5,6 +5,8 @@ import html.parser
 import inspect
 import re
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from faults.test_every_card import CASES
@@ -141,8 +143,16 @@ def test_only_what_differs_from_the_defaults_is_said():
     assert repr(zoo.NADE(784, 500)) == "NADE(num_features=784, num_hidden=500)"
     model = zoo.GaussianMixture(3, 2, covariance="tied")
     assert repr(model) == "GaussianMixture(num_components=3, num_features=2, covariance='tied')"
+    function = zoo.fit(coin, torch.ones(5), zoo.SVI(steps=5), progress=False).model
+    assert repr(function) == "FunctionModel(coin)"
     assert repr(zoo.BayesNet(*NET)) == "BayesNet(2 nodes, 1 arcs, 3 free parameters)"
     assert brief(list(range(99))) == "<99 values>" and brief({"a": 1}) == "{'a': 1}"
+
+
+def coin(x):
+    bias = pyro.sample("bias", dist.Beta(2.0, 2.0))
+    with pyro.plate("tosses", len(x)):
+        pyro.sample("x", dist.Bernoulli(bias), obs=x)
 
 
 class Page(html.parser.HTMLParser):
