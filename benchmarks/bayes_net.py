@@ -179,7 +179,7 @@ def recovery(net):
         x[torch.rand(x.shape) < 0.2] = -1
         own = zoo.BayesNet(net.graph.parents, net.states, concentration=1.1, missing=True)
         start = time.process_time()
-        fit = zoo.fit(own, x, zoo.EM(max_steps=50, tol=1e-4), progress=False)
+        fit = zoo.fit(own, x, zoo.EM(steps=50, tol=1e-4), progress=False)
         out[str(rows)] = {
             "kl_nats": net.kl_divergence(own),
             "kl_nats_nothing_missing": net.kl_divergence(whole),

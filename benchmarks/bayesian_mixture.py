@@ -86,7 +86,7 @@ def make_ours(x, start, covariance):
     model.set_posterior(*start)
 
     def run(num_iterations: int) -> float:
-        solver = zoo.CAVI(max_steps=num_iterations, tol=0.0, initialize=False)
+        solver = zoo.CAVI(steps=num_iterations, tol=0.0, initialize=False)
         fit = zoo.fit(model, x, solver, device="cpu", progress=False)
         assert fit.history["objective"].shape == (1, num_iterations + 1)
         return fit.objective

@@ -30,7 +30,7 @@ options = {"device": "cpu", "progress": False}
 """
 CASES = {
     "EM, mixture of 10, 5,000 x 10": (
-        "zoo.fit(zoo.GaussianMixture(10, 10), x, zoo.EM(max_steps=150, tol=0), **options)"
+        "zoo.fit(zoo.GaussianMixture(10, 10), x, zoo.EM(steps=150, tol=0), **options)"
     ),
     "SVI, interpreted, VAE": (
         "zoo.fit(zoo.VAE(10, 2, 'gaussian'), x, zoo.SVI(steps=150, compile=False, "

@@ -341,7 +341,7 @@ def behind_operators(folder: str, most: int, size: int, tempering: float | None)
                 "up-scale": (Downsample(2), 1 / 255),
             }[task]
             y = add_noise(operator(x), sd, seed)
-            solver = zoo.SplitGibbs(num_draws=num_draws, tempering=tempering)
+            solver = zoo.SplitGibbs(num_samples=num_draws, tempering=tempering)
             model = zoo.EPLL.of(zoo.load("gmm200-patches"), operator)
             fit = zoo.fit(model, (y[None], torch.tensor([sd])), solver, seed=seed, progress=False)
             mean, spread = (fit.solution.state_tensors[name][0] for name in ("mean", "sd"))

@@ -73,7 +73,7 @@ def run_ours(x, start, num_iterations: int) -> tuple[Watch, float]:
     num_components = len(start["means"])
     model = zoo.GaussianMixture(num_components, x.shape[1])
     model.set_parameters(**start)
-    solver = zoo.EM(max_steps=num_iterations, tol=0.0, initialize=False)
+    solver = zoo.EM(steps=num_iterations, tol=0.0, initialize=False)
     data = torch.from_numpy(x)
     watch = Watch()
     fit = zoo.fit(model, data, solver, device="cpu", progress=False)

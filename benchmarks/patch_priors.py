@@ -69,25 +69,25 @@ def other_patches(count, continuous=True):
 
 def make_priors(ks, steps, x):
     """Priors and their solvers, in the papers' order."""
-    yield "independent-pixels", zoo.IndependentPixels(63, 3), zoo.EM(max_steps=50, tol=1e-2)
+    yield "independent-pixels", zoo.IndependentPixels(63, 3), zoo.EM(steps=50, tol=1e-2)
     yield "gaussian", zoo.MultivariateGaussian(63), zoo.EM()
     yield "pca-laplace", zoo.PCALaplace(63), zoo.EM()
-    yield "ica", zoo.ICA(63), zoo.EM(max_steps=2 * steps, tol=0.01)
+    yield "ica", zoo.ICA(63), zoo.EM(steps=2 * steps, tol=0.01)
     yield (
         "gaussian-scale-mixture",
         zoo.GaussianScaleMixture(8, 63, zero_mean=True),
-        zoo.EM(max_steps=steps, tol=0.01),
+        zoo.EM(steps=steps, tol=0.01),
     )
     yield (
         "scale-mixtures-10x4",
         zoo.MixtureOfScaleMixtures(10, 4, 63),
-        zoo.EM(max_steps=steps, tol=0.01),
+        zoo.EM(steps=steps, tol=0.01),
     )
     for k in ks:
         yield (
             f"gmm{k}",
             start_patch_mixture(x, k, seed=SEED),
-            zoo.EM(max_steps=steps, tol=0.01, initialize=False),
+            zoo.EM(steps=steps, tol=0.01, initialize=False),
         )
 
 

@@ -29,7 +29,7 @@ def main(components=8, passes=50):
         print(f"  {share:.0%} last {length:.2f}, wait {wait:.1f} +- {sd:.1f}")
     print("three new eruptions:\n", small.sample(3))
 
-    stream = zoo.CAVI(stochastic=True, batch_size=32, max_steps=passes)
+    stream = zoo.CAVI(stochastic=True, batch_size=32, steps=passes)
     batches = zoo.fit(small.fresh(), x, stream, progress=False)
     print(f"\nthe same from batches of 32: {batches.objective:.2f}, at once {again.objective:.2f}")
 

@@ -30,7 +30,7 @@ def mixture(components, x, steps):
 
 
 def fitted(prior, x, steps, **options):
-    solver = zoo.EM(max_steps=steps, tol=0.01, **options)
+    solver = zoo.EM(steps=steps, tol=0.01, **options)
     zoo.fit(prior, x, solver, device="cpu", progress=False)
     return prior
 

@@ -1,80 +1,47 @@
-"""ppl_zoo: a zoo of probabilistic models for Pyro, fitted by EM and SVI, checked with ArviZ."""
+"""ppl_zoo: a zoo of probabilistic models for Pyro, fitted by EM and SVI, checked with ArviZ.
+
+The names are those of ``ppl_zoo.surface``; they are imported when one is first used, so that the
+command's help does not wait for torch.
+"""
 
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # OpenMP's threads are to sleep while they wait: on a busy machine spinning ones take the cores
 # that the others wait for. It is read once, when torch is loaded.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from ppl_zoo import data, evaluation, imaging, models, testing
-from ppl_zoo.compiler.scan import scan
-from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
-from ppl_zoo.core.model import Model
-from ppl_zoo.evaluation.cross_validation import compare, loo
-from ppl_zoo.evaluation.divergence import kl
-from ppl_zoo.evaluation.evidence import evidence
-from ppl_zoo.fitting.auto import Auto
-from ppl_zoo.fitting.calibration import calibrate
-from ppl_zoo.fitting.log_density import log_density
-from ppl_zoo.fitting.result import Fit
-from ppl_zoo.fitting.run import fit, load
-from ppl_zoo.models import *
-from ppl_zoo.models import __all__ as _models
-from ppl_zoo.restoration.restoration import Restoration, SplitGibbs, Tiling, restore
-from ppl_zoo.solvers import CAVI, EM, NUTS, SGLD, SVI, EarlyStopping, LocalELBO
-
-__all__ = []
+if TYPE_CHECKING:  # for type checkers and editors
+    from ppl_zoo.surface import *
+    from ppl_zoo.surface import __all__ as __all__
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CAVI",
-    "EM",
-    "SGLD",
-    "SVI",
-    "Auto",
-    "SplitGibbs",
-    "ZOO",  # made by __getattr__, when it is first asked for
-    "ConvergenceError",
-    "DataError",
-    "EarlyStopping",
-    "Fit",
-    "LocalELBO",
-    "Model",
-    "NUTS",
-    "QueryError",
-    "Restoration",
-    "RunError",
-    "Tiling",
-    "calibrate",
-    "compare",
-    "data",
-    "evaluation",
-    "evidence",
-    "fit",
-    "imaging",
-    "kl",
-    "load",
-    "log_density",
-    "loo",
-    "models",
-    "restore",
-    "scan",
-    "testing",
-    *_models,
-]
+#: folders of the package, which are imported by themselves
+FOLDERS = (
+    *("cli", "compiler", "core", "data", "diagnostics", "evaluation", "fitting", "imaging"),
+    *("models", "restoration", "sklearn", "solvers", "testing"),
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Build the catalogue, and import scikit-learn's shell, when they are first asked for."""
-    if name == "ZOO":
-        from ppl_zoo.models.catalogue import ZOO
+    """Import the public surface when a name of it is first used (PEP 562)."""
+    if name in FOLDERS:
+        return importlib.import_module(f"ppl_zoo.{name}")
+    known: list[str] = []
+    if name == "__all__" or not name.startswith("_"):
+        surface = importlib.import_module("ppl_zoo.surface")
+        known = ["__all__", *getattr(surface, "__all__", ())]
+        if name in known:
+            return globals().setdefault(name, getattr(surface, name))
+    from ppl_zoo.core.options import did_you_mean
 
-        return ZOO
-    if name == "sklearn":  # not in __all__: it needs the extra of its name
-        return importlib.import_module("ppl_zoo.sklearn")
-    raise AttributeError(f"module 'ppl_zoo' has no attribute {name!r}")
+    raise AttributeError(f"module 'ppl_zoo' has no attribute {name!r}{did_you_mean(name, known)}")
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*globals(), *importlib.import_module("ppl_zoo.surface").__all__})

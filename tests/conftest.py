@@ -19,7 +19,7 @@ def pytest_configure(config):
         # beartype looks at Pyro's annotations, some of which are deprecated
         warnings.simplefilter("ignore")
         with install_import_hook("ppl_zoo", "beartype.beartype"):
-            import ppl_zoo  # noqa: F401
+            import ppl_zoo.surface  # noqa: F401
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:

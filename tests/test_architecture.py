@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"core", "solvers", "diagnostics"},
     "fitting": {"core", "models", "solvers", "diagnostics", "evaluation"},
     "restoration": {"core", "models", "solvers", "imaging", "fitting"},
-    "testing": {"core", "fitting"},
+    "testing": {"core", "solvers", "fitting"},
     "sklearn": {"core", "models", "solvers", "fitting"},
     "cli": {
         *("core", "data", "imaging", "solvers", "diagnostics", "models", "fitting"),
@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     },
 }
 # The public surface imports every folder, the command the public surface.
-SURFACE = ("__init__", "__main__")
+SURFACE = ("__init__", "__main__", "surface")
 
 # Packages that only some files may import (prefixes of paths below ppl_zoo/).
 CONFINED: dict[str, tuple[str, ...]] = {
@@ -72,8 +72,15 @@ BANNED: dict[str, str] = {
 # The library is silent; only the command talks.
 MAY_PRINT = ("cli",)
 
-# Comes in when it is used, not with `import ppl_zoo`.
-NOT_AT_IMPORT = ("jax", "numpyro", "arviz", "matplotlib", "sklearn", "pooch", "PIL", "h5netcdf")
+# Comes in when it is used, not with the public names.
+NOT_AT_IMPORT = (
+    *("jax", "numpyro", "arviz", "matplotlib", "sklearn", "pooch", "PIL", "h5netcdf", "pandas"),
+    *("xarray", "zuko", "torch._dynamo", "torch._inductor"),
+)
+# Packages that may come in: with `import ppl_zoo`, and with the help of the command, which waits
+# for tyro and nothing else.
+WITH_THE_PACKAGE = {"ppl_zoo"}
+WITH_THE_HELP = {"ppl_zoo", "tyro", "docstring_parser", "typing_extensions", "typeguard"}
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ def test_the_table_has_no_circle():
 
 def test_every_file_lies_in_a_folder():
     folders = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert folders == {*ARROWS, *(f"{name}.py" for name in SURFACE)}
+    assert folders == {*ARROWS, *(f"{name}.py" for name in SURFACE), "py.typed"}
 
 
 def test_arrows_point_down():
@@ -294,9 +301,10 @@ def test_the_library_does_not_print():
 # --- the weight of an import -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["ppl_zoo", "ppl_zoo.data"])
-def test_import_is_light(module):
-    program = f"import sys, {module}; print(*[m for m in {NOT_AT_IMPORT} if m in sys.modules])"
+def modules_of(program):
+    """Modules that a program has imported at its end, in a process of its own."""
+    program = f"import sys; before = set(sys.modules)\n{program}\n"
+    program += "print(*set(sys.modules) - before, file=sys.stderr)"
     result = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -306,4 +314,25 @@ def test_import_is_light(module):
         timeout=120,
     )
     assert result.returncode == 0, result.stderr
-    assert not result.stdout.split(), f"import {module} brings in {result.stdout.split()}"
+    return set(result.stderr.split())
+
+
+@pytest.mark.parametrize("module", ["ppl_zoo.surface", "ppl_zoo.data"])
+def test_import_is_light(module):
+    found = modules_of(f"import {module}") & set(NOT_AT_IMPORT)
+    assert not found, f"import {module} brings in {found}"
+
+
+@pytest.mark.parametrize(
+    ("program", "allowed"),
+    [
+        ("import ppl_zoo", WITH_THE_PACKAGE),
+        ("from ppl_zoo.cli import main; main(['--help'])", WITH_THE_HELP),
+        ("from ppl_zoo.cli import main; main(['completion', '--help'])", WITH_THE_HELP),
+    ],
+)
+def test_what_waits_for_nothing(program, allowed):
+    """Neither the package itself nor the command's help imports torch, Pyro or NumPy."""
+    packages = {name.split(".")[0] for name in modules_of(program)}
+    brought = packages - set(sys.stdlib_module_names) - {"__editable___ppl_zoo_0_1_0_finder"}
+    assert brought <= allowed, f"{program!r} brings in {brought - allowed}"

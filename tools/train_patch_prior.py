@@ -95,7 +95,7 @@ def main() -> None:
     history, began = [], time.process_time()
     for count, steps in stages:
         for _ in range(0, steps, 8):
-            solver = zoo.EM(max_steps=min(8, steps), tol=0.0, initialize=False)
+            solver = zoo.EM(steps=min(8, steps), tol=0.0, initialize=False)
             fit = zoo.fit(mixture, x[:count], solver, device="cpu", progress=False)
             history.append([count, fit.objective / count, time.process_time() - began])
             record = {

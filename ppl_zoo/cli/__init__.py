@@ -5,25 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Union
-
-import tyro
-from tyro.conf import FlagCreatePairsOff, subcommand
 
 from ppl_zoo.cli.commands import COMMANDS
+from ppl_zoo.cli.parser import read_request
 from ppl_zoo.cli.terminal import note
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 
 __all__ = ["main"]
-
-ABOUT = """A zoo of probabilistic models for Pyro: fit them, check them, look at their posteriors.
-
-examples:
-  ppl-zoo demo                                         fit everything, write a report
-  ppl-zoo list                                         the models and the data sets
-  ppl-zoo fit eight-schools                            fit one; the run is in runs/eight-schools
-  ppl-zoo inspect runs/eight-schools                   its posterior, and figures
-  ppl-zoo fit gaussian-mixture --data mine.csv --components 3"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,17 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         arguments = ["--help"]
     try:
-        request = tyro.cli(
-            _request_type(),
-            prog="ppl-zoo",
-            description=ABOUT,
-            args=arguments,
-            config=(FlagCreatePairsOff,),
-        )
-        (run,) = (command.run for command in COMMANDS if command.request is type(request))
-        return run(request)
+        request = read_request(arguments)
+        (command,) = (c for c in COMMANDS if c.name == arguments[0])
+        return command.run(request)
     except SystemExit as stop:  # --help, or arguments that tyro refuses
-        return stop.code if isinstance(stop.code, int) else 2
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except (ConvergenceError, DataError, QueryError, RunError) as error:
         note(f"ppl-zoo: {' '.join(str(error).split())}")
         return 2
@@ -64,13 +46,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("ppl-zoo: interrupted")
         return 130
-
-
-def _request_type() -> Any:
-    """Union of the request dataclasses, from which tyro makes the subcommands."""
-    types = []
-    for command in COMMANDS:
-        examples = "\n".join(f"  {line}" for line in command.examples)
-        text = f"{command.summary}\n\nexamples:\n{examples}"
-        types.append(Annotated[command.request, subcommand(command.name, description=text)])
-    return Union[tuple(types)]  # noqa: UP007  X | Y cannot be written for types made at run time

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from ppl_zoo.cli.demo import DemoRequest, run_demo
-from ppl_zoo.cli.fit import FitRequest, fit_model
-from ppl_zoo.cli.inspect import InspectRequest, inspect_run
-from ppl_zoo.cli.listing import ListRequest, ShowRequest, list_models, show_model
-from ppl_zoo.cli.reproduce import ReproduceRequest, reproduce
-from ppl_zoo.cli.restore import RestoreRequest, restore_image
 
 __all__ = ["COMMANDS", "Command"]
 
@@ -22,10 +17,11 @@ class Command(NamedTuple):
     ----------
     name
         As it is typed.
-    request
-        Dataclass whose fields are the options.
-    run
-        Takes the request, returns the exit code.
+    request_path
+        Dataclass whose fields are the options, ``"module:Class"`` below ``ppl_zoo.cli``; it is
+        imported when the command is called, so that the help of all does not wait for torch.
+    run_path
+        Takes the request, returns the exit code; as ``request_path``.
     summary
         A line for ``--help``.
     examples
@@ -33,32 +29,52 @@ class Command(NamedTuple):
     """
 
     name: str
-    request: type
-    run: Callable[[Any], int]
+    request_path: str
+    run_path: str
     summary: str
     examples: tuple[str, ...]
+
+    @property
+    def request(self) -> type:
+        """Class of the request, imported on demand."""
+        return _imported(self.request_path)
+
+    @property
+    def run(self) -> Callable[[Any], int]:
+        """What runs the request, imported on demand."""
+        return _imported(self.run_path)
+
+    @property
+    def outline(self) -> type:
+        """Stand-in for the request, without options: enough to be listed in the help."""
+        return dataclasses.make_dataclass(self.request_path.partition(":")[2], [])
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(f"ppl_zoo.cli.{module}"), name)
 
 
 COMMANDS = (
     Command(
         "list",
-        ListRequest,
-        list_models,
+        "listing:ListRequest",
+        "listing:list_models",
         "List the models and the data sets.",
         ("ppl-zoo list", "ppl-zoo list --json | jq '.models[].name'"),
     ),
     Command(
         "show",
-        ShowRequest,
-        show_model,
+        "listing:ShowRequest",
+        "listing:show_model",
         "Show the card of a model: story, arguments, queries, recipes, published numbers, "
         "sources.",
         ("ppl-zoo show gaussian-mixture",),
     ),
     Command(
         "fit",
-        FitRequest,
-        fit_model,
+        "fit:FitRequest",
+        "fit:fit_model",
         "Fit a model.",
         (
             "ppl-zoo fit eight-schools",
@@ -71,22 +87,22 @@ COMMANDS = (
     ),
     Command(
         "inspect",
-        InspectRequest,
-        inspect_run,
+        "inspect:InspectRequest",
+        "inspect:inspect_run",
         "Print the posterior summary of a run and draw its figures into its folder.",
         ("ppl-zoo inspect runs/eight-schools",),
     ),
     Command(
         "demo",
-        DemoRequest,
-        run_demo,
+        "demo:DemoRequest",
+        "demo:run_demo",
         "Fit the zoo's models to embedded data; write a table, netCDF files and report.html.",
         ("ppl-zoo demo", "ppl-zoo demo --only eight-schools --out runs/try"),
     ),
     Command(
         "restore",
-        RestoreRequest,
-        restore_image,
+        "restore:RestoreRequest",
+        "restore:restore_image",
         "Restore a photograph; write it, and a figure of input, result and pixel sd.",
         (
             "ppl-zoo restore photo.png --sigma 25",
@@ -96,9 +112,20 @@ COMMANDS = (
     ),
     Command(
         "reproduce",
-        ReproduceRequest,
-        reproduce,
+        "reproduce:ReproduceRequest",
+        "reproduce:reproduce",
         "Obtain the published numbers of a model again; exit code 1 if one is missed.",
         ("ppl-zoo reproduce gaussian-mixture",),
+    ),
+    Command(
+        "completion",
+        "completion:CompletionRequest",
+        "completion:print_completion",
+        "Print the script by which a shell completes commands and options.",
+        (
+            "ppl-zoo completion bash >> ~/.bash_completion",
+            "ppl-zoo completion zsh > ~/.zfunc/_ppl-zoo",
+            "ppl-zoo completion fish > ~/.config/fish/completions/ppl-zoo.fish",
+        ),
     ),
 )

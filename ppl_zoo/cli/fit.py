@@ -273,16 +273,10 @@ def _adapt(
         data_options=(dict(base.data_options) if same_data else {}) | dict(data_options),
         model=dict(base.model) | request.model_settings,
         solver=request.solver or base.solver,
-        options=_merge(base.options if same_solver else {}, request.solver_options),
+        options=(dict(base.options) if same_solver else {}) | request.solver_options,
         seed=base.seed if request.seed is None else request.seed,
         dtype=request.dtype or base.dtype,
     )
-
-
-def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a solver with changes; ``steps`` replaces ``max_steps``."""
-    kept = {k: v for k, v in old.items() if not (k == "max_steps" and "steps" in new)}
-    return kept | dict(new)
 
 
 def _fit_record(

@@ -19,6 +19,7 @@ from ppl_zoo import solvers
 from ppl_zoo.core.categories import infer_states
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.solver import Solver
 from ppl_zoo.data import Dataset
 from ppl_zoo.fitting.result import Fit
@@ -161,7 +162,8 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
     for name in settings:
         if name not in parameters:
             raise DataError(
-                f"{card.name} has no argument {name!r}; its arguments: "
+                f"{card.name} has no argument {name!r}{did_you_mean(name, parameters)}; "
+                f"its arguments: "
                 f"{', '.join(parameters) or 'none'}"
             )
     first = dataset.train[0] if isinstance(dataset.train, tuple) else dataset.train
@@ -183,7 +185,7 @@ def make_model(card: Card, dataset: Dataset, settings: Mapping[str, Any]) -> Mod
 
 
 def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Solver:
-    """Build a solver; ``steps`` and ``max_steps`` are the same option.
+    """Build a solver; options by their names of earlier versions go on with a warning.
 
     Raises
     ------
@@ -193,16 +195,22 @@ def make_solver(card: Card, name: str | None, options: Mapping[str, Any]) -> Sol
     own, defaults = card.model_class.default_solver
     known = {solver.lower(): solver for solver in SOLVERS}
     if name is not None and name.lower() not in known:
-        raise DataError(f"solver: got {name!r}, expected one of: {', '.join(sorted(known))}")
+        raise DataError(
+            f"solver: got {name!r}{did_you_mean(name, known)}, expected one of: "
+            f"{', '.join(sorted(known))}"
+        )
     chosen = own if name is None else known[name.lower()]
     cls = getattr(solvers, chosen)
     fields = [f.name for f in dataclasses.fields(cls)]
     merged = dict(defaults) if chosen == own else {}
     for key, value in options.items():
-        if key in ("steps", "max_steps"):
-            key = "steps" if "steps" in fields else "max_steps"
-        if key not in fields:
-            raise DataError(f"{chosen} has no option {key!r}; its options: {', '.join(fields)}")
+        if key in cls.old_names:
+            merged.pop(cls.old_names[key], None)
+        elif key not in fields:
+            raise DataError(
+                f"{chosen} has no option {key!r}{did_you_mean(key, fields)}; its options: "
+                f"{', '.join(fields)}"
+            )
         merged[key] = value
     with _clear_errors(chosen):
         return cls(**merged)
@@ -300,7 +308,9 @@ def _column(target: str | None, columns: list[str], width: int) -> int:
     if target.lstrip("-").isdigit() and -width <= int(target) < width:
         return int(target) % width
     known = ", ".join(columns) if columns else f"0 to {width - 1}"
-    raise DataError(f"target: got {target!r}, expected a column: {known}")
+    raise DataError(
+        f"target: got {target!r}{did_you_mean(target, columns)}, expected a column: {known}"
+    )
 
 
 def _split(

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from ppl_zoo.core.errors import RunError
-from ppl_zoo.models.card import Recipe
+
+if TYPE_CHECKING:
+    from ppl_zoo.models.card import Recipe
 
 __all__ = [
     "DeviceOption",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 
 __all__ = [
     "Categories",
@@ -188,7 +189,8 @@ class Categories:
                 return -1
         if code is None:
             raise DataError(
-                f"{self.name}: got state {value!r}{dtype}, expected one of "
+                f"{self.name}: got state {value!r}{dtype}"
+                f"{did_you_mean(value, self.states)}, expected one of "
                 f"{list(self.states[:MAX_NAMES_SHOWN])}{self._mend(value)}"
             )
         return code

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ppl_zoo.core.display import Sized
 from ppl_zoo.core.errors import DataError
 
 __all__ = ["Flow", "FlowPrior"]
@@ -61,7 +62,7 @@ class Flow(dist.TorchDistribution):
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
 
-class FlowPrior(nn.Module):
+class FlowPrior(Sized, nn.Module):
     """A masked autoregressive flow as the prior of latents (Papamakarios et al. 2017).
 
     Parameters

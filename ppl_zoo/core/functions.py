@@ -178,6 +178,10 @@ class FunctionModel(Model):
         args, kwargs = self.arguments(*data)
         return self.function(*args, **kwargs)
 
+    def __repr__(self) -> str:
+        """Write the name of the function."""
+        return f"FunctionModel({self.model_name})"
+
     @property
     def model_name(self) -> str:
         """Name of the function."""

@@ -24,6 +24,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, TransformedDistribution
 
+from ppl_zoo.core.display import brief, call_text, changed_arguments, html_table
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.named_data import (
     ArgumentNames,
@@ -33,6 +34,7 @@ from ppl_zoo.core.named_data import (
     learn_names,
 )
 from ppl_zoo.core.one_at_a_time import one_at_a_time, running
+from ppl_zoo.core.options import did_you_mean, refuse_unknown
 from ppl_zoo.core.parameters import ParameterStore
 from ppl_zoo.core.rows import Rows, needs_double, split_parts
 from ppl_zoo.core.tracing import Site, describe, draw, first_run, predict
@@ -198,7 +200,11 @@ class Model(PyroModule):
             if "config" in self.__dict__:  # of a base class, called by a subclass
                 init(self, *args, **kwargs)
                 return
-            bound = inspect.signature(init).bind(self, *args, **kwargs)
+            refuse_unknown(type(self).__name__, init, kwargs)
+            try:
+                bound = inspect.signature(init).bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}: {error}") from None
             bound.apply_defaults()
             self.__dict__["config"] = dict(list(bound.arguments.items())[1:])
             with running():  # a fit of another thread may have set another default dtype
@@ -278,6 +284,17 @@ class Model(PyroModule):
         return None
 
     # ---- plumbing ---------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """Write the call that makes it: arguments without a default, and those that differ."""
+        return call_text(self.model_name, changed_arguments(type(self).__init__, self.config))
+
+    def _repr_html_(self) -> str:
+        """Show its arguments, its size and how it answers the three queries."""
+        rows = {name: brief(value) for name, value in self.config.items()}
+        rows["parameters"] = f"{sum(p.numel() for p in self.parameters()):,}"
+        rows |= {name: self.queries[name] for name in ("log_prob", "sample", "encode")}
+        return html_table(repr(self), rows)
 
     def forward(self, *data: Any) -> Any:
         """Run the generative program; a ``Model`` is itself the Pyro program."""
@@ -649,6 +666,8 @@ class Model(PyroModule):
         ------
         QueryError
             If the model has not been fitted or an input is missing.
+        DataError
+            If ``given`` names neither an argument nor a site.
         """
         if self.example is None:
             raise QueryError(
@@ -660,6 +679,14 @@ class Model(PyroModule):
         fixed = {k: torch.as_tensor(v).to(self.device) for k, v in fixed.items()}
         with self.defaults():
             plate = self.find_data_plate(data)
+            if fixed:
+                known = [*self.argument_names, *self.sites(*data)]
+                for name in fixed:
+                    if name not in known:
+                        raise DataError(
+                            f"given: got {name!r}{did_you_mean(name, known)}, expected "
+                            f"arguments or sites of the model: {', '.join(known)}"
+                        )
             values = predict(self, self.proposal(), data, num_samples, plate, fixed=fixed)
         single = data[0].shape[0] == 1
         out = {k: v[:, 0] if single and v.ndim > 1 else v for k, v in values.items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ppl_zoo.core.categories import Categories, infer_categories, is_missing, named_columns
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 
 __all__ = ["ANY", "ArgumentNames", "Sizes", "arguments_in_frame", "encode", "learn_names"]
 
@@ -73,7 +74,8 @@ class ArgumentNames:
         unknown = [name for name in values if name not in self.columns]
         if unknown:
             raise DataError(
-                f"{argument}: got {unknown[0]!r}, expected columns of the fit: "
+                f"{argument}: got {unknown[0]!r}{did_you_mean(unknown[0], self.columns)}, "
+                "expected columns of the fit: "
                 f"{list(self.columns[:12]) or 'it had no names'}"
             )
         row = np.full(len(self.columns), np.nan)
@@ -328,7 +330,8 @@ def _learn_column(label: str, column: Any, size: int) -> Categories | None:
     if size != ANY and len(found.states) > size:
         shown = ", ".join(found.states[:8]) + (", ..." if len(found.states) > 8 else "")
         raise DataError(
-            f"column {label!r}: got {len(found.states)} states ({shown}), expected {size} of them"
+            f"column {label!r}: got {len(found.states)} states ({shown}), expected {size} of "
+            f"them; make the model with {len(found.states)}"
         )
     return found
 
@@ -346,7 +349,9 @@ def _in_order(name: str, frame: Mapping[str, Any], columns: Sequence[str]) -> di
     missing = [c for c in columns if c not in frame]
     other = [c for c in frame if c not in columns]
     if missing or other:
-        fault = f"{missing[0]!r} is missing" if missing else f"{other[0]!r} was not there"
+        fault = f"{other[0]!r} was not there" if other else ""
+        if missing:
+            fault = f"{missing[0]!r} is missing{did_you_mean(missing[0], other)}"
         raise DataError(
             f"{name}: got a data frame of {list(frame)[:12]}, expected the columns of the fit, "
             f"{list(columns)[:12]}: {fault}"

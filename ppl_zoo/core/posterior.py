@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ppl_zoo.core.display import call_text
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.khat import resample
 from ppl_zoo.core.model import Model, no_latents
@@ -372,6 +373,10 @@ class PosteriorDraws:
     ) -> None:
         self.model, self.given, self.data = model, draws, data
         self.draws = {k: v.flatten(0, 1) for k, v in draws.items()}
+
+    def __repr__(self) -> str:
+        """Write the sites with the shapes of their draws."""
+        return call_text(type(self).__name__, self.given)
 
     @property
     def num_draws(self) -> int:

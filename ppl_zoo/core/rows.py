@@ -117,6 +117,11 @@ class Rows:
             _refuse_overflow(part, taken)
         return taken
 
+    def __repr__(self) -> str:
+        """Write the shapes of the arrays."""
+        shapes = ", ".join(str(tuple(array.shape)) for array in self.arrays)
+        return f"Rows({len(self)} rows: {shapes})"
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self.num_rows

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.display import Described
 from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
 
 __all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
 
 
-@dataclass
-class Solution:
+@dataclass(repr=False)
+class Solution(Described):
     """What a solver found.
 
     Attributes

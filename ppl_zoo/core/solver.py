@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ppl_zoo.core.display import Described
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
@@ -45,12 +46,20 @@ class FitContext:
     valid: Rows | None = None
 
 
-class Solver:
+class Solver(Described):
     """A way to fit a model: options, and one method.
 
     A solver is a frozen dataclass whose fields are its options. ``zoo.fit`` moves model and data
     to the device and calls :meth:`solve`.
+
+    Class attributes
+    ----------------
+    old_names
+        Names that options had in earlier versions, ``{old: new}``; see
+        :func:`ppl_zoo.core.options.options`.
     """
+
+    old_names: ClassVar[Mapping[str, str]] = {}
 
     def uses_validation(self, model: Model, rows: Rows) -> bool:
         """Whether validation rows have a say in the fit of this model to so many rows."""

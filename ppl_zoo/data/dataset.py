@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ppl_zoo.core.display import Described, brief, html_table
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
@@ -20,8 +22,8 @@ Table: TypeAlias = "Float[Tensor, '_ ...'] | DataFrame | Series"
 Split: TypeAlias = "Table | tuple[Table, ...]"
 
 
-@dataclass(frozen=True)
-class DataCard:
+@dataclass(frozen=True, repr=False)
+class DataCard(Described):
     """Data card: what is known about a data set without reading it.
 
     Attributes
@@ -112,6 +114,16 @@ class Dataset:
                     f"{self.name}: labels of {split!r} are {labels.dtype} {tuple(labels.shape)};"
                     f" expected torch.int64 {expected}"
                 )
+
+    def _repr_html_(self) -> str:
+        """Show the splits and the card."""
+        rows = {
+            split: brief(data) for split in SPLITS if (data := getattr(self, split)) is not None
+        }
+        card = self.card
+        rows |= {"units": card.units, "licence": card.licence, "source": card.citation}
+        rows |= {f"note {i}": note for i, note in enumerate(card.notes, 1)}
+        return html_table(f"{card.title} ({self.name})", rows)
 
     def __repr__(self) -> str:
         parts = []

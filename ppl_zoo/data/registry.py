@@ -1,12 +1,12 @@
 """Registry of data sets: cards and readers by name."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.data import berkeley, builtin, mnist, text, uci
 from ppl_zoo.data.builtin import Parts
 from ppl_zoo.data.cards import CARDS
@@ -91,15 +91,17 @@ def load(name: str, *, cache: str | Path | None = None, **options: Any) -> Datas
     Dataset('digits': train=(1297, 64), valid=(200, 64), test=(300, 64), labels)
     """
     if name not in READERS:
-        nearest = difflib.get_close_matches(str(name), READERS, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"no data set {name!r}{hint} Known: {', '.join(READERS)}.")
+        hint = did_you_mean(name, READERS)
+        raise ValueError(f"no data set {name!r}{hint}; known: {', '.join(READERS)}")
     reader = READERS[name]
     known = [option for option in inspect.signature(reader).parameters if option != "cache"]
     for option in options:
         if option not in known:
             listed = ", ".join(known) or "none"
-            raise TypeError(f"data set {name!r} has no option {option!r}; its options: {listed}")
+            raise TypeError(
+                f"data set {name!r} has no option {option!r}{did_you_mean(option, known)}; "
+                f"its options: {listed}"
+            )
     parts = reader(cache=cache, **options)
     card = next(card for card in CARDS if card.name == name)
     feature_names = parts.pop("feature_names", card.feature_names)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.data.column_types import (
     TOO_LONG,
     NumberFormat,
@@ -435,7 +436,10 @@ def pick_columns(
         else:
             listed = ", ".join(map(repr, known[:20])) if known else f"0 to {width - 1}"
             more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-            raise DataError(f"{file!r} has no column {column!r}; its columns: {listed}{more}")
+            raise DataError(
+                f"{file!r} has no column {column!r}{did_you_mean(column, known)}; "
+                f"its columns: {listed}{more}"
+            )
     if not picks or len(set(picks)) < len(picks):
         raise DataError(f"columns: got {list(chosen)!r}, expected one or more, each once")
     return picks
@@ -525,7 +529,10 @@ def _excel_rows(
                 sheets = list(map(str, book.sheet_names))
                 which = 0 if sheet_name is None else sheet_name
                 if which not in sheets and not (isinstance(which, int) and which < len(sheets)):
-                    raise DataError(f"sheet_name: got {which!r}, expected one of {sheets}")
+                    raise DataError(
+                        f"sheet_name: got {which!r}{did_you_mean(which, sheets)}, "
+                        f"expected one of {sheets}"
+                    )
                 frame = book.parse(which, header=None, dtype=object, na_filter=False)
     except DataError:
         raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ppl_zoo.core.display import html_table, html_text
 from ppl_zoo.core.khat import Reweighted, khat, khat_of_rows, psis_weights, smoothed_share
 from ppl_zoo.diagnostics.verdicts import (
     LIMITS,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "check_draws", "refused_by_weights"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """Result of ``Fit.check``.
 
@@ -82,6 +83,23 @@ class Check:
         """What is wrong, of all three questions, in words; empty if nothing was found."""
         parts = (self.inference, self.model, self.generalisation)
         return tuple(finding.text for part in parts for finding in part.findings)
+
+    def __repr__(self) -> str:
+        """Write the three verdicts in a word each."""
+        verdicts = (self.inference, self.model, self.generalisation)
+        said = ["yes" if v.passed else "NO" if v.findings else "not measured" for v in verdicts]
+        pairs = zip(("posterior", "describes the data", "predicts new rows"), said, strict=True)
+        shown = ", ".join(f"{name}: {word}" for name, word in pairs)
+        return f"Check({len(self.lines)} scalars; {shown})"
+
+    def _repr_html_(self) -> str:
+        """Show the three verdicts; the table of all scalars opens below."""
+        rows = {
+            "Is this the model's posterior?": self.inference,
+            "Does the model call_text the data?": self.model,
+            "Will it predict new rows?": self.generalisation,
+        }
+        return html_table("Check", rows, html_text(f"{len(self.lines)} scalars", str(self)))
 
     def __str__(self) -> str:
         """Format the table, with the verdicts below."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_zoo.core.display import html_table, html_text
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.khat import KHAT_DRAWS, khat
 from ppl_zoo.core.posterior import FittedModel
@@ -24,7 +25,7 @@ MAX_ARVIZ_DRAWS = 1000
 ALL_DRAWS = 10**9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowCheck:
     """Result of ``Fit.check_rows``.
 
@@ -51,6 +52,15 @@ class RowCheck:
     guide: Any
     reference: Any
     fit: FittedModel
+
+    def __repr__(self) -> str:
+        """Write how many rows the guide misses."""
+        missed = int((self.khat > LIMITS["khat"]).sum())
+        return f"RowCheck({len(self.khat)} rows, k-hat above {LIMITS['khat']} in {missed})"
+
+    def _repr_html_(self) -> str:
+        """Show the table."""
+        return html_table(repr(self), {}, html_text("rows", str(self)))
 
     def __str__(self) -> str:
         """Format a line a row."""

@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppl_zoo.core.display import call_text
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.tracing.kl import kl_by_dimension, without_events
@@ -37,6 +38,10 @@ class LatentUse(NamedTuple):
     kl: Tensor | None
     variance: Tensor
     active: Tensor
+
+    def __repr__(self) -> str:
+        """Write the shapes of the fields."""
+        return call_text(type(self).__name__, self._asdict())
 
     @property
     def collapsed(self) -> bool:

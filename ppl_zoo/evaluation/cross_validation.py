@@ -17,6 +17,7 @@ import torch
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.khat import KHAT_DRAWS, khat
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.posterior import FittedModel
 
 if TYPE_CHECKING:
@@ -172,7 +173,10 @@ def _chosen(model: str, names: tuple[str, ...], var_name: str | None) -> str:
     if var_name is None and len(names) == 1:
         return names[0]
     if var_name not in names:
-        raise QueryError(f"{model}: var_name={var_name!r}, expected one of {list(names)}")
+        raise QueryError(
+            f"{model}: var_name={var_name!r}{did_you_mean(var_name, names)}, expected one of "
+            f"{list(names)}"
+        )
     return var_name
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from ppl_zoo.core.display import call_text
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.one_at_a_time import one_at_a_time
@@ -29,6 +30,10 @@ class Divergence(NamedTuple):
     value: Tensor
     error: Tensor
     exact: bool
+
+    def __repr__(self) -> str:
+        """Write the shapes of the fields."""
+        return call_text(type(self).__name__, self._asdict())
 
 
 @torch.no_grad()

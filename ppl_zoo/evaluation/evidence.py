@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ppl_zoo.core.display import html_table
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.khat import khat
 from ppl_zoo.core.one_at_a_time import one_at_a_time
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.core.random import chain_seed, fork_generators, set_seed
 from ppl_zoo.core.rows import evenly_spaced
@@ -50,6 +52,10 @@ class Evidence:
     method: str
     num_samples: int
     khat: float
+
+    def _repr_html_(self) -> str:
+        """Show value, error and method."""
+        return html_table("Evidence", {"log p(x)": str(self).partition(" = ")[2]})
 
     def __str__(self) -> str:
         warning = "" if not self.khat > 0.7 else f", k-hat {self.khat:.2f}: not to be trusted"
@@ -105,7 +111,9 @@ def evidence(
     True
     """
     if method not in METHODS:
-        raise DataError(f"method: got {method!r}, expected one of {METHODS}")
+        raise DataError(
+            f"method: got {method!r}{did_you_mean(method, METHODS)}, expected one of {METHODS}"
+        )
     if not num_samples > 1:
         raise DataError(f"num_samples: got {num_samples}, expected 2 or more")
     if method in ("elbo", "importance"):

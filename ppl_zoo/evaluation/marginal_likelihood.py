@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.display import call_text
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.tracing import draw
@@ -65,6 +66,10 @@ class RowEstimate(NamedTuple):
     error: Tensor
     ess: Tensor
 
+    def __repr__(self) -> str:
+        """Write the shapes of the fields."""
+        return call_text(type(self).__name__, self._asdict())
+
     @property
     def mean(self) -> tuple[float, float]:
         """Mean over the rows and the standard error that the sampling leaves in it, nats a row."""
@@ -77,6 +82,10 @@ class Sandwich(NamedTuple):
 
     lower: Tensor
     upper: Tensor
+
+    def __repr__(self) -> str:
+        """Write the shapes of the fields."""
+        return call_text(type(self).__name__, self._asdict())
 
     @property
     def gap(self) -> float:

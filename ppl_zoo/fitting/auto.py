@@ -16,6 +16,7 @@ from ppl_zoo import solvers
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.khat import khat, psis_weights
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
@@ -35,7 +36,8 @@ NOISE_SHARE = 0.5
 TARGETS = {0.9: 1000, 0.99: 4000}
 
 
-@dataclass(frozen=True)
+@options()
+@dataclass(frozen=True, repr=False)
 class Auto(Solver):
     """Climb a ladder of solvers, and stop at the first whose answer holds.
 

@@ -17,6 +17,7 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
+from ppl_zoo.core.display import html_table, html_text
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.one_at_a_time import one_at_a_time
@@ -38,7 +39,7 @@ LEVEL = 0.05
 NUM_SIGNS = 4000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """Ranks of true values among posterior draws.
 
@@ -143,6 +144,18 @@ class Calibration:
                 side = "low" if ranks.mean() > self.num_draws / 2 else "high"
                 found.append(f"posteriors of {name} lie too {side} (p = {p:.2g})")
         return tuple(found)
+
+    def __repr__(self) -> str:
+        """Write what was simulated, and how many scalars are off."""
+        num = len(next(iter(self.ranks.values()), ()))
+        return (
+            f"Calibration({len(self.ranks)} scalars, {num} simulations, {self.num_draws} draws "
+            f"each; {len(self.verdict)} findings)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show what was found."""
+        return html_table(repr(self), {}, html_text("verdict", str(self)))
 
     def __str__(self) -> str:
         """Summarise in words."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ppl_zoo import models
 from ppl_zoo.core.errors import RunError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import renamed
 from ppl_zoo.core.solver import Solver, find_solver
 from ppl_zoo.solvers.elbos import LocalELBO
 
@@ -131,7 +132,7 @@ def decode_solver(record: dict[str, Any], guide: Any = None) -> Solver:
         raise RunError(f"solver {record['class']!r} is not known here: pass zoo.load(solver=...)")
     options = {}
     unsaved = unsaved_options(record)
-    for name, value in record["options"].items():
+    for name, value in renamed(record["options"], cls.old_names).items():
         if name == "guide" and guide is not None:
             value = guide
         elif name == "guide" and name in unsaved:

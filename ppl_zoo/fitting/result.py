@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_zoo.core.display import html_table
 from ppl_zoo.core.errors import RunError
 from ppl_zoo.core.khat import khat
 from ppl_zoo.core.one_at_a_time import one_at_a_time
@@ -57,6 +58,41 @@ class Fit(FittedModel):
     def __repr__(self) -> str:
         """Summarise in one line, with what is known of the answer."""
         return f"{super().__repr__()[:-1]}{self._standing()})"
+
+    def __str__(self) -> str:
+        """Add to the summary what is known of the answer, and what to do next."""
+        lines = [super().__repr__()]
+        if standing := self._standing().removeprefix("; "):
+            lines.append(f"  {standing}")
+        return "\n".join([*lines, f"  next: {self._next()}"])
+
+    def _repr_html_(self) -> str:
+        """Show objective, why it stopped, time, what is known of the answer and what is next."""
+        solution = self.solution
+        stopped = [
+            f"{why} after {steps} steps"
+            for why, steps in zip(solution.stopped, solution.steps, strict=True)
+        ]
+        rows = {
+            "model": repr(self.model),
+            "solver": repr(self.solver),
+            "objective": f"{self.objective:.4f} nats",
+            "chains": f"{len(stopped)}; {', '.join(dict.fromkeys(stopped))}",
+            "seconds": f"{self.seconds:.1f}",
+            "answer": self._standing().removeprefix("; ") or "not checked yet",
+            "next": self._next(),
+        }
+        return html_table("Fit", {k: v for k, v in rows.items() if v})
+
+    def _next(self) -> str:
+        """Say what to do next: go on, or look whether to trust it."""
+        if self.stopped == "interrupted":
+            return "zoo.fit(model, data, resume=fit) goes on where it was interrupted"
+        unfinished = self.stopped == "max_steps" and self.solution.draws is None
+        if unfinished and hasattr(self.solver, "steps"):
+            more = f"zoo.{type(self.solver).__name__}(steps={10 * self.solver.steps})"
+            return f"it has not converged; zoo.fit(model, data, {more}, resume=fit) goes on"
+        return "fit.check() says whether to trust it, fit.to_arviz() exports the posterior"
 
     def _standing(self) -> str:
         """Say in a clause whether the answer holds, as far as the solver measured it."""

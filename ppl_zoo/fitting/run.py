@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ppl_zoo.core.errors import ConvergenceError, DataError, ForkError, QueryErr
 from ppl_zoo.core.functions import FunctionModel
 from ppl_zoo.core.model import Model
 from ppl_zoo.core.one_at_a_time import one_at_a_time
+from ppl_zoo.core.options import did_you_mean, keywords
 from ppl_zoo.core.random import fork_generators, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
@@ -37,6 +39,7 @@ def default_solver(model: Model) -> Solver:
     return getattr(solvers, name)(**options)
 
 
+@keywords("fit")
 @one_at_a_time
 def fit(
     model: Any,
@@ -109,11 +112,16 @@ def fit(
     if checkpoint is not None:
         try_place(Path(checkpoint))
     if not isinstance(model, Model):
-        if not callable(model) or isinstance(model, type):
+        if isinstance(data, Model) or not callable(model) or isinstance(model, type):
             raise DataError(
-                f"model: got {model!r}, expected a zoo.Model or a function with pyro.sample in it"
+                f"model: got {_shown(model)}, expected a zoo.Model or a function with pyro.sample "
+                f"in it{_mend_of_model(model, data)}"
             )
         model = FunctionModel(model)
+    if isinstance(data, Solver):
+        raise DataError(
+            f"data: got {data!r}, expected data; the order is zoo.fit(model, data, solver)"
+        )
     before: Fit | None = None
     if resume is not None:
         before = resume
@@ -133,7 +141,10 @@ def fit(
         seed = before.seed
     solver = default_solver(model) if solver is None else solver
     if not isinstance(solver, Solver):
-        raise DataError(f"solver: got {solver!r}, expected zoo.SVI(...), zoo.EM(...), ...")
+        raise DataError(
+            f"solver: got {_shown(solver)}, expected zoo.SVI(...), zoo.EM(...), ..."
+            f"{_mend_of_solver(solver)}"
+        )
     model.to(pick_device(device))
     if before is None:
         model.learn_names(getattr(data, "train", data))
@@ -201,6 +212,33 @@ def fit(
         keep(solution)
         done.save_error = keep.error
     return done
+
+
+def _shown(value: Any) -> str:
+    """Show what was given in the place of a model or a solver, without its numbers."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {type(value).__name__} {tuple(shape)}"
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+
+
+def _mend_of_model(model: Any, data: Any) -> str:
+    if isinstance(data, Model | FunctionType):
+        return "; model and data are swapped: zoo.fit(model, data)"
+    if isinstance(model, type):
+        return f"; make one of it: zoo.fit({model.__name__}(...), data)"
+    return ""
+
+
+def _mend_of_solver(solver: Any) -> str:
+    name = solver.__name__ if isinstance(solver, type) else solver
+    names = {n.lower(): n for n in solvers.__all__ if issubclass(getattr(solvers, n), Solver)}
+    found = names.get(name.lower()) if isinstance(name, str) else None
+    if found is not None:
+        return f"; make one: zoo.{found}()"
+    return did_you_mean(solver, names.values())
 
 
 class _Checkpoints:

@@ -133,13 +133,21 @@ def example_photograph() -> Float[Tensor, "height width"]:
         return torch.from_numpy(arrays["image"].astype(np.float32) / 255.0)
 
 
-def write_image(path: str | Path, image: Any, *, bits: int = 8) -> Path:
+def png_bytes(image: Tensor, max_size: int = 320) -> bytes:
+    """Return an image in [0, 1] as the bytes of a PNG file, thinned to so many pixels a side."""
+    step = max(1, -(-max(image.shape[:2]) // max_size))
+    stream = io.BytesIO()
+    write_image(stream, image[::step, ::step])
+    return stream.getvalue()
+
+
+def write_image(path: str | Path | io.BytesIO, image: Any, *, bits: int = 8) -> Path | io.BytesIO:
     """Write an image in [0, 1] to a file; values outside are clipped.
 
     Parameters
     ----------
     path
-        Its suffix chooses the format.
+        Its suffix chooses the format; or a stream of bytes, which gets a PNG.
     image
         ``(height, width)`` or ``(height, width, channels)`` with 1 to 4 channels.
     bits
@@ -164,5 +172,7 @@ def write_image(path: str | Path, image: Any, *, bits: int = 8) -> Path:
             "bits, (height, width, channels) with at most 4 channels"
         )
     dtype = {8: np.uint8, 16: np.uint16}[bits]
-    Image.fromarray(np.round(values * (2**bits - 1)).astype(dtype)).save(path)
-    return Path(path)
+    Image.fromarray(np.round(values * (2**bits - 1)).astype(dtype)).save(
+        path, **({} if isinstance(path, str | Path) else {"format": "png"})
+    )
+    return Path(path) if isinstance(path, str | Path) else path

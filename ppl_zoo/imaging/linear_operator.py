@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ppl_zoo.core.display import Described
+
 __all__ = ["LinearOperator", "conjugate_gradients"]
 
 #: norm of the residual, relative to the right-hand side's, at which conjugate gradients stop
@@ -56,7 +58,7 @@ def conjugate_gradients(
     return x
 
 
-class LinearOperator:
+class LinearOperator(Described):
     """Linear operator A of images; a subclass writes ``__call__`` and ``adjoint``."""
 
     def __call__(self, image: Tensor) -> Tensor:

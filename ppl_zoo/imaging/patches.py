@@ -119,6 +119,14 @@ class PatchGrid:
         )
         self.num_rows, self.num_columns = len(self.down.starts), len(self.across.starts)
 
+    def __repr__(self) -> str:
+        """Write how many patches there are, and their size."""
+        rows, columns = self.shape
+        return (
+            f"PatchGrid({self.num_rows} x {self.num_columns} patches of {self.size} x {self.size} "
+            f"in {rows} x {columns} pixels)"
+        )
+
     def __len__(self) -> int:
         """Return the number of patches."""
         return self.num_rows * self.num_columns

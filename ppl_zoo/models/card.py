@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ppl_zoo.core.display import Described, html_table
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.posterior import FittedModel
 from ppl_zoo.data import Dataset
 
@@ -45,8 +47,8 @@ class Reference:
         return f"{self.authors} ({self.year}). {self.title}. {self.link}"
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Described):
     """Recipe of a fit that is known to work: the model's arguments, data, solver and seed.
 
     Attributes
@@ -85,8 +87,8 @@ class Recipe:
     demo: bool = False
 
 
-@dataclass(frozen=True)
-class Figure:
+@dataclass(frozen=True, repr=False)
+class Figure(Described):
     """Published number, beside the one that this project obtains.
 
     Attributes
@@ -168,7 +170,7 @@ class Size:
     example: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Card:
     """Model card.
 
@@ -203,6 +205,21 @@ class Card:
     figures: tuple[Figure, ...] = ()
     size: Size | None = None
 
+    def __repr__(self) -> str:
+        """Write its name, its class and how many recipes it has."""
+        return (
+            f"Card({self.name!r}, {self.factory.partition(':')[2]}, solvers="
+            f"{', '.join(self.solvers)}; {len(self.recipes)} recipes)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show what it is, how its queries are answered, and its sources."""
+        rows = {"what it is": self.summary, "solvers": ", ".join(self.solvers)}
+        rows |= {name: self.queries[name] for name in ("log_prob", "sample", "encode")}
+        rows |= {f"recipe {recipe.name}": recipe.title for recipe in self.recipes}
+        rows |= {f"source {i}": source for i, source in enumerate(self.references, 1)}
+        return html_table(f"{self.title} ({self.name})", rows)
+
     @property
     def model_class(self) -> type[Model]:
         """Class of the model, imported on demand."""
@@ -225,5 +242,6 @@ class Card:
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
-        known = ", ".join(recipe.name for recipe in self.recipes) or "none"
-        raise DataError(f"{self.name}: got recipe {name!r}, expected one of: {known}")
+        names = [recipe.name for recipe in self.recipes]
+        hint, known = did_you_mean(name, names), ", ".join(names) or "none"
+        raise DataError(f"{self.name}: got recipe {name!r}{hint}, expected one of: {known}")

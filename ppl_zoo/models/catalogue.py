@@ -5,9 +5,8 @@ To add a model, add its card to ``CARDS`` in ``cards.py`` of its family.
 
 from __future__ import annotations
 
-import difflib
-
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.autoregressive import cards as autoregressive_cards
 from ppl_zoo.models.card import Card
 from ppl_zoo.models.discrete import cards as discrete_cards
@@ -56,9 +55,8 @@ def find(name: str) -> Card:
         if key in (_plain(card.name), _plain(card.factory.partition(":")[2])):
             return card
     names = [card.name for card in ZOO]
-    near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise DataError(f"model: got {name!r}; {hint}The zoo has: {', '.join(names)}")
+    hint = did_you_mean(name, names, num=2)
+    raise DataError(f"model: got {name!r}{hint}; the zoo has: {', '.join(names)}")
 
 
 def _plain(name: str) -> str:

@@ -35,7 +35,7 @@ def restore_by_early_stopping(problem: RestorationProblem) -> ImageEstimate:
     solver = problem.method
     if not isinstance(solver, EarlyStopping):
         rule = _choose_rule(problem.operator, problem.sigma, problem.sigma_known)
-        solver = EarlyStopping(rule=rule, runs=NUM_RUNS.get(str(_choose_net(problem)), 1))
+        solver = EarlyStopping(rule=rule, num_chains=NUM_RUNS.get(str(_choose_net(problem)), 1))
         if problem.steps is not None:
             solver = replace(solver, steps=problem.steps)
     fitted = _fit_point(problem, solver, prior_scale=None)
@@ -45,12 +45,12 @@ def restore_by_early_stopping(problem: RestorationProblem) -> ImageEstimate:
 def restore_by_langevin(problem: RestorationProblem) -> ImageEstimate:
     """Restore by the posterior mean under Langevin draws of the weights."""
     initial = _fit_initial_point(problem)
-    burn_in = (LANGEVIN_STEPS if problem.steps is None else problem.steps) // 3
+    num_warmup = (LANGEVIN_STEPS if problem.steps is None else problem.steps) // 3
     solver = SGLD(
         problem.steps or LANGEVIN_STEPS,
-        burn_in,
+        num_warmup,
         step_size=0.003,
-        num_draws=problem.num_draws,
+        num_samples=problem.num_draws,
         init=initial,
     )
     return _posterior_estimate(problem, "dip-langevin", initial, solver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from pyro.infer import autoguide
 from torch import Tensor
 
 from ppl_zoo.core.device import pick_device
+from ppl_zoo.core.display import Described, brief, html_table
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.one_at_a_time import one_at_a_time
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.imaging.colour import from_opponent, noise_gains, to_opponent
+from ppl_zoo.imaging.files import png_bytes
 from ppl_zoo.imaging.noise import estimate_noise
 from ppl_zoo.imaging.operators import Identity, LinearOperator, Mask
 from ppl_zoo.imaging.patches import PatchGrid
@@ -45,8 +49,8 @@ __all__ = ["Restoration", "SplitGibbs", "Tiling", "restore"]
 SVI_STEPS = 300
 
 
-@dataclass
-class Restoration:
+@dataclass(repr=False)
+class Restoration(Described):
     """Restored image, with its uncertainty where the method estimates one.
 
     Attributes
@@ -68,6 +72,21 @@ class Restoration:
     sd: Tensor | None
     fit: Fit | None
     sigma: float
+
+    def _repr_html_(self) -> str:
+        """Show the image, and beside it the sd of its pixels, the largest white."""
+        pictures = [self.image]
+        if self.sd is not None:
+            pictures.append(self.sd / self.sd.max().clamp_min(1e-9))
+        rows = {"image": brief(self.image), "noise": f"sd {self.sigma:.4g}"}
+        if self.sd is not None:
+            rows["sd of a pixel"] = f"{self.sd.mean():.4g} on average, {self.sd.max():.4g} at most"
+        shown = "".join(
+            f'<img alt="{name}" title="{name}" style="max-width:48%;margin-right:8px" '
+            f'src="data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode()}">'
+            for name, picture in zip(("restored image", "pixel sd"), pictures, strict=False)
+        )
+        return html_table("Restoration", rows, shown)
 
 
 @one_at_a_time
@@ -162,9 +181,15 @@ def restore(
     """
     custom = isinstance(method, EarlyStopping)
     if not custom and method not in _METHODS:
-        raise DataError(f"method: got {method!r}, expected one of {', '.join(_METHODS)}")
+        raise DataError(
+            f"method: got {method!r}{did_you_mean(method, _METHODS)}, "
+            f"expected one of {', '.join(_METHODS)}"
+        )
     if quality not in QUALITIES:
-        raise DataError(f"quality: got {quality!r}, expected one of {', '.join(QUALITIES)}")
+        raise DataError(
+            f"quality: got {quality!r}{did_you_mean(quality, QUALITIES)}, "
+            f"expected one of {', '.join(QUALITIES)}"
+        )
     operator = Identity() if operator is None else operator
     if not isinstance(operator, LinearOperator):
         raise DataError(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.posterior import PosteriorDraws
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
@@ -33,26 +34,27 @@ COUPLING_SDS = (0.1, 0.07, 0.05, 0.035, 0.025, 0.018)
 MAX_CHAIN_PIXELS = 2**24
 
 
-@dataclass(frozen=True)
+@options(num_draws="num_samples")
+@dataclass(frozen=True, repr=False)
 class Tiling(Solver):
     """Posterior draws of noisy images by tilings, see :mod:`ppl_zoo.restoration.tilings`.
 
     Parameters
     ----------
-    num_draws
+    num_samples
         Number of draws; independent of one another, in two chains so that R-hat is defined.
     quality, stride
         Options of the mode on which the draws are centred, as for :func:`restore`.
     """
 
-    num_draws: int = 64
+    num_samples: int = 64
     quality: str = "best"
     stride: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
-        if self.num_draws < 8:
-            raise DataError(f"num_draws: got {self.num_draws}, expected 8 or more")
+        if self.num_samples < 8:
+            raise DataError(f"num_samples: got {self.num_samples}, expected 8 or more")
 
     def solve(self, model: Model, rows: Rows, context: FitContext) -> Solution:
         """Draw images; see :func:`ppl_zoo.fit`."""
@@ -69,14 +71,15 @@ class Tiling(Solver):
             tilings = tiling_moments(y, mixture, sd**2)
             mean = (tilings.mean + (count - 1.0) * mode[channel]) / count
             set_seed(chain_seed(context.seed, channel), y.device)
-            deviations = draw_tilings(y, mixture, sd**2, 2 * (self.num_draws // 2))
+            deviations = draw_tilings(y, mixture, sd**2, 2 * (self.num_samples // 2))
             draws.append(mean + tilings.shrinkage() * deviations)
             means.append(mean)
             sds.append(tilings.error().sqrt())
         return _solution(model, rows, torch.stack(draws, 1), torch.stack(means), torch.stack(sds))
 
 
-@dataclass(frozen=True)
+@options(num_draws="num_samples")
+@dataclass(frozen=True, repr=False)
 class SplitGibbs(Solver):
     """Posterior draws of images behind an operator, see :mod:`ppl_zoo.restoration.split_gibbs`.
 
@@ -87,7 +90,7 @@ class SplitGibbs(Solver):
 
     Parameters
     ----------
-    num_draws
+    num_samples
         Number of draws; independent of one another, in two chains so that R-hat is defined.
     quality, stride
         Options of the mode on which the draws are centred, as for :func:`restore`.
@@ -98,7 +101,7 @@ class SplitGibbs(Solver):
         the power law from training images.
     """
 
-    num_draws: int = 64
+    num_samples: int = 64
     quality: str = "best"
     stride: int | None = None
     sweeps: int = 3
@@ -106,7 +109,7 @@ class SplitGibbs(Solver):
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
-        for name, least in (("num_draws", 8), ("sweeps", 1)):
+        for name, least in (("num_samples", 8), ("sweeps", 1)):
             if getattr(self, name) < least:
                 raise DataError(f"{name}: got {getattr(self, name)}, expected {least} or more")
 
@@ -122,7 +125,7 @@ class SplitGibbs(Solver):
         # an image of one patch has no other tiling: there, nothing is tempered
         share = 1.0 / PatchGrid(tuple(mode.shape[-2:]), mixture.size).count(mode)
         draws, means, sds = [], [], []
-        num_draws, silent = 2 * (self.num_draws // 2), None if context.progress else True
+        num_draws, silent = 2 * (self.num_samples // 2), None if context.progress else True
         with tqdm(total=num_draws * len(mode), desc="draws", disable=silent) as bar:
             for channel, (y, sd) in enumerate(zip(channels, noise.tolist(), strict=True)):
                 set_seed(chain_seed(context.seed, channel), y.device)

@@ -35,7 +35,7 @@ Real = float | int | np.floating | np.integer
 PARAMETERS = {
     "num_components": "n_components",
     "num_factors": "n_components",
-    "max_steps": "max_iter",
+    "steps": "max_iter",
     "restarts": "n_init",
     "covariance": "covariance_type",
 }

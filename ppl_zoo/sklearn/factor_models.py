@@ -168,7 +168,7 @@ class FactorAnalysis(FactorEstimator):
         X, num = self._read_fit(X, own)
         with self._in_own_words():
             model = models.FactorAnalysis(X.shape[1], num, own.missing)
-            self._solve(model, EM(max_steps=own.max_iter, tol=own.tol), X)
+            self._solve(model, EM(steps=own.max_iter, tol=own.tol), X)
         self._learn()
         return self
 
@@ -246,7 +246,7 @@ class ProbabilisticPCA(FactorEstimator):
         X, num = self._read_fit(X, own, 1)
         with self._in_own_words():
             model = models.ProbabilisticPCA(X.shape[1], num, own.missing)
-            self._solve(model, EM(max_steps=own.max_iter, tol=own.tol), X)
+            self._solve(model, EM(steps=own.max_iter, tol=own.tol), X)
         self._learn()
         self.noise_variance_ = float(self.noise_variance_[0])
         return self
@@ -332,7 +332,7 @@ class BayesianFactorAnalysis(FactorEstimator):
         X, num = self._read_fit(X, own)
         with self._in_own_words():
             model = models.BayesianFactorAnalysis(X.shape[1], num, own.noise, own.missing)
-            model = self._solve(model, CAVI(max_steps=own.max_iter, tol=own.tol), X)
+            model = self._solve(model, CAVI(steps=own.max_iter, tol=own.tol), X)
         self._learn()
         self.num_relevant_ = model.num_relevant()
         return self

@@ -213,11 +213,11 @@ class GaussianMixture(MixtureEstimator):
                 weight_concentration=own.weight_concentration,
                 covariance_strength=own.covariance_strength,
             )
-            solver = EM(max_steps=own.max_iter, tol=own.tol, restarts=own.n_init)
+            solver = EM(steps=own.max_iter, tol=own.tol, restarts=own.n_init)
             given = own.weights_init, own.means_init, own.precisions_init
             if any(value is not None for value in given):
                 self._start(as_dtype(model, X), data)
-                solver = EM(max_steps=own.max_iter, tol=own.tol, initialize=False)
+                solver = EM(steps=own.max_iter, tol=own.tol, initialize=False)
             self._solve(model, solver, *data)
         self._learn(len(X) if sample_weight is None else float(data[1].sum()))
         self.means_ = as_array(self.fit_.model.means)
@@ -373,7 +373,7 @@ class BayesianGaussianMixture(MixtureEstimator):
                 degrees_of_freedom=own.degrees_of_freedom_prior,
                 init=_chosen("init_params", own.init_params, STARTS),
             )
-            solver = CAVI(max_steps=own.max_iter, tol=own.tol, restarts=own.n_init)
+            solver = CAVI(steps=own.max_iter, tol=own.tol, restarts=own.n_init)
             self._solve(model, solver, X)
         self._learn(len(X))
         self.means_ = as_array(self.fit_.model.means)
@@ -457,7 +457,7 @@ class GaussianScaleMixture(MixtureEstimator):
         X = self._read(X, fitting=True)
         with self._in_own_words():
             model = models.GaussianScaleMixture(own.n_components, X.shape[1], own.zero_mean)
-            model = self._solve(model, EM(max_steps=own.max_iter, tol=own.tol), X)
+            model = self._solve(model, EM(steps=own.max_iter, tol=own.tol), X)
         self._learn(len(X))
         self.scales_ = as_array(model.scales)
         self.mean_ = as_array(model.mean)
@@ -562,7 +562,7 @@ class BernoulliMixture(MixtureEstimator):
                 weight_concentration=own.weight_concentration,
                 bayesian=own.bayesian,
             )
-            options = {"max_steps": own.max_iter, "tol": own.tol, "restarts": own.n_init}
+            options = {"steps": own.max_iter, "tol": own.tol, "restarts": own.n_init}
             self._solve(model, CAVI(**options) if own.bayesian else EM(**options), X)
         self._learn(len(X))
         self.rates_ = as_array(self.fit_.model.rates)

@@ -108,7 +108,7 @@ class LogisticRegression(ProbabilityClassifier):
             model = models.LogisticRegression(
                 X.shape[1], len(self.classes_), prior_scale=math.sqrt(own.C)
             )
-            solver = EM(max_steps=own.max_iter, tol=own.tol)
+            solver = EM(steps=own.max_iter, tol=own.tol)
             model = self._solve(model, solver, X, codes)
         self.coef_ = as_array(model.weights)
         self.intercept_ = as_array(model.intercept)
@@ -205,7 +205,7 @@ class BayesianLogisticRegression(ProbabilityClassifier):
             model = models.BayesianLogisticRegression(
                 X.shape[1], prior_scale=own.prior_scale, intercept_scale=own.intercept_scale
             )
-            solver = CAVI(max_steps=own.max_iter, tol=own.tol)
+            solver = CAVI(steps=own.max_iter, tol=own.tol)
             model = self._solve(model, solver, X, codes)
         coefficients = as_array(model.coefficients.to(model.dtype))
         self.coef_, self.intercept_ = coefficients[None, :-1], coefficients[-1:]
@@ -310,7 +310,7 @@ class BayesianLinearRegression(RegressorMixin, ZooEstimator):
                 relevance_rate=own.relevance_rate,
                 intercept_scale=own.intercept_scale,
             )
-            solver = CAVI(max_steps=own.max_iter, tol=own.tol)
+            solver = CAVI(steps=own.max_iter, tol=own.tol)
             model = self._solve(model, solver, X, y)
         coefficients = as_array(model.coefficients.to(model.dtype))
         self.coef_, self.intercept_ = coefficients[:-1], coefficients[-1]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.random import chain_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.solvers.coordinate_ascent import (
@@ -25,7 +26,8 @@ __all__ = ["CAVI"]
 DEFAULT_BATCH_SIZE = 256
 
 
-@dataclass(frozen=True)
+@options(max_steps="steps")
+@dataclass(frozen=True, repr=False)
 class CAVI(CoordinateAscent):
     """Coordinate-ascent variational inference (Attias 2000; Ghahramani & Beal 2001).
 
@@ -58,7 +60,7 @@ class CAVI(CoordinateAscent):
 
     Parameters
     ----------
-    max_steps
+    steps
         Most iterations of one restart; passes over the data if ``stochastic``.
     tol
         Stop when the gain still to come, extrapolated from the rate of convergence, is below
@@ -129,7 +131,7 @@ class CAVI(CoordinateAscent):
             return
         past = chain.objective
         converged = len(past) > 1 and abs(past[-1] - past[-2]) <= self.tol * len(rows)
-        if converged or len(past) >= self.max_steps:
+        if converged or len(past) >= self.steps:
             past.append(self.objective(chain, self.expect(chain.model, rows)))
             chain.stopped = "converged" if converged else "max_steps"
         else:

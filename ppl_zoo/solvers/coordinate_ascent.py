@@ -146,12 +146,12 @@ class CoordinateChain(Chain):
 SMALL_WORK = 2**23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CoordinateAscent(Solver):
     """What EM and CAVI share; see there for the options."""
 
     patience: ClassVar[int] = 0
-    max_steps: int = 1000
+    steps: int = 1000
     tol: float = 1e-6
     restarts: int = 1
     batch_size: int | None = None
@@ -159,7 +159,7 @@ class CoordinateAscent(Solver):
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
-        for name in ("max_steps", "restarts", "batch_size"):
+        for name in ("steps", "restarts", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{self._name}: got {name}={value}, expected 1 or more")
@@ -224,7 +224,7 @@ class CoordinateAscent(Solver):
                 chains,
                 advance,
                 solution,
-                max_steps=self.max_steps + 1,  # the last objective takes an E-step of its own
+                max_steps=self.steps + 1,  # the last objective takes an E-step of its own
                 label=f"{self._name} {model.model_name}",
                 context=context,
             )
@@ -266,7 +266,7 @@ class CoordinateAscent(Solver):
         overfits = self._overfits(chain)
         if overfits or self._converged(past, self.tol * len(rows), noise):
             chain.stopped = "converged"
-        elif len(past) > self.max_steps:
+        elif len(past) > self.steps:
             chain.stopped = "max_steps"
         else:
             self.update(chain.model, statistics)

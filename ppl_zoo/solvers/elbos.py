@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.stateless import _reparametrize_module
 
 from ppl_zoo.compiler import CaptureError
+from ppl_zoo.core.display import call_text, changed_arguments
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.functions import GuideProgram
 from ppl_zoo.core.tracing.kl import kl_by_dimension
@@ -115,6 +116,10 @@ class LocalELBO(infer.ELBO):
         self.bound, self.gradient, self.beta, self.free_bits = bound, gradient, beta, free_bits
         self.augment = augment
         self.step = 0  # an SVI chain sets it before each interpreted step
+
+    def __repr__(self) -> str:
+        """Write the options that differ from their defaults."""
+        return call_text("LocalELBO", changed_arguments(LocalELBO.__init__, self.options))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solver import is_overparameterised
 from ppl_zoo.solvers.coordinate_ascent import CoordinateAscent
@@ -12,7 +13,8 @@ from ppl_zoo.solvers.coordinate_ascent import CoordinateAscent
 __all__ = ["EM"]
 
 
-@dataclass(frozen=True)
+@options(max_steps="steps")
+@dataclass(frozen=True, repr=False)
 class EM(CoordinateAscent):
     """Expectation maximisation (Dempster, Laird & Rubin 1977).
 
@@ -24,7 +26,7 @@ class EM(CoordinateAscent):
 
     Parameters
     ----------
-    max_steps
+    steps
         Most iterations of one restart.
     tol
         Stop when the gain still to come, extrapolated from the rate of convergence (Aitken; as

@@ -23,6 +23,7 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.flows import Flow, make_flow
 from ppl_zoo.core.functions import FunctionModel, GuideProgram, module_of
 from ppl_zoo.core.model import Model, no_latents
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.parameters import isolated_store
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.skewed_normal import SkewedComponent, SkewedNormal
@@ -355,7 +356,10 @@ class _OwnStore(_Context):
 
 def _autoguide_by_name(name: str, chain: int) -> Callable[..., autoguide.AutoGuide]:
     if name not in GUIDES:
-        raise ValueError(f"guide: got {name!r}, expected one of {sorted(GUIDES)} or a program")
+        raise ValueError(
+            f"guide: got {name!r}{did_you_mean(name, GUIDES)}, "
+            f"expected one of {sorted(GUIDES)} or a program"
+        )
     return functools.partial(GUIDES[name], init_loc_fn=init_to_zero if chain == 0 else init_near)
 
 

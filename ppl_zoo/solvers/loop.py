@@ -136,6 +136,7 @@ def run_chains(
     max_steps: int,
     label: str,
     context: FitContext,
+    runs_to_the_end: bool = False,
     shown: Callable[[], str] | None = None,
 ) -> None:
     """Advance all chains side by side until each has stopped.
@@ -144,13 +145,16 @@ def run_chains(
     ``chain.objective``, sets ``chain.stopped`` of those that have converged, and returns how many
     steps it took. Ctrl-C ends the loop after it and leaves "interrupted".
     ``solution()`` is the record so far, for checkpoints and for errors to carry. ``shown()`` is
-    what the bar says besides the objective.
+    what the bar says besides the objective. Where a rule may end a chain before ``max_steps``
+    (not ``runs_to_the_end``), nobody knows how long it takes: the bar then counts steps and tells
+    the time gone by, not a time that is left.
     """
     # disable=None: silent when standard error is no terminal
     bar = tqdm(
-        total=max_steps,
+        total=max_steps if runs_to_the_end else None,
         initial=max(len(c.objective) for c in chains),
         desc=label,
+        unit=" steps",
         disable=None if context.progress else True,
         mininterval=0.2,
         dynamic_ncols=True,

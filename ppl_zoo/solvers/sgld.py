@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
@@ -34,7 +35,8 @@ __all__ = ["SGLD"]
 PRECONDITIONER_FLOOR = 1e-5
 
 
-@dataclass(frozen=True)
+@options(burn_in="num_warmup", num_draws="num_samples")
+@dataclass(frozen=True, repr=False)
 class SGLD(Solver):
     """Stochastic gradient Langevin dynamics, for models of very many latents.
 
@@ -47,16 +49,16 @@ class SGLD(Solver):
     ----------
     steps
         Steps of each chain after the burn-in.
-    burn_in
+    num_warmup
         Steps before draws are kept.
     step_size
         Step size: the variance of a step's noise, in units of the preconditioner.
     decay
-        Step t has ``step_size * (1 + t / burn_in) ** -decay``; 0 for a constant step size.
+        Step t has ``step_size * (1 + t / num_warmup) ** -decay``; 0 for a constant step size.
     memory
         Decay of the moving mean square gradient whose root preconditions the steps (pSGLD); None
         for no preconditioner.
-    num_draws
+    num_samples
         Draws of each chain that are kept, evenly spaced.
     batch_size
         Rows in a minibatch, drawn anew each step; None for all. Not for local latents.
@@ -74,18 +76,18 @@ class SGLD(Solver):
     """
 
     steps: int = 2000
-    burn_in: int = 500
+    num_warmup: int = 500
     step_size: float = 1e-2
     decay: float = 0.0
     memory: float | None = 0.99
-    num_draws: int = 100
+    num_samples: int = 100
     batch_size: int | None = None
     num_chains: int = 1
     init: FittedModel | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse options out of range."""
-        for name in ("steps", "num_draws", "num_chains"):
+        for name in ("steps", "num_samples", "num_chains"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name}: got {getattr(self, name)}, expected 1 or more")
         if not self.step_size > 0:
@@ -126,9 +128,10 @@ class SGLD(Solver):
             chains,
             advance,
             solution,
-            max_steps=self.burn_in + self.steps,
+            max_steps=self.num_warmup + self.steps,
             label=f"SGLD {model.model_name}",
             context=context,
+            runs_to_the_end=True,
         )
         return solution()
 
@@ -226,7 +229,7 @@ class SGLDChain(Chain):
                 f"now {options.step_size}"
             )
         self.objective.append(value)
-        size = options.step_size * (1.0 + step / max(1, options.burn_in)) ** -options.decay
+        size = options.step_size * (1.0 + step / max(1, options.num_warmup)) ** -options.decay
         with torch.no_grad():
             self.z = z.detach().clone()
             noise = torch.randn_like(self.z)
@@ -236,8 +239,8 @@ class SGLDChain(Chain):
                 self._update_preconditioner(gradient)
                 scale = size / (self.mean_square.sqrt() + PRECONDITIONER_FLOOR)
                 self.z.addcmul_(scale, gradient, value=-0.5).addcmul_(scale.sqrt_(), noise)
-        self._keep_if_due(step + 1 - options.burn_in)
-        if step + 1 == options.burn_in + options.steps:
+        self._keep_if_due(step + 1 - options.num_warmup)
+        if step + 1 == options.num_warmup + options.steps:
             self.stopped = "max_steps"
 
     def _update_preconditioner(self, gradient: Tensor) -> None:
@@ -249,7 +252,7 @@ class SGLDChain(Chain):
     def _keep_if_due(self, steps_done: int) -> None:
         """Keep a draw where one is due, by the steps since the burn-in."""
         options = self.options
-        due = steps_done * options.num_draws // options.steps
+        due = steps_done * options.num_samples // options.steps
         if steps_done > 0 and due > len(self.draws):
             found = self.problem.values(self.z, *self.problem.data)
             self.draws.append({k: v.clone() for k, v in found.items()})

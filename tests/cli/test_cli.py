@@ -1,6 +1,7 @@
 """Command-line interface, in process: output, files, errors and exit codes."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_fit_inspect_and_resume(call, tmp_path):
     assert code == 0 and "ppl-zoo inspect runs/gaussian-mixture" in out
     assert "fitting gaussian-mixture to Dataset('old-faithful'" in err
     run = tmp_path / "runs" / "gaussian-mixture"
-    assert zoo.load(run).solver.max_steps == 3
+    assert zoo.load(run).solver.steps == 3
 
     code, _, err = call(QUICK)
     assert code == 2 and "--resume" in err and "--overwrite" in err
@@ -214,8 +215,8 @@ def test_run_without_its_data_is_inspected_with_the_named_ones(call, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("show nothing", "The zoo has: bayesian-linear-regression"),
-        ("fit gausian-mixture", "did you mean gaussian-mixture"),
+        ("show nothing", "the zoo has: bayesian-linear-regression"),
+        ("fit gausian-mixture", "did you mean 'gaussian-mixture'"),
         ("fit gaussian-mixture --data nothing", "no data set 'nothing'"),
         ("fit gaussian-mixture --data no/such.csv", "no such file"),
         ("fit gaussian-mixture --components 1000", "1000"),
@@ -230,6 +231,9 @@ def test_run_without_its_data_is_inspected_with_the_named_ones(call, tmp_path):
         ("demo --only nothing", "expected a model or one of"),
         ("fit gaussian-mixture --steps many", "many"),
         ("frobnicate", "frobnicate"),
+        ("fti eight-schools", "did you mean 'fit'"),
+        ("fit gaussian-mixture --recipe old-faithfull", "did you mean 'old-faithful'"),
+        ("fit gaussian-mixture --solver-option stps=3", "did you mean 'steps'"),
     ],
 )
 def test_errors_are_one_clear_line_and_code_two(call, tmp_path, line, message):
@@ -293,3 +297,14 @@ def test_reproduce_says_when_a_number_is_missed(call, monkeypatch):
 def test_tables_align():
     table = table_text(("a", "number"), [("long name", "1"), ("b", "22")])
     assert len({len(line) for line in table.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(call, tmp_path, shell):
+    code, out, _ = call(f"completion {shell}")
+    assert code == 0 and "ppl-zoo" in out
+    for word in ("inspect", "reproduce", "components", "data-option"):
+        assert word in out
+    if shell == "bash":
+        (tmp_path / "script").write_text(out)
+        assert subprocess.run(["bash", "-n", "script"], cwd=tmp_path, check=False).returncode == 0

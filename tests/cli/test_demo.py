@@ -13,9 +13,7 @@ from ppl_zoo.models.card import Recipe
 from ppl_zoo.models.catalogue import find
 
 SCHOOLS = Recipe("tiny", "Partial pooling", "eight-schools", options={"steps": 30, "restarts": 2})
-MIXTURE = Recipe(
-    "tiny", "Two kinds", "old-faithful", {"num_components": 2}, options={"max_steps": 5}
-)
+MIXTURE = Recipe("tiny", "Two kinds", "old-faithful", {"num_components": 2}, options={"steps": 5})
 BROKEN = Recipe("broken", "Too many", "old-faithful", {"num_components": 1000})
 
 

@@ -14,7 +14,7 @@ from sklearn.naive_bayes import GaussianNB
 
 import ppl_zoo as zoo
 
-SHORT = zoo.EM(max_steps=5)
+SHORT = zoo.EM(steps=5)
 RNG = np.random.default_rng(0)
 SIGN = np.where(RNG.random(400) < 0.4, -1, 1)
 X = RNG.normal(size=(400, 3)) + 0.8 * SIGN[:, None]
@@ -246,7 +246,9 @@ def test_samples_are_shown_and_given_by_name():
     assert set(drawn["y"]) == {"yes"}
     log_prob = fit.model.log_prob(table, drawn["y"])
     torch.testing.assert_close(log_prob, fit.model.log_prob(drawn["x"], drawn["y"]))
-    with pytest.raises(zoo.DataError, match="got 'colours', expected columns of the fit"):
+    with pytest.raises(
+        zoo.DataError, match="'colours' .did you mean 'colour'.., expected columns"
+    ):
         fit.model.sample(2, given={"x": {"colours": "red"}})
 
 

@@ -10,7 +10,7 @@ import ppl_zoo as zoo
 def factors(seed):
     torch.manual_seed(seed)
     x = torch.randn(200, 2) @ torch.randn(2, 6) + torch.randn(200, 6)
-    return zoo.fit(zoo.FactorAnalysis(6, 2).double(), x, zoo.EM(max_steps=5), progress=False).model
+    return zoo.fit(zoo.FactorAnalysis(6, 2).double(), x, zoo.EM(steps=5), progress=False).model
 
 
 def gaussian(model):

@@ -122,7 +122,7 @@ def fitted(name):
     x = torch.randn(30, 1) @ torch.randn(1, 3) + 0.5 * torch.randn(30, 3)
     x = (x > 0).float() if name == "Bernoulli mixture" else x
     model = EXACT[name]()
-    zoo.fit(model, x, zoo.EM(max_steps=10), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=10), progress=False)
     return model, x
 
 

@@ -30,9 +30,7 @@ TOGETHER = 0.5
 
 def make_fits():
     x = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
-    return [
-        zoo.fit(zoo.GaussianMixture(3, 4), x, zoo.EM(max_steps=n), progress=False) for n in (2, 3)
-    ]
+    return [zoo.fit(zoo.GaussianMixture(3, 4), x, zoo.EM(steps=n), progress=False) for n in (2, 3)]
 
 
 def is_whole(path, fits):

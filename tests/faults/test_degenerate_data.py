@@ -67,19 +67,19 @@ MODELS = {
     "FactorAnalysis": (lambda: zoo.FactorAnalysis(NUM_FEATURES, 2), None, alone),
     "FactorAnalysis random": (
         lambda: zoo.FactorAnalysis(NUM_FEATURES, 2, init="random", steps_per_pass=1),
-        zoo.EM(max_steps=30),
+        zoo.EM(steps=30),
         alone,
     ),
     "FactorAnalysis missing": (
         lambda: zoo.FactorAnalysis(NUM_FEATURES, 1, missing=True),
-        zoo.EM(max_steps=30),
+        zoo.EM(steps=30),
         alone,
     ),
     "FactorAnalysis all factors": (lambda: zoo.FactorAnalysis(NUM_FEATURES, 4), None, alone),
     "BayesianFactorAnalysis": (lambda: zoo.BayesianFactorAnalysis(NUM_FEATURES, 2), None, alone),
     "BayesianFactorAnalysis missing": (
         lambda: zoo.BayesianFactorAnalysis(NUM_FEATURES, 1, missing=True),
-        zoo.CAVI(max_steps=30),
+        zoo.CAVI(steps=30),
         alone,
     ),
     "Bayesian PCA": (
@@ -90,7 +90,7 @@ MODELS = {
     "ProbabilisticPCA": (lambda: zoo.ProbabilisticPCA(NUM_FEATURES, 1), None, alone),
     "ProbabilisticPCA missing": (
         lambda: zoo.ProbabilisticPCA(NUM_FEATURES, 1, missing=True),
-        zoo.EM(max_steps=30),
+        zoo.EM(steps=30),
         alone,
     ),
     **{
@@ -99,7 +99,7 @@ MODELS = {
     },
     "GaussianMixture missing": (
         lambda: zoo.GaussianMixture(2, NUM_FEATURES, missing=True),
-        zoo.EM(max_steps=30),
+        zoo.EM(steps=30),
         alone,
     ),
     **{
@@ -133,7 +133,7 @@ NAMED = (zoo.DataError, zoo.ConvergenceError)
 
 def shortened(model):
     """The model's own solver, ended early."""
-    return (zoo.CAVI if model.default_solver[0] == "CAVI" else zoo.EM)(max_steps=8)
+    return (zoo.CAVI if model.default_solver[0] == "CAVI" else zoo.EM)(steps=8)
 
 
 def outcome(name, table, dtype, short=False):
@@ -205,7 +205,7 @@ def test_offset_and_unit_change_nothing(name):
 def test_a_repeated_column_is_explained_wholly():
     x = TABLES["a column twice"]()
     model = zoo.FactorAnalysis(NUM_FEATURES, 2).double()
-    zoo.fit(model, x, zoo.EM(max_steps=50), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=50), progress=False)
     share = model.noise / x.var(0, correction=0)
     assert (share[[0, 3]] < 1e-4).all()
     assert torch.allclose(model.loadings[0], model.loadings[3], atol=1e-3)

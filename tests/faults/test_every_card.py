@@ -141,13 +141,13 @@ CASES = {
 }
 #: a short solver, and what makes it go on for longer
 SOLVERS = {
-    "EM": (zoo.EM(max_steps=2), {"max_steps": 4}),
-    "CAVI": (zoo.CAVI(max_steps=2), {"max_steps": 4}),
+    "EM": (zoo.EM(steps=2), {"steps": 4}),
+    "CAVI": (zoo.CAVI(steps=2), {"steps": 4}),
     "SVI": (zoo.SVI(steps=3, compile=False), {"steps": 5}),
     "NUTS": (zoo.NUTS(num_samples=20, num_warmup=20, num_chains=2), {"num_samples": 25}),
     "EarlyStopping": (zoo.EarlyStopping(4, rule="none"), {"steps": 6}),
-    "Tiling": (zoo.Tiling(num_draws=8), {}),
-    "SplitGibbs": (zoo.SplitGibbs(num_draws=8), {}),
+    "Tiling": (zoo.Tiling(num_samples=8), {}),
+    "SplitGibbs": (zoo.SplitGibbs(num_samples=8), {}),
 }
 PAIRS = [
     pytest.param(

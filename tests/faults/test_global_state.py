@@ -105,8 +105,8 @@ def fit(*arguments, name):
     return made
 
 
-fit(zoo.GaussianMixture(2, 2), x, zoo.EM(max_steps=2), name="EM")
-cavi = fit(zoo.BayesianGaussianMixture(2, 2), x, zoo.CAVI(max_steps=2), name="CAVI")
+fit(zoo.GaussianMixture(2, 2), x, zoo.EM(steps=2), name="EM")
+cavi = fit(zoo.BayesianGaussianMixture(2, 2), x, zoo.CAVI(steps=2), name="CAVI")
 interpreted = zoo.SVI(steps=2, compile=False, objective="stochastic")
 fit(zoo.LinearRegression(1), pair, interpreted, name="SVI, interpreted")
 stochastic = zoo.SVI(steps=2, objective="stochastic")
@@ -114,7 +114,7 @@ fit(zoo.LinearRegression(1), pair, stochastic, name="SVI, compiled")
 fit(zoo.LinearRegression(1).double(), pair, zoo.SVI(steps=5), name="SVI, fixed draws")
 sampler = zoo.NUTS(num_samples=5, num_warmup=5, num_chains=1)
 fit(zoo.LinearRegression(1).double(), pair, sampler, name="NUTS")
-fit(zoo.LinearRegression(1), pair, zoo.SGLD(steps=8, burn_in=2, num_draws=3), name="SGLD")
+fit(zoo.LinearRegression(1), pair, zoo.SGLD(steps=8, num_warmup=2, num_samples=3), name="SGLD")
 images = (torch.rand(1, 1, 14, 17, generator=torch.Generator()), torch.full((1,), 0.1))
 fit(photo, images, zoo.EarlyStopping(2, rule="none"), name="EarlyStopping")
 try:

@@ -30,11 +30,11 @@ def early(rule):
 
 
 CASES = {
-    "SGLD": (lambda: mean, (Y,), zoo.SGLD(steps=30, burn_in=10, num_draws=15, num_chains=2)),
+    "SGLD": (lambda: mean, (Y,), zoo.SGLD(steps=30, num_warmup=10, num_samples=15, num_chains=2)),
     "SGLD, plain": (
         lambda: mean,
         (Y,),
-        zoo.SGLD(steps=30, burn_in=10, memory=None, step_size=1e-3),
+        zoo.SGLD(steps=30, num_warmup=10, memory=None, step_size=1e-3),
     ),
     "NUTS by Pyro, in its warm-up": (
         lambda: mean,
@@ -100,7 +100,7 @@ def test_a_restoration_goes_on_from_its_checkpoint(tmp_path):
     cut = zoo.fit(
         whole.fit.model.fresh(),
         whole.fit.data(),
-        zoo.EarlyStopping(rule="discrepancy", runs=3, steps=5),
+        zoo.EarlyStopping(rule="discrepancy", num_chains=3, steps=5),
         device="cpu",
         progress=False,
         checkpoint=tmp_path / "cut",

@@ -123,7 +123,7 @@ GROUPED = (np.arange(20.0) % 4, np.arange(20) % 4)
 JOBS = {
     "EM": lambda: fitted(zoo.GaussianMixture(2, 2), POINTS),
     "EM of float32": lambda: fitted(zoo.GaussianMixture(2, 2), POINTS.astype(np.float32)),
-    "CAVI": lambda: fitted(zoo.BayesianGaussianMixture(3, 2), POINTS, zoo.CAVI(max_steps=20)),
+    "CAVI": lambda: fitted(zoo.BayesianGaussianMixture(3, 2), POINTS, zoo.CAVI(steps=20)),
     "SVI": lambda: fitted(zoo.VAE(6, 2), BINARY, SVI),
     "SVI of a function": lambda: fitted(pooled, GROUPED, zoo.SVI(steps=20, compile=False)),
     "fixed draws": lambda: fitted(pooled, GROUPED),

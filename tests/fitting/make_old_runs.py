@@ -39,12 +39,12 @@ RUNS = {
     ),
     "auto": (zoo.EightSchools, SCHOOLS, zoo.Auto()),
     "svi-net": (lambda: zoo.VAE(6, 2, (4,)), BINARY, zoo.SVI(steps=10)),
-    "em": (lambda: zoo.GaussianMixture(2, 2), POINTS, zoo.EM(max_steps=20)),
-    "cavi": (lambda: zoo.BayesianGaussianMixture(2, 2), POINTS, zoo.CAVI(max_steps=20)),
+    "em": (lambda: zoo.GaussianMixture(2, 2), POINTS, zoo.EM(steps=20)),
+    "cavi": (lambda: zoo.BayesianGaussianMixture(2, 2), POINTS, zoo.CAVI(steps=20)),
     "cavi-stochastic": (
         lambda: zoo.BayesianGaussianMixture(2, 2),
         POINTS,
-        zoo.CAVI(max_steps=5, stochastic=True),
+        zoo.CAVI(steps=5, stochastic=True),
     ),
     "nuts-numpyro": (
         zoo.EightSchools,
@@ -59,18 +59,18 @@ RUNS = {
     "sgld": (
         lambda: Shifted(torch.ones(2)),
         ROWS,
-        zoo.SGLD(steps=40, burn_in=10, num_draws=10),
+        zoo.SGLD(steps=40, num_warmup=10, num_samples=10),
     ),
     "early-stopping": (
         lambda: zoo.DeepImagePrior((1, 8, 8), net=NET),
         (IMAGE[None], NOISE),
         zoo.EarlyStopping(10),
     ),
-    "tiling": (lambda: zoo.EPLL.of(PATCHES), (IMAGE, NOISE), zoo.Tiling(num_draws=8)),
+    "tiling": (lambda: zoo.EPLL.of(PATCHES), (IMAGE, NOISE), zoo.Tiling(num_samples=8)),
     "split-gibbs": (
         lambda: zoo.EPLL.of(PATCHES),
         (IMAGE, NOISE),
-        zoo.SplitGibbs(num_draws=8, sweeps=1),
+        zoo.SplitGibbs(num_samples=8, sweeps=1),
     ),
     "own-model": (lambda: Shifted(torch.ones(2), 0.7), ROWS, zoo.SVI(steps=20)),
 }

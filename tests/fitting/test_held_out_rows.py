@@ -160,7 +160,7 @@ def test_em_stops_by_held_out_rows_and_keeps_the_best():
 def test_resume_and_load_keep_the_split(chain, tmp_path):
     for model, solver, longer in (
         (zoo.FVSBN(12), zoo.SVI(**QUICK), None),
-        (zoo.GaussianMixture(20, 3), zoo.EM(max_steps=3), zoo.EM(max_steps=6)),
+        (zoo.GaussianMixture(20, 3), zoo.EM(steps=3), zoo.EM(steps=6)),
     ):
         normal = torch.randn(100, 3, generator=torch.Generator().manual_seed(1))
         x = chain[:100] if isinstance(model, zoo.FVSBN) else normal
@@ -250,7 +250,7 @@ def test_a_heywood_case_is_named():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 4, generator=generator)
     x[:, 3] = x[:, 0]  # one factor explains both, wholly
-    fit = zoo.fit(zoo.FactorAnalysis(4, 1), x, zoo.EM(max_steps=3000), progress=False)
+    fit = zoo.fit(zoo.FactorAnalysis(4, 1), x, zoo.EM(steps=3000), progress=False)
     assert any("Heywood" in text for text in fit.model.degenerate(*fit.data()))
 
 

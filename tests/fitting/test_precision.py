@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 import ppl_zoo as zoo
 from ppl_zoo.fitting.run_record import write_record
 
-SHORT = zoo.EM(max_steps=3)
+SHORT = zoo.EM(steps=3)
 
 
 def fitted(model, data, solver=None):
@@ -54,7 +54,7 @@ def test_data_in_single_precision_stay_there():
 def test_a_dtype_that_was_asked_for_counts(ask):
     model = zoo.GaussianMixture(2, 2)
     ask(model)
-    fit = fitted(model.to("cpu"), rows(), zoo.EM(max_steps=2, restarts=2))
+    fit = fitted(model.to("cpu"), rows(), zoo.EM(steps=2, restarts=2))
     assert model.dtype == torch.float32 and fit.rows.all()[0].dtype == torch.float32
     assert model.fresh()._dtype_asked
 
@@ -91,7 +91,7 @@ def test_large_integers_count_as_double_precision():
 
 
 def test_a_run_keeps_its_dtype(tmp_path):
-    fit = fitted(zoo.GaussianMixture(2, 2).float(), rows(), zoo.EM(max_steps=3))
+    fit = fitted(zoo.GaussianMixture(2, 2).float(), rows(), zoo.EM(steps=3))
     fit.save(tmp_path / "run")
     again = zoo.fit(
         zoo.GaussianMixture(2, 2), rows(), resume=tmp_path / "run", device="cpu", progress=False
@@ -180,7 +180,7 @@ def test_dates_of_a_csv_keep_their_digits(tmp_path):
 def test_a_row_far_from_all_others():
     x = np.concatenate([rows(), [[1e20, 0.0]]])
     model = zoo.GaussianMixture(2, 2)
-    fitted(model, x, zoo.EM(max_steps=20))
+    fitted(model, x, zoo.EM(steps=20))
     responsibilities = model.encode(x)
     assert responsibilities.isfinite().all()
     assert torch.allclose(responsibilities.sum(1), torch.ones(61).double())
@@ -218,7 +218,7 @@ def test_em_in_single_precision_on_few_rows_of_many_columns(num_rows):
     torch.manual_seed(num_rows)
     x = torch.randn(num_rows, 90)
     single, double = zoo.GaussianMixture(2, 90), zoo.GaussianMixture(2, 90).double()
-    pair = [fitted(m, x, zoo.EM(max_steps=5)).objective for m in (single, double)]
+    pair = [fitted(m, x, zoo.EM(steps=5)).objective for m in (single, double)]
     assert pair[0] == pytest.approx(pair[1], rel=1e-2)
 
 
@@ -262,7 +262,7 @@ def test_rows_in_a_subspace_have_a_limit(model, data, dtype):
     x = torch.tensor(NARROW[data], dtype=dtype)
     made = (FACTORS | MIXTURES)[model]()
     solver = zoo.EM if made.default_solver[0] == "EM" else zoo.CAVI
-    fit = fitted(made, x, solver(max_steps=40))
+    fit = fitted(made, x, solver(steps=40))
     assert fit.stopped in ("converged", "max_steps")
     assert made.log_prob(x).isfinite().all()
 
@@ -271,7 +271,7 @@ def test_rows_in_a_subspace_have_a_limit(model, data, dtype):
 def test_a_constant_column_beside_others_is_no_obstacle(model):
     made = FACTORS[model]()
     solver = zoo.EM if made.default_solver[0] == "EM" else zoo.CAVI
-    fit = fitted(made, CONSTANT, solver(max_steps=40))
+    fit = fitted(made, CONSTANT, solver(steps=40))
     assert np.isfinite(fit.objective) and made.log_prob(CONSTANT).isfinite().all()
 
 

@@ -56,7 +56,7 @@ def test_arguments_of_the_model_come_back(tmp_path):
 
 
 def test_dtype_comes_back(tmp_path):
-    fit = zoo.fit(Coins().double(), binary(), zoo.EM(max_steps=3), progress=False)
+    fit = zoo.fit(Coins().double(), binary(), zoo.EM(steps=3), progress=False)
     again = zoo.load(fit.save(tmp_path / "run"), model=Coins)
     assert again.model.dtype == torch.float64
     assert torch.equal(

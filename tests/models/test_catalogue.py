@@ -79,7 +79,7 @@ def test_every_family_is_in_the_demo():
 
 def test_find_is_helpful():
     assert find("GaussianMixture").name == "gaussian-mixture"
-    with pytest.raises(zoo.DataError, match="did you mean gaussian-mixture"):
+    with pytest.raises(zoo.DataError, match="did you mean 'gaussian-mixture"):
         find("gausian-mixtur")
     with pytest.raises(zoo.DataError, match="expected one of: old-faithful"):
         find("linear-regression").recipe("nothing")
@@ -195,14 +195,16 @@ def test_bad_requests_say_what_was_expected(make, message):
 
 def test_steps_mean_the_same_for_every_solver():
     card = find("gaussian-mixture")
-    assert make_solver(card, "em", {"steps": 7}).max_steps == 7
-    assert make_solver(card, "svi", {"max_steps": 7}).steps == 7
+    assert make_solver(card, "em", {"steps": 7}).steps == 7
+    assert make_solver(card, "svi", {"steps": 7}).steps == 7
+    with pytest.warns(DeprecationWarning, match="'max_steps' is called 'steps' now"):
+        assert make_solver(card, "em", {"max_steps": 7}).steps == 7
 
 
 def test_held_out_score():
     dataset = zoo.data.load("photo-patches")
     mixture = zoo.GaussianMixture(2, 64, covariance="spherical")
-    zoo.fit(mixture, dataset, zoo.EM(max_steps=2), progress=False)
+    zoo.fit(mixture, dataset, zoo.EM(steps=2), progress=False)
     value, split = held_out(mixture, dataset)
     assert split == "test"
     assert value == pytest.approx(float(mixture.log_prob(dataset.test).mean()), rel=1e-4)

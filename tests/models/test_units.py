@@ -31,7 +31,7 @@ torch.manual_seed(1)
 Y = 1.0 + X @ torch.tensor([0.5, -0.3]).double() + 0.5 * torch.randn(60).double()
 NOISY = ((X[:, 0] > 2.0) ^ (torch.rand(60) < 0.2)).double()
 
-EM, CAVI = zoo.EM(max_steps=30), zoo.CAVI(max_steps=30)
+EM, CAVI = zoo.EM(steps=30), zoo.CAVI(steps=30)
 #: few steps: rounding grows from step to step of a net
 STEPS = zoo.SVI(steps=3, batch_size=20, compile=False)
 

@@ -100,7 +100,7 @@ def test_the_start_of_a_patch_mixture_divides_by_contrast():
     assert float(prior.means.abs().max()) == 0.0
     total = prior.covariances.diagonal(dim1=1, dim2=2).mean(1).sort().values
     assert float(total[3]) < 1e-3 and float(total[4]) > 0.3
-    fit = zoo.fit(prior, x, zoo.EM(max_steps=5, initialize=False), device="cpu", progress=False)
+    fit = zoo.fit(prior, x, zoo.EM(steps=5, initialize=False), device="cpu", progress=False)
     assert fit.objective > 600 * 15 * -1.5 and float(prior.means.abs().max()) < 1e-6
     with pytest.raises(DataError, match="num_components: got 700"):
         start_patch_mixture(x, 700)

@@ -107,7 +107,7 @@ def test_an_image_of_one_patch_has_the_closed_form_posterior():
     expected = centre @ basis[1:] + code[0, 0] * basis[0]
     sd = (((spread @ basis[1:]) * basis[1:]).sum(0) + variance * basis[0] ** 2).sqrt()
     noise = torch.full((1,), math.sqrt(variance), dtype=torch.float64)
-    fit = zoo.fit(model, (y, noise), zoo.Tiling(num_draws=1000), progress=False)
+    fit = zoo.fit(model, (y, noise), zoo.Tiling(num_samples=1000), progress=False)
     found = fit.solution.state_tensors
     torch.testing.assert_close(found["mean"].flatten(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["sd"].square().mean(), sd.square().mean())
@@ -290,7 +290,7 @@ def test_split_gibbs_is_a_solver_whose_draws_keep_to_the_data(operator):
     model = zoo.EPLL.of(PatchMixture(*mixture_parts(components=4)), operator)
     shape = (20, 17) if isinstance(operator, Mask) else (10, 9)
     y, noise = 0.5 + 0.1 * torch.rand(2, *shape), torch.tensor([0.01, 0.02])
-    fit = zoo.fit(model, (y, noise), zoo.SplitGibbs(num_draws=12), progress=False)
+    fit = zoo.fit(model, (y, noise), zoo.SplitGibbs(num_samples=12), progress=False)
     draws = fit.posterior(6)["image"]
     assert draws.shape == (2, 6, 2, *operator.image_shape(shape))
     mean, sd = (fit.solution.state_tensors[name] for name in ("mean", "sd"))
@@ -299,7 +299,7 @@ def test_split_gibbs_is_a_solver_whose_draws_keep_to_the_data(operator):
     torch.testing.assert_close(draws.flatten(0, 1).std(0), sd, atol=1e-5, rtol=0)
     off = operator(draws.flatten(0, 1)) - (operator(y) if isinstance(operator, Mask) else y)
     assert float((off / noise[:, None, None]).square().mean().sqrt()) < 3.0
-    again = zoo.fit(model, (y, noise), zoo.SplitGibbs(num_draws=12), progress=False)
+    again = zoo.fit(model, (y, noise), zoo.SplitGibbs(num_samples=12), progress=False)
     assert torch.equal(again.posterior(6)["image"], draws)
 
 
@@ -349,7 +349,7 @@ def test_what_cannot_be_is_refused(make, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_draws": 7}, "num_draws: got 7"), ({"sweeps": 0}, "sweeps: got 0")],
+    [({"num_samples": 7}, "num_samples: got 7"), ({"sweeps": 0}, "sweeps: got 0")],
 )
 def test_options_of_split_gibbs_are_checked(options, message):
     with pytest.raises(DataError, match=message):

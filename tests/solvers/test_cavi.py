@@ -26,7 +26,7 @@ def mixture(num_components=3, **options):
 
 
 def test_em_is_cavi_with_a_point_for_theta():
-    options = {"max_steps": 25, "restarts": 2, "tol": 0.0}
+    options = {"steps": 25, "restarts": 2, "tol": 0.0}
     em = zoo.fit(Coins(), binary(200), zoo.EM(**options), progress=False)
     cavi = zoo.fit(Coins(), binary(200), zoo.CAVI(**options), progress=False)
     same = np.array_equal(em.history["objective"], cavi.history["objective"], equal_nan=True)
@@ -39,7 +39,7 @@ def test_monotone_and_converged():
     fit = zoo.fit(mixture(5), blobs(), zoo.CAVI(tol=1e-9), progress=False)
     assert fit.stopped == "converged"
     assert np.diff(fit.history["objective"][0]).min() > -1e-8
-    longer = zoo.CAVI(tol=0.0, max_steps=50, initialize=False)
+    longer = zoo.CAVI(tol=0.0, steps=50, initialize=False)
     again = zoo.fit(fit.model, blobs(), longer, progress=False)
     assert again.objective - fit.objective < 600 * 1e-8
 
@@ -53,8 +53,8 @@ def test_the_objective_is_the_evidence_where_q_is_exact():
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_batch_size_changes_nothing(batch_size):
     x = numbers(60)
-    whole = zoo.fit(zoo.NormalGamma().double(), x, zoo.CAVI(max_steps=5), progress=False)
-    solver = zoo.CAVI(max_steps=5, batch_size=batch_size)
+    whole = zoo.fit(zoo.NormalGamma().double(), x, zoo.CAVI(steps=5), progress=False)
+    solver = zoo.CAVI(steps=5, batch_size=batch_size)
     parts = zoo.fit(zoo.NormalGamma().double(), x, solver, progress=False)
     assert np.allclose(whole.history["objective"], parts.history["objective"], atol=1e-9)
 
@@ -71,10 +71,10 @@ def test_restarts_keep_the_best():
     [{}, pytest.param({"stochastic": True, "batch_size": 64}, marks=pytest.mark.slow)],
 )
 def test_resuming_equals_never_stopping(options, tmp_path):
-    cavi = zoo.CAVI(max_steps=8, restarts=2, tol=0.0, **options)
+    cavi = zoo.CAVI(steps=8, restarts=2, tol=0.0, **options)
     x = blobs()
     whole = zoo.fit(mixture(), x, cavi, progress=False)
-    part = zoo.fit(mixture(), x, dataclasses.replace(cavi, max_steps=3), progress=False)
+    part = zoo.fit(mixture(), x, dataclasses.replace(cavi, steps=3), progress=False)
     part = zoo.load(part.save(tmp_path / "run"))
     resumed = zoo.fit(part.model, x, cavi, resume=part, progress=False)
     assert np.array_equal(whole.history["objective"], resumed.history["objective"])
@@ -103,7 +103,7 @@ def test_a_model_without_steps_is_told_so():
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_steps": 0}, {"tol": -1.0}, {"forgetting": 0.5}, {"delay": -1.0}]
+    "options", [{"steps": 0}, {"tol": -1.0}, {"forgetting": 0.5}, {"delay": -1.0}]
 )
 def test_bad_options(options):
     with pytest.raises(ValueError, match="CAVI: got"):
@@ -111,8 +111,8 @@ def test_bad_options(options):
 
 
 def test_recipes_know_it_by_name():
-    solver = make_solver(find("normal-gamma"), "cavi", {"max_steps": 7})
-    assert solver == zoo.CAVI(max_steps=7)
+    solver = make_solver(find("normal-gamma"), "cavi", {"steps": 7})
+    assert solver == zoo.CAVI(steps=7)
 
 
 # ---- natural gradients --------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_stochastic_updates_reach_the_optimum(name):
     make, data, _ = NATURAL[name]
     data = data()
     best = zoo.fit(make().double(), data, zoo.CAVI(tol=1e-9), progress=False)
-    solver = zoo.CAVI(stochastic=True, batch_size=50, max_steps=30, tol=0.0)
+    solver = zoo.CAVI(stochastic=True, batch_size=50, steps=30, tol=0.0)
     fit = zoo.fit(make().double(), data, solver, progress=False)
     assert fit.stopped == "max_steps"
     assert fit.history["objective"].shape == (1, 31)
@@ -197,7 +197,7 @@ def test_stochastic_updates_reach_the_optimum(name):
 def test_stochastic_reads_memory_mapped_data(tmp_path):
     np.save(tmp_path / "x.npy", numbers(5000).numpy())
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    solver = zoo.CAVI(stochastic=True, tol=1e-4, max_steps=30)
+    solver = zoo.CAVI(stochastic=True, tol=1e-4, steps=30)
     fit = zoo.fit(zoo.NormalGamma().double(), mapped, solver, progress=False)
     assert isinstance(fit.rows.arrays[0], np.memmap)
     assert fit.stopped == "converged"

@@ -17,7 +17,7 @@ def test_monotone_and_converged():
     assert gains.min() > -1e-3
     # the last objective is that of the parameters, not of those before
     assert fit.objective == pytest.approx(fit.model.log_prob(binary(200)).sum().item(), abs=1e-3)
-    longer = zoo.fit(Coins(), binary(200), zoo.EM(tol=0.0, max_steps=2000), progress=False)
+    longer = zoo.fit(Coins(), binary(200), zoo.EM(tol=0.0, steps=2000), progress=False)
     assert longer.objective - fit.objective < 200 * 1e-6
 
 
@@ -30,16 +30,16 @@ def test_rounding_about_the_optimum_is_rest():
     assert fit.solution.steps[0] < 10
 
 
-def test_max_steps_counts_m_steps():
-    fit = zoo.fit(Coins(), binary(), zoo.EM(max_steps=3, tol=0.0), progress=False)
+def test_steps_count_m_steps():
+    fit = zoo.fit(Coins(), binary(), zoo.EM(steps=3, tol=0.0), progress=False)
     assert fit.stopped == "max_steps"
     assert fit.history["objective"].shape == (1, 4)  # the start's and three more
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 1000])
 def test_batch_size_changes_nothing(batch_size):
-    whole = zoo.fit(Coins(), binary(), zoo.EM(max_steps=10), progress=False)
-    parts = zoo.fit(Coins(), binary(), zoo.EM(max_steps=10, batch_size=batch_size), progress=False)
+    whole = zoo.fit(Coins(), binary(), zoo.EM(steps=10), progress=False)
+    parts = zoo.fit(Coins(), binary(), zoo.EM(steps=10, batch_size=batch_size), progress=False)
     assert np.allclose(whole.history["objective"], parts.history["objective"], atol=1e-3)
 
 
@@ -52,9 +52,9 @@ def test_restarts_keep_the_best():
 
 @pytest.mark.parametrize("through_disk", [False, True])
 def test_resuming_equals_never_stopping(through_disk, tmp_path):
-    em = zoo.EM(max_steps=20, restarts=2, tol=0.0)
+    em = zoo.EM(steps=20, restarts=2, tol=0.0)
     whole = zoo.fit(Coins(), binary(), em, progress=False)
-    part = zoo.fit(Coins(), binary(), dataclasses.replace(em, max_steps=6), progress=False)
+    part = zoo.fit(Coins(), binary(), dataclasses.replace(em, steps=6), progress=False)
     if through_disk:
         part = zoo.load(part.save(tmp_path / "run"), model=Coins)
     resumed = zoo.fit(part.model, binary(), em, resume=part, progress=False)
@@ -86,11 +86,11 @@ def test_start_from_the_parameters_given():
     with torch.no_grad():
         model.rates = rates
     expected = model.log_prob(binary()).sum().item()
-    fit = zoo.fit(model, binary(), zoo.EM(initialize=False, max_steps=1), progress=False)
+    fit = zoo.fit(model, binary(), zoo.EM(initialize=False, steps=1), progress=False)
     assert fit.history["objective"][0, 0] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("options", [{"max_steps": 0}, {"tol": -1.0}, {"restarts": 0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"tol": -1.0}, {"restarts": 0}])
 def test_bad_options(options):
     with pytest.raises(ValueError, match="EM: got"):
         zoo.EM(**options)
@@ -100,7 +100,7 @@ def test_memory_mapped_data_stay_on_disk(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, binary(500).numpy())
     mapped = np.load(path, mmap_mode="r")
-    fit = zoo.fit(Coins(), mapped, zoo.EM(max_steps=5, batch_size=64), progress=False)
+    fit = zoo.fit(Coins(), mapped, zoo.EM(steps=5, batch_size=64), progress=False)
     assert isinstance(fit.rows.arrays[0], np.memmap)
-    plain = zoo.fit(Coins(), binary(500), zoo.EM(max_steps=5), progress=False)
+    plain = zoo.fit(Coins(), binary(500), zoo.EM(steps=5), progress=False)
     assert np.allclose(fit.history["objective"], plain.history["objective"], atol=1e-2)

@@ -38,7 +38,7 @@ def exact():
     ],
 )
 def test_draws_are_of_the_posterior(options, tolerance):
-    solver = zoo.SGLD(3000, 200, num_draws=3000, **options)
+    solver = zoo.SGLD(3000, 200, num_samples=3000, **options)
     fit = zoo.fit(Mean(), ROWS, solver, progress=False)
     mean, sd = exact()
     drawn = fit.posterior(3000)
@@ -50,7 +50,7 @@ def test_draws_are_of_the_posterior(options, tolerance):
 
 
 def test_one_seed_gives_one_chain_and_more_chains_change_nothing():
-    options = {"steps": 20, "burn_in": 5, "num_draws": 4}
+    options = {"steps": 20, "num_warmup": 5, "num_samples": 4}
     one = zoo.fit(Mean(), ROWS, zoo.SGLD(**options), seed=1, progress=False)
     two = zoo.fit(Mean(), ROWS, zoo.SGLD(**options, num_chains=2), seed=1, progress=False)
     draws = two.posterior(4)["mean"]
@@ -61,7 +61,7 @@ def test_one_seed_gives_one_chain_and_more_chains_change_nothing():
 
 def test_it_starts_from_a_fit_and_survives_the_disk(tmp_path):
     first = zoo.fit(Mean(), ROWS, zoo.SVI(steps=60), progress=False)
-    solver = zoo.SGLD(10, 0, step_size=1e-8, memory=None, init=first, num_draws=5)
+    solver = zoo.SGLD(10, 0, step_size=1e-8, memory=None, init=first, num_samples=5)
     fit = zoo.fit(Mean(), ROWS, solver, progress=False)
     mean, sd = exact()
     assert float(((fit.posterior(5)["mean"][0, 0] - mean) / sd).abs().max()) < 4.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -13,6 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.tracing.sites import Program, Site, describe, is_sample, trace_program
 
 __all__ = ["refuse_broadcast", "refuse_outside_support", "refuse_unobserved", "validate_names"]
@@ -88,8 +88,7 @@ def validate_names(
     unknown = sorted(drawn - latent)
     left_out = sorted(latent - drawn - set(summed_out))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], left_out or sorted(latent), 1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(unknown[0], left_out or sorted(latent))
         raise DataError(
             f"the guide draws {unknown}, expected latents of the model, {sorted(latent)}{hint} "
             "(infer={'is_auxiliary': True} marks others)"

@@ -268,7 +268,7 @@ class AutoregressiveModel(Model):
     def sample(
         self,
         num_samples: int,
-        given: Array | None = None,
+        given: Array | Mapping[str, Any] | None = None,
         *,
         num_particles: int = 100,
         num_sweeps: int = 0,
@@ -308,7 +308,7 @@ class AutoregressiveModel(Model):
             )
         if given is None:
             return self._sample_free(num_samples).reshape(num_samples, *self.event_shape)
-        held = self._read_given(given, num_samples)
+        held = self._read_given(self.coded("x", given), num_samples)
         exact = bool(self._observed_first(~held.isnan()).all())
         particles = 1 if exact else num_particles
         size = max(1, MAX_PARTICLES_PER_BATCH // particles)
@@ -334,9 +334,9 @@ class AutoregressiveModel(Model):
         chosen = torch.multinomial(evidence.T.softmax(-1), 1)[:, 0]
         return self.restore(x[chosen, torch.arange(len(held), device=x.device)])
 
-    def _read_given(self, given: Array, num_samples: int) -> Tensor:
+    def _read_given(self, given: Array | Mapping[str, Any], num_samples: int) -> Tensor:
         """Read and check the values held, ``(num_samples, D)``, NaN where free."""
-        held = read_given(given, num_samples, self.event_shape, self._anchor)
+        held = read_given(self.coded("x", given), num_samples, self.event_shape, self._anchor)
         bad = self.output.outside_support(held) & ~held.isnan()
         if bad.any():
             raise DataError(

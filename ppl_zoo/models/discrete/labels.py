@@ -65,4 +65,14 @@ def check_labels(y: Tensor, num_classes: int, unknown: bool = True) -> None:
         rest = ", or -1 or NaN where unknown" if unknown else ""
         raise DataError(
             f"y: got {float(y[row]):g} in row {row}, expected 0 to {num_classes - 1}{rest}"
+            f"{_mend(y, num_classes)}"
         )
+
+
+def _mend(y: Tensor, num_classes: int) -> str:
+    """Say how many classes the labels ask for, where they are codes beyond those of the model."""
+    known = y[~y.isnan()]
+    if not bool(((known == known.floor()) & (known >= -1)).all()):
+        return ""
+    most = int(known.max())
+    return f"; num_classes={most + 1} takes them" if num_classes <= most < len(y) else ""

@@ -127,7 +127,7 @@ ICA = _patch_prior(
         "photo-patches",
         "Independent components of photographs",
         "photo-patches",
-        options={"max_steps": 30, "tol": 0.05},
+        options={"steps": 30, "tol": 0.05},
     ),
     BELL_1997,
     ONO_2011,
@@ -144,7 +144,7 @@ MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
         "photo-patches",
         {"num_shapes": 5, "num_scales": 4},
         {"remove_mean": False},
-        options={"max_steps": 30, "tol": 0.05},
+        options={"steps": 30, "tol": 0.05},
     ),
     ZORAN_2012,
 )
@@ -160,7 +160,7 @@ MINI_DEAD_LEAVES = _patch_prior(
         "How many patches of photographs have an edge",
         "photo-patches",
         {"size": 8, "grid": (8, 6)},
-        options={"max_steps": 5},
+        options={"steps": 5},
     ),
     ZORAN_2012,
 )

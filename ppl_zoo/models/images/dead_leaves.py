@@ -84,7 +84,7 @@ class MiniDeadLeaves(GaussianMixturePrior):
 
     queries = {"log_prob": "bound", "sample": "exact", "encode": "estimate"}
     follows_data_dtype = False  # grey values of 8 or 16 bits are exact in float32
-    default_solver = ("EM", {"max_steps": 50, "tol": 1e-3})
+    default_solver = ("EM", {"steps": 50, "tol": 1e-3})
     event_dims = {"x": ("pixel",)}
     # the guide computes the posterior on a grid, with a covariance matrix for each point
     compiles = False

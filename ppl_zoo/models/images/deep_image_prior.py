@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ppl_zoo.core.device import has_fast_bfloat16
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import trace_program
 from ppl_zoo.imaging.operator_spec import make_operator, operator_arguments
@@ -129,7 +130,10 @@ class DeepImagePrior(Model):
         if len(shape) != 3 or min(shape) < 1:
             raise DataError(f"shape: got {tuple(shape)}, expected (channels, height, width)")
         if isinstance(net, str) and net not in PRESETS:
-            raise DataError(f"net: got {net!r}, expected one of {', '.join(PRESETS)}, or options")
+            raise DataError(
+                f"net: got {net!r}{did_you_mean(net, PRESETS)}, "
+                f"expected one of {', '.join(PRESETS)}, or options"
+            )
         options = PRESETS[net] if isinstance(net, str) else net
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         self.shape: tuple[int, ...] = tuple(int(n) for n in shape)

@@ -72,7 +72,7 @@ class ICA(LinearSources):
     """
 
     queries = {"log_prob": "exact", "sample": "exact", "encode": "exact"}
-    default_solver = ("EM", {"max_steps": 200, "tol": 1e-3})
+    default_solver = ("EM", {"steps": 200, "tol": 1e-3})
     event_dims = {"x": ("feature",)}
 
     def __init__(self, num_features: int, sweeps: int = 2) -> None:

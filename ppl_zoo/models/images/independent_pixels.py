@@ -65,7 +65,7 @@ class IndependentPixels(PatchPrior):
     """
 
     queries = {"log_prob": "exact", "sample": "exact", "encode": "exact"}
-    default_solver = ("EM", {"max_steps": 200, "tol": 1e-4})
+    default_solver = ("EM", {"steps": 200, "tol": 1e-4})
     event_dims = {"x": ("feature",)}
 
     def __init__(self, num_features: int, num_components: int = 4) -> None:

@@ -54,7 +54,7 @@ def start_patch_mixture(
     >>> import torch, ppl_zoo as zoo
     >>> x = torch.randn(500, 15) * torch.rand(500, 1)
     >>> prior = start_patch_mixture(x, 4)
-    >>> fit = zoo.fit(prior, x, zoo.EM(max_steps=5, initialize=False), progress=False)
+    >>> fit = zoo.fit(prior, x, zoo.EM(steps=5, initialize=False), progress=False)
     >>> prior.sample(3).shape
     torch.Size([3, 15])
     """

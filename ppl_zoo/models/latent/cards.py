@@ -126,7 +126,7 @@ BAYESIAN_FACTOR_ANALYSIS = Card(
             title="At most 20 factors of 8x8 patches of a photograph",
             data="photo-patches",
             model={"num_factors": 20},
-            options={"max_steps": 100, "tol": 1e-3},
+            options={"steps": 100, "tol": 1e-3},
             dtype="float64",
         ),
     ),

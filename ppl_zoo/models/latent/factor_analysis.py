@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -273,7 +274,9 @@ class FactorAnalysis(Model):
         return torch.cat([self._infer(part)[0].mean for (part,) in self.batches(x)]).to(self.dtype)
 
     @torch.no_grad()
-    def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
+    def sample(
+        self, num_samples: int, given: Array | Mapping[str, Any] | None = None
+    ) -> Float[Tensor, "n d"]:
         """Draw rows, all anew or with some features held.
 
         Parameters
@@ -282,7 +285,8 @@ class FactorAnalysis(Model):
             Number of rows.
         given
             ``(D,)`` or ``(num_samples, D)``: values to be held, NaN where free; the free ones
-            are drawn from their exact conditional distribution.
+            are drawn from their exact conditional distribution. Or ``{column: value}``, after a
+            fit to a data frame.
 
         Returns
         -------
@@ -296,6 +300,7 @@ class FactorAnalysis(Model):
         """
         held = self.loc.new_full((num_samples, self.num_features), torch.nan)
         if given is not None:
+            given = self.coded("x", given)
             held = read_given(given, num_samples, (self.num_features,), self.loc)
         r, observed = residuals(held, self.loc, True)
         factors = infer_factors(r, observed, self.weight.double(), 1.0 / self.noise.double())

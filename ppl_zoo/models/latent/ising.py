@@ -16,6 +16,7 @@ from torch.distributions import constraints
 
 from ppl_zoo.core.errors import DataError, QueryError
 from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.latent import ising_grid
 
@@ -221,7 +222,10 @@ class Ising(Model):
         methods = {"mean-field": self._mean_field, "exact": self._exact_means}
         methods["gibbs"] = functools.partial(self._gibbs_means, num_sweeps=num_sweeps)
         if method not in methods:
-            raise DataError(f"method: got {method!r}, expected one of {tuple(methods)}")
+            raise DataError(
+                f"method: got {method!r}{did_you_mean(method, methods)}, "
+                f"expected one of {tuple(methods)}"
+            )
         if method == "exact" and not self.is_narrow:
             raise QueryError(
                 f"Ising: got a grid of {self.height} x {self.width}, expected a side of at most "

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ppl_zoo.core.display import Sized
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.common.units import Units
 
 __all__ = ["Likelihood", "make_likelihood"]
@@ -18,7 +20,7 @@ __all__ = ["Likelihood", "make_likelihood"]
 LIKELIHOODS = ("bernoulli", "gaussian", "gaussian-per-pixel", "categorical")
 
 
-class Likelihood(nn.Module):
+class Likelihood(Sized, nn.Module):
     """Distribution of a row given the outputs of a decoder, independent over features.
 
     Attributes
@@ -184,7 +186,10 @@ def make_likelihood(name: str, num_features: int, num_states: int | None) -> Lik
         If there is none of that name, or states are asked for or missing.
     """
     if name not in LIKELIHOODS:
-        raise DataError(f"likelihood: got {name!r}, expected one of {', '.join(LIKELIHOODS)}")
+        raise DataError(
+            f"likelihood: got {name!r}{did_you_mean(name, LIKELIHOODS)}, "
+            f"expected one of {', '.join(LIKELIHOODS)}"
+        )
     if (name == "categorical") != (num_states is not None):
         raise DataError(f"num_states: got {num_states} with likelihood={name!r}")
     if name == "bernoulli":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 
 __all__ = [
     "ConvDecoder",
@@ -122,7 +123,10 @@ def check_activation(activation: str) -> None:
     """
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise DataError(f"activation: got {activation!r}, expected one of {known}")
+        raise DataError(
+            f"activation: got {activation!r}{did_you_mean(activation, ACTIVATIONS)}, "
+            f"expected one of {known}"
+        )
 
 
 def image_shape(shape: Sequence[int] | None, num_features: int) -> tuple[int, int, int]:

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ppl_zoo.core.display import Sized
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.flows import FlowPrior
+from ppl_zoo.core.options import did_you_mean
 
 __all__ = ["StandardNormalPrior", "VampPrior", "make_prior"]
 
 PRIORS = ("normal", "mixture", "vamp", "flow")
 
 
-class StandardNormalPrior(nn.Module):
+class StandardNormalPrior(Sized, nn.Module):
     """Standard normal prior; the KL of a normal guide from it is in closed form."""
 
     def __init__(self, num_latents: int) -> None:
@@ -30,7 +32,7 @@ class StandardNormalPrior(nn.Module):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
-class MixturePrior(nn.Module):
+class MixturePrior(Sized, nn.Module):
     """Learned mixture of normals with diagonal covariances."""
 
     def __init__(self, num_latents: int, num_components: int) -> None:
@@ -44,7 +46,7 @@ class MixturePrior(nn.Module):
         return _mixture(self.logits, self.loc, self.log_scale.exp())
 
 
-class VampPrior(nn.Module):
+class VampPrior(Sized, nn.Module):
     """VampPrior: mixture of the encoder's posteriors at learned pseudo-inputs.
 
     References
@@ -89,4 +91,6 @@ def make_prior(name: str, num_features: int, num_latents: int, num_components: i
         return VampPrior(num_features, num_components)
     if name == "flow":
         return FlowPrior(num_latents)
-    raise DataError(f"prior: got {name!r}, expected one of {', '.join(PRIORS)}")
+    raise DataError(
+        f"prior: got {name!r}{did_you_mean(name, PRIORS)}, expected one of {', '.join(PRIORS)}"
+    )

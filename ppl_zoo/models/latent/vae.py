@@ -270,7 +270,11 @@ class VAE(Model):
 
     @torch.no_grad()
     def sample(
-        self, num_samples: int, given: Array | None = None, *, num_steps: int = 100
+        self,
+        num_samples: int,
+        given: Array | Mapping[str, Any] | None = None,
+        *,
+        num_steps: int = 100,
     ) -> Float[Tensor, "n d"]:
         """Draw rows, all anew or with some features held.
 
@@ -291,7 +295,9 @@ class VAE(Model):
             ``(num_samples, D)``.
         """
         if given is not None:
-            held = read_given(given, num_samples, (self.num_features,), self._anchor)
+            held = read_given(
+                self.coded("x", given), num_samples, (self.num_features,), self._anchor
+            )
             return self._impute(held, num_steps)
         return self.row(self.sample_prior(num_samples)).sample().to(self.dtype)
 

@@ -81,7 +81,7 @@ GAUSSIAN_MIXTURE = Card(
             data="photo-patches",
             model={"num_components": 20},
             solver="EM",
-            options={"max_steps": 100, "tol": 1e-2},  # nats a patch, of some 180
+            options={"steps": 100, "tol": 1e-2},  # nats a patch, of some 180
             demo=True,
         ),
         _faithful("old-faithful-full-3", "Three kinds of eruption", 3, "full"),
@@ -139,7 +139,7 @@ GAUSSIAN_SCALE_MIXTURE = Card(
             title="Eight contrasts of one kind of patch",
             data="photo-patches",
             model={"num_components": 8, "zero_mean": True},
-            options={"max_steps": 100, "tol": 1e-3},
+            options={"steps": 100, "tol": 1e-3},
         ),
     ),
 )

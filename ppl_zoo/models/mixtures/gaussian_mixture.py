@@ -17,6 +17,7 @@ from torch.distributions import Distribution, transform_to
 
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
 from ppl_zoo.models.common.missing import MarginalNormal, condition
@@ -446,7 +447,9 @@ class GaussianMixture(Model):
         return torch.cat([joint.argmax(0) for joint in self._log_joints(x)])
 
     @torch.no_grad()
-    def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
+    def sample(
+        self, num_samples: int, given: Array | Mapping[str, Any] | None = None
+    ) -> Float[Tensor, "n d"]:
         """Draw rows, all features or those that are not given.
 
         Parameters
@@ -455,7 +458,8 @@ class GaussianMixture(Model):
             Number of rows.
         given
             ``(D,)`` or ``(num_samples, D)``: values to be held, NaN where free; the free ones
-            are drawn from their exact conditional distribution.
+            are drawn from their exact conditional distribution. Or ``{column: value}``, after a
+            fit to a data frame.
 
         Returns
         -------
@@ -470,7 +474,9 @@ class GaussianMixture(Model):
         if given is None:
             logits = self.logits.expand(num_samples, -1)
             return self._draw(torch.multinomial(logits.softmax(-1), 1)[:, 0])
-        held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
+        held = validation.read_given(
+            self.coded("x", given), num_samples, (self.num_features,), self.loc
+        )
         logits = self._marginal_scorer().log_joint(held.mT).mT
         z = torch.multinomial(logits.softmax(-1), 1)[:, 0]
         return self._condition(self._draw(z), z, held)
@@ -571,9 +577,14 @@ def check_options(
             raise ValueError(f"{name}: got {value}, expected 1 or more")
     if covariance not in COVARIANCE_TYPES:
         expected = tuple(COVARIANCE_TYPES)
-        raise ValueError(f"covariance: got {covariance!r}, expected one of {expected}")
+        raise ValueError(
+            f"covariance: got {covariance!r}{did_you_mean(covariance, expected)}, "
+            f"expected one of {expected}"
+        )
     if init not in STARTS:
-        raise ValueError(f"init: got {init!r}, expected one of {STARTS}")
+        raise ValueError(
+            f"init: got {init!r}{did_you_mean(init, STARTS)}, expected one of {STARTS}"
+        )
     if not weight_concentration >= 1:
         raise ValueError(
             f"weight_concentration: got {weight_concentration}, expected 1 or more "

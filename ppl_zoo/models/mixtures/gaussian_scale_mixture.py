@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -252,7 +253,9 @@ class GaussianScaleMixture(Model):
         return torch.cat([joint.softmax(-1) for joint in self._log_joints(x)]).to(self.dtype)
 
     @torch.no_grad()
-    def sample(self, num_samples: int, given: Array | None = None) -> Float[Tensor, "n d"]:
+    def sample(
+        self, num_samples: int, given: Array | Mapping[str, Any] | None = None
+    ) -> Float[Tensor, "n d"]:
         """Draw rows, all features or those that are not given.
 
         Parameters
@@ -261,7 +264,8 @@ class GaussianScaleMixture(Model):
             Number of rows.
         given
             ``(D,)`` or ``(num_samples, D)``: values to be held, NaN where free; the free ones
-            are drawn from their exact conditional distribution.
+            are drawn from their exact conditional distribution. Or ``{column: value}``, after a
+            fit to a data frame.
 
         Returns
         -------
@@ -279,7 +283,9 @@ class GaussianScaleMixture(Model):
         if given is None:
             held = None
         else:
-            held = validation.read_given(given, num_samples, (self.num_features,), self.loc)
+            held = validation.read_given(
+                self.coded("x", given), num_samples, (self.num_features,), self.loc
+            )
             observed = ~held.isnan()
             part = marginal_factor(factor @ factor.mT, observed)
             r = torch.where(observed, held - self.loc, 0.0)

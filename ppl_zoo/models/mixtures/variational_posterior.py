@@ -17,6 +17,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.mixtures.covariance import CovarianceType
 from ppl_zoo.models.mixtures.em_statistics import BufferPool, Scorer
 from ppl_zoo.models.mixtures.precision_priors import make_precision_prior
@@ -47,7 +48,10 @@ class VariationalPosterior(nn.Module):
     ) -> None:
         super().__init__()
         if weights not in _WEIGHT_PRIORS:
-            raise ValueError(f"weights: got {weights!r}, expected one of {tuple(_WEIGHT_PRIORS)}")
+            raise ValueError(
+                f"weights: got {weights!r}{did_you_mean(weights, _WEIGHT_PRIORS)}, "
+                f"expected one of {tuple(_WEIGHT_PRIORS)}"
+            )
         for name, value, least in (
             ("weight_concentration", concentration, 0.0),
             ("mean_strength", mean_strength, 0.0),

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ppl_zoo.core.model import Array, Model
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.models.common import validation
 from ppl_zoo.models.common.conjugate import LOG_2PI, expected_log_gamma, gamma_kl
@@ -114,7 +115,10 @@ class BayesianLinearRegression(Model):
             noise_rate = default_noise_rate(standardize)
         self.units = RegressionUnits(num_features) if standardize else None
         if relevance not in RELEVANCES:
-            raise ValueError(f"relevance: got {relevance!r}, expected one of {RELEVANCES}")
+            raise ValueError(
+                f"relevance: got {relevance!r}{did_you_mean(relevance, RELEVANCES)}, "
+                f"expected one of {RELEVANCES}"
+            )
         prior = {
             "noise_shape": noise_shape,
             "noise_rate": noise_rate,

@@ -185,7 +185,10 @@ class BayesianLogisticRegression(Model):
         for _, *y in rows.chunks(65536):
             if y and not ((y[0] == 0) | (y[0] == 1)).all():
                 wrong = y[0][(y[0] != 0) & (y[0] != 1)][0].item()
-                raise DataError(f"y: got {wrong}, expected 0 or 1")
+                raise DataError(
+                    f"y: got {wrong}, expected 0 or 1; zoo.LogisticRegression and zoo.NaiveBayes "
+                    "take more classes"
+                )
 
     @torch.no_grad()
     def predict_proba(self, x: Array, num_nodes: int = 64) -> Float[Tensor, "n 2"]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import did_you_mean, options
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
@@ -52,7 +53,8 @@ STEPS_BETWEEN_CHECKPOINTS = 50
 MALLOC_BLOCK_BYTES = 31 * 2**20
 
 
-@dataclass(frozen=True)
+@options(runs="num_chains")
+@dataclass(frozen=True, repr=False)
 class EarlyStopping(Solver):
     """Early-stopped gradient ascent on a net, its image averaged over steps and runs.
 
@@ -82,7 +84,7 @@ class EarlyStopping(Solver):
         Of the rules: outputs that the variance is of, steps to wait for a better one, share of
         the data held out, and how much of the noise's variance is fitted where "discrepancy"
         stops; None for 7 over the root of the number of values (.06 of 64 x 64 pixels in colour).
-    runs
+    num_chains
         Number of chains, from different noise; their images are averaged.
     fall
         A fit diverges now and then; where the residuals have grown by so many dB it goes back to
@@ -104,7 +106,7 @@ class EarlyStopping(Solver):
     patience: int = 300
     held_out: float = 0.05
     margin: float | None = None
-    runs: int = 1
+    num_chains: int = 1
     fall: float = 5.0
     compile: bool = False
     truth: Any = field(default=None, repr=False, compare=False)
@@ -112,13 +114,17 @@ class EarlyStopping(Solver):
     def __post_init__(self) -> None:
         """Refuse options out of range."""
         if self.rule not in RULES:
-            raise DataError(f"rule: got {self.rule!r}, expected one of {', '.join(RULES)}")
-        for name in ("steps", "window", "patience", "runs"):
+            raise DataError(
+                f"rule: got {self.rule!r}{did_you_mean(self.rule, RULES)}, "
+                f"expected one of {', '.join(RULES)}"
+            )
+        for name in ("steps", "window", "patience", "num_chains"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name}: got {getattr(self, name)}, expected 1 or more")
         if self.optimizer not in ("auto", *OPTIMIZERS):
             raise DataError(
-                f"optimizer: got {self.optimizer!r}, expected one of auto, {', '.join(OPTIMIZERS)}"
+                f"optimizer: got {self.optimizer!r}{did_you_mean(self.optimizer, OPTIMIZERS)}, "
+                f"expected one of auto, {', '.join(OPTIMIZERS)}"
             )
         for name in ("average", "held_out"):
             value = getattr(self, name)
@@ -171,7 +177,7 @@ class EarlyStopping(Solver):
         truth = None if self.truth is None else torch.as_tensor(self.truth).to(data[0])
         chains = [
             EarlyStoppingChain(i, model if i == 0 else model.fresh(), options=self, truth=truth)
-            for i in range(self.runs)
+            for i in range(self.num_chains)
         ]
         for chain in chains:
             chain.begin(rows, seed)

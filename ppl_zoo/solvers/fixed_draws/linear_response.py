@@ -10,6 +10,7 @@ from pyro.infer import autoguide
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ppl_zoo.core.display import Described
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.core.functions import user_programs
 from ppl_zoo.core.model import Model
@@ -26,8 +27,8 @@ __all__ = ["LinearResponse", "linear_response"]
 DIFFERENCE_STEP = 1e-4
 
 
-@dataclass(frozen=True)
-class LinearResponse:
+@dataclass(frozen=True, repr=False)
+class LinearResponse(Described):
     """Corrected means and covariance of a mean-field fit, on the model's own scale.
 
     Attributes

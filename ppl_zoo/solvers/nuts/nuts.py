@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_zoo.compiler import CaptureError
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.posterior import FittedModel, PosteriorDraws
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution
@@ -69,7 +70,8 @@ class NUTSEngine(Protocol):
         """Restore a packed state; ``z (chain, size)`` shows the shape alone."""
 
 
-@dataclass(frozen=True)
+@options()
+@dataclass(frozen=True, repr=False)
 class NUTS(Solver):
     """The No-U-Turn Sampler (Hoffman & Gelman 2014, https://arxiv.org/abs/1111.4246).
 
@@ -213,6 +215,7 @@ class NUTS(Solver):
             max_steps=total,
             label=f"NUTS {model.model_name}",
             context=context,
+            runs_to_the_end=True,
         )
         result = solution()
         self._warn_of_divergences(model, result)

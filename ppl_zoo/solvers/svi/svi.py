@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ppl_zoo.core.errors import ConvergenceError, DataError
 from ppl_zoo.core.model import Model
+from ppl_zoo.core.options import options
 from ppl_zoo.core.random import chain_seed, set_seed
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.solution import Solution, read_parameters, stack_chains
@@ -55,7 +56,8 @@ DEFAULT_PATIENCE, MIN_STEPS_BETWEEN_EVALUATIONS = 10, 10
 PATH_AVERAGE = 0.98
 
 
-@dataclass(frozen=True)
+@options()
+@dataclass(frozen=True, repr=False)
 class SVI(Solver):
     """Stochastic variational inference (Hoffman et al. 2013; Ranganath et al. 2014).
 

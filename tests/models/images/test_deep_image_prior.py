@@ -148,7 +148,7 @@ def test_one_seed_gives_one_image_and_runs_are_averaged():
     assert torch.equal(*images)
     other = fitted(tiny_model(), data, seed=4, steps=12, rule="none")
     assert not torch.allclose(other.solution.state_tensors["image"], images[0], atol=1e-4)
-    several = fitted(tiny_model(), data, seed=3, steps=12, rule="none", runs=3).solution
+    several = fitted(tiny_model(), data, seed=3, steps=12, rule="none", num_chains=3).solution
     each = several.state_tensors["images"]
     assert torch.equal(each[0], images[0])  # a run does not depend on the others
     assert not torch.allclose(each[1], each[0], atol=1e-4)
@@ -419,7 +419,7 @@ def test_a_density_of_weights_has_a_mean_and_an_sd(method):
         (lambda: fitted(tiny_model(), tiny_data(2)), "num_images=1"),
         (lambda: fitted(tiny_model(), (torch.rand(1, 1, 14, 17), torch.zeros(1))), "noise: got 0"),
         (lambda: zoo.EarlyStopping(rule="guess"), "rule: got 'guess'"),
-        (lambda: zoo.EarlyStopping(runs=0), "runs: got 0"),
+        (lambda: zoo.EarlyStopping(num_chains=0), "num_chains: got 0"),
         (lambda: zoo.EarlyStopping(average=1.0), "average: got 1.0"),
         (lambda: zoo.EarlyStopping(learning_rate=0.0), "learning_rate: got 0.0"),
         (

@@ -47,7 +47,7 @@ OTHERS = {
 
 def fitted(make, x=None, **options):
     model = make().double()
-    options = {"max_steps": 200, "tol": 1e-4} | options
+    options = {"steps": 200, "tol": 1e-4} | options
     zoo.fit(model, rows() if x is None else x, zoo.EM(**options), progress=False)
     return model.requires_grad_(False)
 
@@ -71,7 +71,7 @@ def test_contract_of_dead_leaves():
 
 def test_gaussian_is_the_closed_form_after_one_step():
     x, model = rows(), zoo.MultivariateGaussian(3).double()
-    fit = zoo.fit(model, x, zoo.EM(max_steps=1), progress=False)
+    fit = zoo.fit(model, x, zoo.EM(steps=1), progress=False)
     theirs = stats.multivariate_normal(x.mean(0), np.cov(x.T, bias=True))
     torch.testing.assert_close(model.covariance, torch.from_numpy(theirs.cov))
     np.testing.assert_allclose(model.log_prob(x), theirs.logpdf(x.numpy()), atol=1e-9)
@@ -122,7 +122,7 @@ def test_one_shape_is_a_scale_mixture():
     one.log_scales.copy_(other.scales.log()[None])
     one.factor.copy_(torch.linalg.cholesky(other.covariance)[None])
     torch.testing.assert_close(one.log_prob(x), other.log_prob(x))
-    found = fitted(lambda: zoo.MixtureOfScaleMixtures(1, 3, 3), x, max_steps=500, tol=1e-6)
+    found = fitted(lambda: zoo.MixtureOfScaleMixtures(1, 3, 3), x, steps=500, tol=1e-6)
     assert found.log_prob(x).mean() > other.log_prob(x).mean() - 1e-3
 
 
@@ -146,7 +146,7 @@ def test_density_integrates_to_one(name):
 
 def test_ica_finds_the_sources_and_passes_the_truth_and_pca():
     x = rows(20_000)
-    model = fitted(PRIORS["ica"], x, max_steps=500, tol=1e-7)
+    model = fitted(PRIORS["ica"], x, steps=500, tol=1e-7)
     truth = torch.linalg.inv(MIX.T)
     gain = (model.filters.detach() @ torch.linalg.inv(truth)).abs()
     assert (gain.max(1).values - 1.0).abs().max() < 0.03  # a permutation, but for signs
@@ -159,7 +159,7 @@ def test_ica_finds_the_sources_and_passes_the_truth_and_pca():
 
 def test_ica_stops_where_no_filter_can_do_better():
     x = rows(2000)
-    model = fitted(PRIORS["ica"], x, max_steps=1000, tol=1e-9)
+    model = fitted(PRIORS["ica"], x, steps=1000, tol=1e-9)
     best = model.log_prob(x).mean()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_means_matter():
     made.pop("scale-mixtures")  # its mean is 0
     for make in made.values():
         for how in ("bls", "map"):
-            found = denoise_patches(fitted(make, x, max_steps=20), noise, 10.0, how)
+            found = denoise_patches(fitted(make, x, steps=20), noise, 10.0, how)
             assert (found - 0.5).abs().max() < 0.03
 
 
@@ -304,7 +304,7 @@ def test_em_finds_the_shares_of_edges_and_contrasts():
     torch.manual_seed(0)
     x = truth.sample(3000)
     model = small_leaves(contrasts=(0.01, 0.1)).double()
-    zoo.fit(model, x, zoo.EM(max_steps=40), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=40), progress=False)
     assert float(model.edge_probability) == pytest.approx(0.25, abs=0.05)
     assert float(model.weights[0]) == pytest.approx(0.8, abs=0.05)
 
@@ -315,7 +315,7 @@ def test_bound_of_leaves_is_close_to_the_density_on_a_fine_grid():
     model = small_leaves().double()
     torch.manual_seed(0)
     x = model.sample(40)
-    zoo.fit(model, x, zoo.EM(max_steps=1), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=1), progress=False)
     fine = small_leaves(grid=(90, 45)).double()
     fine.load_state_dict(
         {k: v for k, v in model.state_dict().items() if not k.startswith("grid")}, strict=False

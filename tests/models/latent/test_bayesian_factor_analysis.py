@@ -36,7 +36,7 @@ def test_the_objective_is_the_bound_of_model_and_guide(noise, missing):
     """Monte Carlo with the Pyro programs, which know nothing of the closed forms."""
     x = with_holes(data(30, 4, 2)) if missing else data(30, 4, 2)
     model = zoo.BayesianFactorAnalysis(4, 3, noise, missing, prior_shape=1.0, prior_rate=1.0)
-    fit = zoo.fit(model.double(), x, zoo.CAVI(max_steps=7), progress=False)
+    fit = zoo.fit(model.double(), x, zoo.CAVI(steps=7), progress=False)
     found = zoo.evidence(fit, "elbo", num_samples=8000)
     assert abs(found.value - fit.objective) < 4 * found.error < 0.5
     rises = torch.as_tensor(fit.history["objective"][0]).diff()
@@ -46,7 +46,7 @@ def test_the_objective_is_the_bound_of_model_and_guide(noise, missing):
 def test_relevance_finds_the_number_of_factors():
     for noise in ("diagonal", "isotropic"):
         model = zoo.BayesianFactorAnalysis(10, 6, noise).double()
-        zoo.fit(model, data(400, 10, 3), zoo.CAVI(max_steps=300), progress=False)
+        zoo.fit(model, data(400, 10, 3), zoo.CAVI(steps=300), progress=False)
         assert model.num_relevant() == 3
         sd = model.noise.sqrt()
         torch.testing.assert_close(sd, torch.full_like(sd, 0.4), atol=0.08, rtol=0)
@@ -55,7 +55,7 @@ def test_relevance_finds_the_number_of_factors():
 def test_many_rows_give_the_maximum_likelihood_covariance():
     x = data(5000)
     model = zoo.BayesianFactorAnalysis(6, 2).double()
-    zoo.fit(model, x, zoo.CAVI(max_steps=200), progress=False)
+    zoo.fit(model, x, zoo.CAVI(steps=200), progress=False)
     likeliest = zoo.FactorAnalysis(6, 2).double()
     zoo.fit(likeliest, x, progress=False)
     ours = model.loadings @ model.loadings.mT + model.noise.diag()
@@ -68,7 +68,7 @@ def test_many_rows_give_the_maximum_likelihood_covariance():
 def test_stochastic_updates_arrive_near():
     x = data(600)
     fits = []
-    for solver in (zoo.CAVI(max_steps=300), zoo.CAVI(stochastic=True, max_steps=40)):
+    for solver in (zoo.CAVI(steps=300), zoo.CAVI(stochastic=True, steps=40)):
         model = zoo.BayesianFactorAnalysis(6, 2).double()
         fits.append(zoo.fit(model, x, solver, progress=False))
     assert fits[1].objective / 600 == pytest.approx(fits[0].objective / 600, abs=0.02)
@@ -76,7 +76,7 @@ def test_stochastic_updates_arrive_near():
 
 def test_posterior_in_arviz_has_named_dimensions():
     fit = zoo.fit(
-        zoo.BayesianFactorAnalysis(6, 2), data(20).float(), zoo.CAVI(max_steps=5), progress=False
+        zoo.BayesianFactorAnalysis(6, 2), data(20).float(), zoo.CAVI(steps=5), progress=False
     )
     posterior = fit.to_arviz(num_samples=10).posterior
     assert posterior["loadings"].dims == ("chain", "draw", "feature", "factor")

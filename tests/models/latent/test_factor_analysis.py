@@ -41,7 +41,7 @@ def test_contract(make_model, make_data):
 def test_factor_analysis_reaches_the_likelihood_of_scikit_learn(init):
     x = data()
     model = zoo.FactorAnalysis(6, 2, init=init).double()
-    fit = zoo.fit(model, x, zoo.EM(max_steps=5000, tol=1e-12), progress=False)
+    fit = zoo.fit(model, x, zoo.EM(steps=5000, tol=1e-12), progress=False)
     theirs = decomposition.FactorAnalysis(2, tol=1e-12, max_iter=10_000, svd_method="lapack")
     theirs.fit(x.numpy())
     assert fit.objective / len(x) == pytest.approx(theirs.score(x.numpy()), abs=1e-7)
@@ -53,7 +53,7 @@ def test_factor_analysis_reaches_the_likelihood_of_scikit_learn(init):
 def test_em_of_pca_reaches_the_closed_form_and_scikit_learn(init):
     x = data()
     model = zoo.ProbabilisticPCA(6, 2, init=init).double()
-    fit = zoo.fit(model, x, zoo.EM(max_steps=5000, tol=1e-13), progress=False)
+    fit = zoo.fit(model, x, zoo.EM(steps=5000, tol=1e-13), progress=False)
     theirs = decomposition.PCA(2).fit(x.numpy())
     exact = model.closed_form(x)
     # scikit-learn divides by n - 1: its score is that of a covariance larger by n / (n - 1)
@@ -86,7 +86,7 @@ def joint(model):
 def test_density_is_that_of_the_joint_normal_distribution_and_of_its_margins():
     x = data(50)
     model = zoo.FactorAnalysis(6, 2, missing=True).double()
-    zoo.fit(model, with_holes(x), zoo.EM(max_steps=30), progress=False)
+    zoo.fit(model, with_holes(x), zoo.EM(steps=30), progress=False)
     whole = torch.distributions.MultivariateNormal(model.mean.detach(), joint(model))
     torch.testing.assert_close(model.log_prob(x).detach(), whole.log_prob(x))
     torch.testing.assert_close(model.distribution().log_prob(x).detach(), whole.log_prob(x))
@@ -126,7 +126,7 @@ def test_missing_values_are_integrated_out():
     x = with_holes(data(100))
     x[:, 5] = torch.where(torch.arange(100) % 2 == 0, torch.nan, x[:, 5])
     model = zoo.FactorAnalysis(6, 2, missing=True).double()
-    zoo.fit(model, x, zoo.EM(max_steps=1500, tol=1e-10), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=1500, tol=1e-10), progress=False)
     total = torch.zeros((), dtype=torch.float64)
     covariance = model.loadings @ model.loadings.mT + model.noise.diag()
     for row in x:
@@ -144,14 +144,14 @@ def test_missing_values_are_integrated_out():
 def test_many_steps_a_pass_are_the_steps_of_the_textbook():
     x = data(100)
     one = zoo.FactorAnalysis(6, 2, steps_per_pass=1).double()
-    zoo.fit(one, x, zoo.EM(max_steps=40, tol=0.0), progress=False)
+    zoo.fit(one, x, zoo.EM(steps=40, tol=0.0), progress=False)
     many = zoo.FactorAnalysis(6, 2, steps_per_pass=20).double()
-    zoo.fit(many, x, zoo.EM(max_steps=2, tol=0.0), progress=False)
+    zoo.fit(many, x, zoo.EM(steps=2, tol=0.0), progress=False)
     gappy = zoo.FactorAnalysis(6, 2, missing=True).double()
     start = zoo.FactorAnalysis(6, 2).double()
     start.initialize(start.as_rows(x))
     gappy.load_state_dict(start.state_dict())
-    zoo.fit(gappy, x, zoo.EM(max_steps=40, tol=0.0, initialize=False), progress=False)
+    zoo.fit(gappy, x, zoo.EM(steps=40, tol=0.0, initialize=False), progress=False)
     for other in (many, gappy):
         torch.testing.assert_close(one.loadings, other.loadings)
         torch.testing.assert_close(one.noise, other.noise)
@@ -161,7 +161,7 @@ def test_many_steps_a_pass_are_the_steps_of_the_textbook():
 def test_single_precision_agrees_with_double(shift):
     x = data() + shift
     fits = [
-        zoo.fit(zoo.FactorAnalysis(6, 2).to(dtype), x, zoo.EM(max_steps=200), progress=False)
+        zoo.fit(zoo.FactorAnalysis(6, 2).to(dtype), x, zoo.EM(steps=200), progress=False)
         for dtype in (torch.float32, torch.float64)
     ]
     assert fits[0].objective / 400 == pytest.approx(fits[1].objective / 400, abs=1e-3)
@@ -172,7 +172,7 @@ def test_a_feature_that_the_factors_explain_wholly_keeps_some_noise():
     x = data(100)
     x[:, 1] = x[:, 0]
     model = zoo.FactorAnalysis(6, 3).double()
-    zoo.fit(model, x, zoo.EM(max_steps=2000), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=2000), progress=False)
     assert model.log_prob(x).isfinite().all()
     assert (model.noise > 0).all()
 

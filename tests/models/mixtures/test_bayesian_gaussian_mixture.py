@@ -84,7 +84,7 @@ def test_cavi_takes_the_steps_of_sklearn(weights, num_components):
     model.set_posterior(*state())
     for _ in range(30):
         peer._m_step(x, peer._e_step(x)[1])
-    solver = zoo.CAVI(max_steps=30, tol=0.0, initialize=False)
+    solver = zoo.CAVI(steps=30, tol=0.0, initialize=False)
     zoo.fit(model, torch.from_numpy(x), solver, device="cpu", progress=False)
     counts, means, covariances = state()
     np.testing.assert_allclose(model.counts, counts, rtol=1e-4, atol=1e-4)

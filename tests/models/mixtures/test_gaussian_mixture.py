@@ -40,7 +40,7 @@ def made(num_components, num_features, kind="full", dtype=torch.float64, **optio
 def fitted(x, num_components, kind="full", max_steps=200, seed=0, tol=1e-9, **options):
     data = x if isinstance(x, tuple) else (x,)
     model = made(num_components, data[0].shape[1], kind, data[0].dtype, **options)
-    solver = zoo.EM(max_steps=max_steps, tol=tol)
+    solver = zoo.EM(steps=max_steps, tol=tol)
     zoo.fit(model, x, solver, seed=seed, device="cpu", progress=False)
     return model
 
@@ -124,7 +124,7 @@ def test_em_takes_the_steps_of_sklearn(kind, blobs):
     )
     with pytest.warns(UserWarning, match="did not converge"):
         peer.fit(blobs.numpy())
-    solver = zoo.EM(max_steps=7, tol=0.0, initialize=False)
+    solver = zoo.EM(steps=7, tol=0.0, initialize=False)
     fit = zoo.fit(start, blobs, solver, device="cpu", progress=False)
     assert fit.model.log_prob(blobs).mean().item() == pytest.approx(
         peer.score(blobs.numpy()), abs=1e-6
@@ -145,7 +145,7 @@ def test_old_faithful_tied_is_best(faithful):
     for kind in KINDS:
         for num in range(1, 6):
             best = (kind, num) == ("tied", 3)
-            solver = zoo.EM(max_steps=200 if best else 40, tol=1e-7, restarts=3 if best else 1)
+            solver = zoo.EM(steps=200 if best else 40, tol=1e-7, restarts=3 if best else 1)
             fit = zoo.fit(made(num, 2, kind), faithful, solver, device="cpu", progress=False)
             bic[kind, num] = fit.model.bic(faithful)
     assert min(bic, key=bic.get) == ("tied", 3)
@@ -212,7 +212,7 @@ def test_prior_keeps_em_monotone(kind, blobs):
         mean_strength=2.0,
         covariance_strength=3.0,
     )
-    fit = zoo.fit(model, x, zoo.EM(max_steps=60, tol=0.0), device="cpu", progress=False)
+    fit = zoo.fit(model, x, zoo.EM(steps=60, tol=0.0), device="cpu", progress=False)
     objective = fit.history["objective"].ravel()
     objective = objective[np.isfinite(objective)]
     assert np.all(np.diff(objective) > -1e-5 * np.abs(objective[1:]))
@@ -281,7 +281,7 @@ def test_em_with_missing_values_ascends_and_recovers(kind, blobs):
     x = blobs.clone()
     x[torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.1] = math.nan
     model = made(3, 3, kind, missing=True)
-    fit = zoo.fit(model, x, zoo.EM(max_steps=100), device="cpu", progress=False)
+    fit = zoo.fit(model, x, zoo.EM(steps=100), device="cpu", progress=False)
     objective = fit.history["objective"].ravel()
     assert np.all(np.diff(objective[np.isfinite(objective)]) > -1e-6)
     complete = fitted(blobs, 3, kind)
@@ -324,7 +324,7 @@ def test_poor_start_and_tiny_components_survive(kind, dtype):
     x = torch.cat([torch.randn(60, 5), torch.randn(3, 5) * 1e-3 + 50.0, torch.full((1, 5), 1e4)])
     x = x.to(dtype)
     model = made(30, 5, kind, dtype, init="random")
-    fit = zoo.fit(model, x, zoo.EM(max_steps=50), device="cpu", progress=False)
+    fit = zoo.fit(model, x, zoo.EM(steps=50), device="cpu", progress=False)
     assert model.log_prob(x).isfinite().all()
     assert model.weights.sum().item() == pytest.approx(1.0, abs=1e-5)
     assert torch.linalg.eigvalsh(matrices(model).double()).min() > 0

@@ -22,7 +22,7 @@ def data(n=600, mean=2.0, seed=0):
 
 def fitted(**options):
     model = zoo.GaussianScaleMixture(3, 3, **options).double()
-    return zoo.fit(model, data(), zoo.EM(tol=1e-12, max_steps=5000), progress=False)
+    return zoo.fit(model, data(), zoo.EM(tol=1e-12, steps=5000), progress=False)
 
 
 @pytest.mark.parametrize("zero_mean", [False, True])
@@ -95,7 +95,7 @@ def test_single_precision_far_from_zero():
     fits = []
     for dtype in (torch.float32, torch.float64):
         model = zoo.GaussianScaleMixture(3, 3).to(dtype)
-        fits.append(zoo.fit(model, data(mean=500.0), zoo.EM(max_steps=100), progress=False))
+        fits.append(zoo.fit(model, data(mean=500.0), zoo.EM(steps=100), progress=False))
     assert fits[0].objective / 600 == pytest.approx(fits[1].objective / 600, abs=2e-3)
 
 
@@ -103,7 +103,7 @@ def test_rows_of_zeros_do_not_break_it():
     x = data(mean=0.0)
     x[:200] = 0.0
     model = zoo.GaussianScaleMixture(3, 3, zero_mean=True).double()
-    zoo.fit(model, x, zoo.EM(max_steps=20), progress=False)
+    zoo.fit(model, x, zoo.EM(steps=20), progress=False)
     assert model.log_prob(x).isfinite().all()
 
 

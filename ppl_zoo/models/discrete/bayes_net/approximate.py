@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ppl_zoo.core.errors import QueryError
 from ppl_zoo.models.discrete.bayes_net.counts import configuration_index
+from ppl_zoo.models.discrete.bayes_net.marginals import Marginals
 
 __all__ = ["ApproximateMarginals", "Factors", "likelihood_weighting", "loopy_propagation"]
 
@@ -28,7 +29,7 @@ DAMPING = 0.5
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
-class ApproximateMarginals(dict[str, Tensor]):
+class ApproximateMarginals(Marginals):
     """Approximate posterior probabilities ``{node: (rows, states)}``, with estimated errors.
 
     Attributes

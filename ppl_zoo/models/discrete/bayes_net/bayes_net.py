@@ -345,6 +345,14 @@ class BayesNet(JunctionTreeInference, StructureLearning, NetworkFiles, CountedMo
             self.state_space.column(node)
         return self.graph.d_separated(*sets)
 
+    def __repr__(self) -> str:
+        """Write the size of the network; its tables are many."""
+        arcs = sum(len(above) for above in self.graph.parents.values())
+        return (
+            f"{self.model_name}({len(self.graph.parents)} nodes, {arcs} arcs, "
+            f"{self.num_free_parameters} free parameters)"
+        )
+
     def num_configurations(self, node: str) -> int:
         """Count the configurations of a node's parents."""
         return math.prod(len(self.states[p]) for p in self.graph.parents[node])

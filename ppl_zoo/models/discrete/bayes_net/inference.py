@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ppl_zoo.core.display import call_text
 from ppl_zoo.core.errors import DataError, QueryError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.discrete.bayes_net.approximate import (
     Factors,
     likelihood_weighting,
@@ -19,6 +21,7 @@ from ppl_zoo.models.discrete.bayes_net.counts import configuration_index
 from ppl_zoo.models.discrete.bayes_net.elimination import Elimination
 from ppl_zoo.models.discrete.bayes_net.graph import Graph
 from ppl_zoo.models.discrete.bayes_net.junction_tree import JunctionTree
+from ppl_zoo.models.discrete.bayes_net.marginals import Marginals
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace
 
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ class Explanation(NamedTuple):
 
     states: Int[Tensor, "rows nodes"]
     log_prob: Float[Tensor, " rows"]
+
+    def __repr__(self) -> str:
+        """Write the shapes of the fields."""
+        return call_text(type(self).__name__, self._asdict())
 
 
 class JunctionTreeInference:
@@ -75,7 +82,7 @@ class JunctionTreeInference:
         method: str = "exact",
         num_samples: int = 20_000,
         max_iterations: int = 1000,
-    ) -> dict[str, Tensor]:
+    ) -> Marginals:
         """Posterior probabilities of the states of every node.
 
         Parameters
@@ -92,9 +99,9 @@ class JunctionTreeInference:
 
         Returns
         -------
-        dict
-            ``{node: (rows, states)}``; an `ApproximateMarginals`, with the errors, where the
-            method is not exact.
+        Marginals
+            A dict ``{node: (rows, states)}``; an `ApproximateMarginals`, with the errors, where
+            the method is not exact.
 
         Raises
         ------
@@ -105,7 +112,9 @@ class JunctionTreeInference:
             does not fit; the message says its size, and what is at hand.
         """
         if method not in METHODS:
-            raise DataError(f"method: got {method!r}, expected one of {METHODS}")
+            raise DataError(
+                f"method: got {method!r}{did_you_mean(method, METHODS)}, expected one of {METHODS}"
+            )
         if method != "exact":
             if num_samples < 1 or max_iterations < 1:
                 raise DataError(
@@ -118,10 +127,11 @@ class JunctionTreeInference:
             return likelihood_weighting(self._factors(), x, soft, num_samples)
         stacked = self._node_marginals(evidence, likelihood)
         offsets = self.state_space.offsets
-        return {
+        found = {
             node: stacked[offsets[i] : offsets[i + 1]].T.contiguous()
             for i, node in enumerate(self.state_space.nodes)
         }
+        return Marginals(found, self.state_space.states)
 
     @torch.no_grad()
     def log_evidence(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppl_zoo.core.categories import infer_states, named_columns
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 from ppl_zoo.models.discrete.bayes_net.counts import as_columns, family_counts
 from ppl_zoo.models.discrete.bayes_net.states import StateSpace, as_array, read_states
 
@@ -267,7 +268,9 @@ def _search_structure(
         Parents of each node in the best network of the search.
     """
     if score not in SCORES:
-        raise DataError(f"score: got {score!r}, expected one of {SCORES}")
+        raise DataError(
+            f"score: got {score!r}{did_you_mean(score, SCORES)}, expected one of {SCORES}"
+        )
     count = len(sizes)
     scorer = _Scorer(as_columns(x), sizes, score, equivalent_sample_size)
     parents: list[frozenset[int]] = [frozenset() for _ in sizes]

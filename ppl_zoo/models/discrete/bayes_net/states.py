@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppl_zoo.core.categories import Categories, named_columns, read_state_names
 from ppl_zoo.core.errors import DataError
+from ppl_zoo.core.options import did_you_mean
 
 __all__ = ["StateSpace", "as_array", "read_states"]
 
@@ -49,7 +50,9 @@ class StateSpace:
         """
         if node not in self.index:
             known = ", ".join(self.nodes[:20])
-            raise DataError(f"node: got {node!r}, expected one of: {known}")
+            raise DataError(
+                f"node: got {node!r}{did_you_mean(node, self.nodes)}, expected one of: {known}"
+            )
         return self.index[node]
 
     def code(self, node: str, state: Any) -> int:
