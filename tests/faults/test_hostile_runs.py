@@ -269,10 +269,10 @@ def test_what_a_model_frees_is_not_counted():
 @pytest.mark.parametrize(
     ("make", "solver"),
     [
-        (lambda: zoo.GaussianMixture(2, 2), lambda num: zoo.EM(num, restarts=2)),
-        (lambda: zoo.GaussianMixture(2, 2), lambda num: zoo.SVI(num, compile=False)),
-        (lambda: zoo.BayesianGaussianMixture(2, 2), lambda num: zoo.CAVI(num)),
-        (lambda: zoo.BayesianGaussianMixture(2, 2), lambda num: zoo.SGLD(steps=num, burn_in=1)),
+        (lambda: zoo.GaussianMixture(2, 2), lambda num: zoo.EM(steps=num, restarts=2)),
+        (lambda: zoo.GaussianMixture(2, 2), lambda num: zoo.SVI(steps=num, compile=False)),
+        (lambda: zoo.BayesianGaussianMixture(2, 2), lambda num: zoo.CAVI(steps=num)),
+        (lambda: zoo.BayesianGaussianMixture(2, 2), lambda num: zoo.SGLD(steps=num, num_warmup=1)),
     ],
     ids=["EM", "SVI", "CAVI", "SGLD"],
 )
