@@ -14,6 +14,7 @@ from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo.compiler.scan import scan
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.core.model import Model
+from ppl_zoo.diagnostics.graphical_model import GraphicalModel, render
 from ppl_zoo.evaluation.cross_validation import compare, loo
 from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
@@ -43,6 +44,7 @@ __all__ = [
     "DataError",
     "EarlyStopping",
     "Fit",
+    "GraphicalModel",
     "LocalELBO",
     "Model",
     "NUTS",
@@ -62,6 +64,7 @@ __all__ = [
     "log_density",
     "loo",
     "models",
+    "render",
     "restore",
     "scan",
     "testing",
