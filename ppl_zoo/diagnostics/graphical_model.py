@@ -624,9 +624,8 @@ def _node_names(trace: DependencyTrace) -> dict[Source, str]:
     """Name the nodes; an argument that one site alone observes is that site."""
     observing: dict[Source, list[str]] = {}
     for site in trace.sites.values():
-        for source in site.observes:
-            if site.observed and not site.deterministic and source.kind == "input":
-                observing.setdefault(source, []).append(site.name)
+        if site.observes is not None and not site.deterministic:
+            observing.setdefault(site.observes, []).append(site.name)
     found: dict[Source, str] = {}
     sources = {s for site in trace.sites.values() for s in site.sources}
     order = {name: i for i, name in enumerate(trace.parameters)}

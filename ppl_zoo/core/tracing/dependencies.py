@@ -118,7 +118,7 @@ class TracedSite:
         Those of the sources that may only have decided, by a value read in Python, which
         statement came next.
     observes
-        Sources of the observed value.
+        The argument that is its observed value, all of it; else None.
     arguments
         Tensors that the distribution was given, by its names for them.
     """
@@ -131,7 +131,7 @@ class TracedSite:
     plates: tuple[PlateFrame, ...]
     sources: frozenset[Source]
     by_python: frozenset[Source]
-    observes: frozenset[Source]
+    observes: Source | None
     arguments: Mapping[str, TracedArgument]
 
 
@@ -302,6 +302,7 @@ class _DataFlow:
         if self.within:
             self.within[-1].update(sources)
             return
+        sources = frozenset(s for s in sources if s.kind != "input")  # data are not random
         if not sources:
             return
         self.control |= sources
@@ -433,7 +434,7 @@ class _Sites(Messenger):
             return
         flow, name, fn = self.flow, msg["name"], msg["fn"]
         given = msg["infer"].get("_given", msg["value"])
-        observes = flow.union([given])
+        observes = flow.entry(given)[1] if isinstance(given, Tensor) else None
         value = msg["value"]
         value = value.clone() if isinstance(value, Tensor) else torch.as_tensor(value)
         own = Source("site", name)
@@ -455,7 +456,7 @@ class _Sites(Messenger):
             plates=tuple(_frame(f) for f in msg["cond_indep_stack"]),
             sources=frozenset(direct | flow.control),
             by_python=flow.control - direct,
-            observes=observes if msg["is_observed"] else _NONE,
+            observes=observes if msg["is_observed"] else None,
             arguments=self.given[name],
         )
         msg["value"] = value
