@@ -20,6 +20,7 @@ from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
 from ppl_zoo.fitting.auto import Auto
 from ppl_zoo.fitting.calibration import calibrate
+from ppl_zoo.fitting.citation import Citation, cite
 from ppl_zoo.fitting.log_density import log_density
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit, load
@@ -39,6 +40,7 @@ __all__ = [
     "SVI",
     "Auto",
     "SplitGibbs",
+    "Citation",
     "ZOO",  # made by __getattr__, when it is first asked for
     "ConvergenceError",
     "DataError",
@@ -53,6 +55,7 @@ __all__ = [
     "RunError",
     "Tiling",
     "calibrate",
+    "cite",
     "compare",
     "data",
     "evaluation",

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 from ppl_zoo.cli.demo import DemoRequest, run_demo
 from ppl_zoo.cli.fit import FitRequest, fit_model
 from ppl_zoo.cli.inspect import InspectRequest, inspect_run
-from ppl_zoo.cli.listing import ListRequest, ShowRequest, list_models, show_model
+from ppl_zoo.cli.listing import (
+    CiteRequest,
+    ListRequest,
+    ShowRequest,
+    cite_run,
+    list_models,
+    show_model,
+)
 from ppl_zoo.cli.reproduce import ReproduceRequest, reproduce
 from ppl_zoo.cli.restore import RestoreRequest, restore_image
 
@@ -52,8 +59,18 @@ COMMANDS = (
         ShowRequest,
         show_model,
         "Show the card of a model: story, arguments, queries, recipes, published numbers, "
-        "sources.",
-        ("ppl-zoo show gaussian-mixture",),
+        "sources; its graphical model.",
+        (
+            "ppl-zoo show gaussian-mixture",
+            "ppl-zoo show eight-schools --picture eight-schools.svg",
+        ),
+    ),
+    Command(
+        "cite",
+        CiteRequest,
+        cite_run,
+        "Print BibTeX of what a run used: model, solver, checks and libraries.",
+        ("ppl-zoo cite runs/eight-schools", "ppl-zoo cite vae"),
     ),
     Command(
         "fit",

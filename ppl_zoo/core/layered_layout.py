@@ -435,9 +435,7 @@ def _columns(
                 if max(ranked) < min(ranks[n] for n in other.members):
                     rules.append((own[1], theirs[0], pad))
     pulls = [(index[a], index[b], 1.0) for a, b in graph.segments]
-    straight = [
-        (index[a], index[b], 4.0) for a, b in graph.segments if "\0" in a and "\0" in b
-    ]
+    straight = [(index[a], index[b], 4.0) for a, b in graph.segments if "\0" in a and "\0" in b]
     pulls += straight
     pulls += [(num + 2 * i, num + 2 * i + 1, 0.05) for i in range(len(boxes))]
     size = num + 2 * len(boxes)
@@ -538,4 +536,3 @@ def _heights(
         starting = max((b.level for b in boxes if b.first == k + 1), default=0)
         top -= tall[k] + 2 * gap + ending * (pad + label) + starting * pad
     return centres, sides
-

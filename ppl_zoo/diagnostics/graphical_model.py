@@ -518,7 +518,9 @@ def render(
     if data is None and own.example is not None:
         data = tuple(tensor for tensor, _ in own.example)
     if data is None and not isinstance(own, FunctionModel):
-        raise DataError(f"{own.model_name}: got no data, expected those of a fit, render(model, x)")
+        raise DataError(
+            f"{own.model_name}: got no data, expected those of a fit, render(model, x)"
+        )
     data = () if data is None else getattr(data, "train", data)
     if own.example is None:
         own.learn_names(data)

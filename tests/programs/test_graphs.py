@@ -36,10 +36,9 @@ WITHOUT_EFFECT: dict[str, set[tuple[str, str]]] = {
     "captures, a rate of survival each season": _UNSEEN,
     # states clamped at the population's size
     "SIR relaxed": {("I_aux", "I_1"), ("S_aux", "S_1"), ("rho", "obs_2")},
+    "SIR enumerated": {("S_1", "obs_2"), ("rho", "obs_2")},
 }
-CASES = [
-    pytest.param(n, id=n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in PUBLISHED
-]
+CASES = [pytest.param(n, id=n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in PUBLISHED]
 #: points at which effects are looked for
 NUM_POINTS = 2
 CPU = torch.device("cpu")
@@ -119,7 +118,9 @@ def effects(program, data, deterministic):
         before = run(program, data, dict(values), point)
         for name, value in values.items():
             for seed in range(2):
-                other = value + 0.1 if name in deterministic else moved(value, before.fns[name], seed)
+                other = (
+                    value + 0.1 if name in deterministic else moved(value, before.fns[name], seed)
+                )
                 if other is None:
                     continue
                 try:

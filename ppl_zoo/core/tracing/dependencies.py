@@ -536,4 +536,3 @@ _HOLDERS: tuple[type, ...] = (
     torch.distributions.Transform,
     torch.distributions.constraints.Constraint,
 )
-

@@ -233,9 +233,7 @@ class _Panel:
             )
         )
 
-    def _draw_node(
-        self, axes: Axes, node: Node, dx: float, dy: float, colours: _Colours
-    ) -> None:
+    def _draw_node(self, axes: Axes, node: Node, dx: float, dy: float, colours: _Colours) -> None:
         (x, y), label = self.layout.places[node.name], self.labels[node.name]
         x, y = x + dx, y + dy
         width = label.width - (LOOP if (node.name, node.name) in self.graph.edges else 0)
