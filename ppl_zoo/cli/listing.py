@@ -114,7 +114,7 @@ def cite_run(request: CiteRequest) -> int:
 def show_model(request: ShowRequest) -> int:
     """Print the card of a model, and draw its graphical model."""
     card = find(request.name)
-    graph = _graphical_model(card, request)
+    graph = None if request.json and not request.picture else _graphical_model(card, request)
     if request.picture is not None:
         if graph is None:
             raise DataError(f"{card.name}: no recipe has embedded data, so nothing can be drawn")

@@ -1,8 +1,9 @@
 """Layered layout of a directed graph, after Sugiyama: parents above children, groups in boxes.
 
-Sugiyama, Tagawa & Toda 1981, Methods for visual understanding of hierarchical system structures,
-https://doi.org/10.1109/TSMC.1981.4308636: layers, dummy nodes where an edge passes a layer, an order
-with few crossings, places. The places are a least-squares problem: edges upright, nothing overlaps.
+Sugiyama, Tagawa & Toda 1981, Methods for visual understanding of hierarchical system
+structures, https://doi.org/10.1109/TSMC.1981.4308636: layers, dummy nodes where an edge passes a
+layer, an order with few crossings, places. The places are a least-squares problem: edges upright,
+nothing overlaps.
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ class _Layered:
     def _strangers(self, name: str) -> set[str]:
         """Nodes that may not stand between the members of a group: others in its layers.
 
-        Members of a group beside it too, in whichever layer, so that left and right have no circle.
+        Members of a group beside it too, whatever their layer, so that left of has no circle.
         """
 
         def span(nodes: set[str]) -> tuple[int, int]:

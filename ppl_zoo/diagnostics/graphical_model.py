@@ -1,4 +1,4 @@
-"""Graphical model of a program: nodes, edges and plates, as text, as Graphviz source, as a picture.
+"""Graphical model of a program: nodes, edges and plates, as text, Graphviz source and picture.
 
 The edges are what the program's data flow says: see :mod:`ppl_zoo.core.tracing.dependencies`.
 """
@@ -460,8 +460,8 @@ def render(
     """Draw the graphical model of a program: plates, distributions, and what depends on what.
 
     The program is run once, and each edge is found in the operations that it runs: from the value
-    of a site, a parameter or an argument to the distribution of another site, however it gets there
-    (indices, transforms, expansions, masks, factors, deterministic sites). An edge is direct: of
+    of a site, a parameter or an argument to the distribution of another site, however it gets
+    there (indices, transforms, expansions, masks, factors). An edge is direct: of
     ``mu -> theta -> y`` there is no edge from ``mu`` to ``y``, if ``theta`` is a statement of the
     program whose value is used. A value that is read in Python (``if z > 0``) decides what comes
     next in ways that no operation shows: then all later sites depend on it, marked "?" and dashed,

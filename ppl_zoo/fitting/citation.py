@@ -195,8 +195,8 @@ def cite(what: Any) -> Citation:
     Parameters
     ----------
     what
-        A fit; a model of the zoo, or its class; a solver; a check (``fit.check()``, a calibration);
-        a restored image; or what ``zoo.loo`` returns.
+        A fit; a model of the zoo, or its class; a solver; a check (``fit.check()``, or a
+        calibration); a restored image; or what ``zoo.loo`` returns.
 
     Returns
     -------
@@ -244,7 +244,7 @@ def cite(what: Any) -> Citation:
 
 
 def _of_model(cls: type[Model]) -> list[Use]:
-    """What the card of a model cites; nothing for a model of the user's own."""
+    """Return what the card of a model cites; nothing for a model of the user's own."""
     from ppl_zoo.models.catalogue import ZOO  # made when it is first asked for
 
     for card in ZOO:
@@ -254,7 +254,7 @@ def _of_model(cls: type[Model]) -> list[Use]:
 
 
 def _of_solver(solver: Solver) -> list[Use]:
-    """What a solver uses by its options; of a class derived from another, of that too."""
+    """Return what a solver uses by its options; of a class derived from another, of that too."""
     found = []
     for cls in type(solver).__mro__:
         found += [use for use in SOLVERS.get(cls.__name__, ()) if use.when(solver)]

@@ -60,7 +60,7 @@ class Hold(poutine.messenger.Messenger):
             msg["value"] = known
 
     def _pyro_post_sample(self, msg):
-        if not is_sample(msg) or msg["infer"].get("is_auxiliary"):
+        if not is_sample(msg):
             return
         name, fn = msg["name"], msg["fn"]
         value = self.values.setdefault(name, torch.as_tensor(msg["value"]))

@@ -172,7 +172,8 @@ def trace_dependencies(
     inputs
         Those of the arguments that are sources, by name.
     parameters
-        Parameters that modules of the program hold, by name; what ``pyro.param`` declares is found.
+        Parameters that modules of the program hold, by name; what ``pyro.param`` declares is
+        found.
 
     Returns
     -------
@@ -242,11 +243,11 @@ class _DataFlow:
             self.made[memory] = self.made.get(memory, _NONE) | {source}
 
     def of(self, tensor: Tensor) -> frozenset[Source]:
-        """Sources of a tensor."""
+        """Return the sources of a tensor."""
         return self.entry(tensor)[0]
 
     def entry(self, tensor: Tensor) -> tuple[frozenset[Source], Source | None]:
-        """Sources of a tensor, and the one whose values it holds unchanged."""
+        """Return the sources of a tensor, and the one whose values it holds unchanged."""
         memory = self._memory(tensor)
         known = self.tensors.get(tensor)
         if known is None:
@@ -255,7 +256,7 @@ class _DataFlow:
         return (known[0] | written, None) if written else known
 
     def union(self, values: Any) -> frozenset[Source]:
-        """Sources of all tensors in nested lists, tuples and dicts."""
+        """Return the sources of all tensors in nested lists, tuples and dicts."""
         return _NONE.union(*(self.of(t) for t in tree_leaves(values) if isinstance(t, Tensor)))
 
     def note(self, operation: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
@@ -392,18 +393,22 @@ class _Reads(TorchFunctionMode):
         return result
 
 
+_PPL_ZOO = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 _LIBRARIES = tuple(
     os.path.join(os.path.dirname(os.path.abspath(module.__file__ or "")), "")
     for module in (torch, pyro)
-)
+) + (os.path.join(_PPL_ZOO, ""),)
+#: within these, programs
+_MODELS = os.path.join(_PPL_ZOO, "models", "")
 
 
 def _line_of_user() -> str:
-    """Describe the innermost line that is neither torch's, Pyro's nor of this file."""
+    """Describe the innermost line that is the user's own, or of a model of the zoo."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code.co_filename
-        if code != __file__ and not code.startswith(("<", *_LIBRARIES)):
+        library = "site-packages" in code or code.startswith(("<", *_LIBRARIES))
+        if code.startswith(_MODELS) or not library:
             source = linecache.getline(code, frame.f_lineno).strip()
             return f"{os.path.basename(code)}:{frame.f_lineno}: `{source}`"
         frame = frame.f_back
@@ -425,12 +430,14 @@ class _Sites(Messenger):
         held = _arguments_of(msg["fn"]).items()  # before a draw makes more of them (probs, logits)
         self.given[msg["name"]] = {k: TracedArgument(t, *self.flow.entry(t)) for k, t in held}
         self.flow.within.append(set())  # what a sampler reads decides on its own draw only
-        if msg["value"] is None and is_sample(msg):
+        auxiliary = msg["infer"].get("is_auxiliary")  # whose draws are not sources of their own
+        if msg["value"] is None and is_sample(msg) and not auxiliary:
             msg["value"] = feasible_point(msg["fn"])
 
     def _pyro_post_sample(self, msg: dict) -> None:
         self.flow.within.pop()
-        if not is_sample(msg) or msg["infer"].get("is_auxiliary"):
+        # autoguides draw from auxiliary sites; factors are auxiliary too, and count
+        if not is_sample(msg) or (msg["infer"].get("is_auxiliary") and not msg["is_observed"]):
             return
         flow, name, fn = self.flow, msg["name"], msg["fn"]
         given = msg["infer"].get("_given", msg["value"])

@@ -48,7 +48,7 @@ LIGHT = _Colours(
     "#ffffff", "#1f2933", "#52606d", "#616e7c", "#9aa5b1", "#ffffff", "#d3dce6", "#0072B2"
 )
 DARK = _Colours(
-    "#14181d", "#eef1f4", "#b8c2cc", "#a3aeb9", "#65717d", "#1f262e", "#46566a", "#56B4E9"
+    "#14181d", "#eef1f4", "#b8c2cc", "#a3aeb9", "#65717d", "#1f262e", "#3f4e61", "#56B4E9"
 )
 
 
