@@ -450,7 +450,7 @@ def _cluster_of(node: Node, tree: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 @one_at_a_time
 def render(
-    model: Model | FittedModel | Callable[..., Any],
+    model: Any,
     data: Any = None,
     *,
     guide: Any = None,

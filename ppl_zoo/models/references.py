@@ -314,13 +314,6 @@ PASZKE_2019 = Reference(
     "Advances in Neural Information Processing Systems 32",
     "inproceedings",
 )
-PPL_ZOO = Reference(
-    "the ppl_zoo authors",
-    2026,
-    "ppl_zoo: a zoo of probabilistic models for Pyro",
-    "",
-    kind="software",
-)
 PHAN_2019 = Reference(
     "Phan, Pradhan & Jankowiak",
     2019,
@@ -333,6 +326,13 @@ PORTILLA_2003 = Reference(
     "Image denoising using scale mixtures of Gaussians in the wavelet domain",
     "https://doi.org/10.1109/TIP.2003.818640",
     "IEEE Transactions on Image Processing",
+)
+PPL_ZOO = Reference(
+    "the ppl_zoo authors",
+    2026,
+    "ppl_zoo: a zoo of probabilistic models for Pyro",
+    "",
+    kind="software",
 )
 RANGANATH_2014 = Reference(
     "Ranganath, Gerrish & Blei",
