@@ -5,7 +5,6 @@ from pathlib import Path
 
 import own_model  # noqa: F401  the class of some saved runs
 import pytest
-import yaml
 
 import ppl_zoo as zoo
 from ppl_zoo.core.errors import DataError
@@ -120,10 +119,13 @@ RUNS = Path(__file__).parent / "old_runs"
 def test_a_fit_cites_what_it_used():
     khat = {"VEHTARI_2024", "YAO_2018", "KUMAR_2019"}
     svi = {"HOFFMAN_2013", "RANGANATH_2014"}
-    fixed, noisy = (keys(zoo.load(RUNS / name)) for name in ("svi-fixed-draws", "svi-stochastic"))
-    assert fixed >= {*svi, "GIORDANO_2024", "NOCEDAL_1980", "BRADBURY_2018", *khat, *LIBRARIES}
-    assert noisy >= {*svi, "KINGMA_2015", *khat, *LIBRARIES}
-    assert "KINGMA_2015" not in fixed and not {"GIORDANO_2024", "NOCEDAL_1980"} & noisy
+    fit = zoo.load(RUNS / "svi-stochastic")
+    noisy = keys(fit)
+    assert noisy >= {*svi, "KINGMA_2015", *khat, *LIBRARIES} and "BRADBURY_2018" not in noisy
+    fit.solution.state_values["objective"] = "fixed-draws"  # as a fit by fixed draws records it
+    fixed = {"GIORDANO_2024", "NOCEDAL_1980", "BRADBURY_2018"}
+    assert keys(fit) - noisy == fixed and noisy - keys(fit) == {"KINGMA_2015"}
+    assert "BRADBURY_2018" in keys(zoo.load(RUNS / "svi-xla"))
 
 
 def test_samplers_cite_their_engine():
@@ -137,7 +139,7 @@ def test_own_models_restorations_and_saved_runs(tmp_path):
     import torch
 
     image = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
-    restored = zoo.restore(image, sigma=0.1, quality="fastest", progress=False)
+    restored = zoo.Restoration(image, None, None, 0.1)  # as restore(method="map") returns it
     assert keys(restored) >= {"ZORAN_2011", *LIBRARIES}
     faithful = zoo.data.load("old-faithful")
     fit = zoo.fit(zoo.GaussianMixture(2, 2), faithful, zoo.EM(max_steps=2), progress=False)
@@ -150,8 +152,9 @@ def test_own_models_restorations_and_saved_runs(tmp_path):
 
 def test_citation_file_of_the_project():
     root = Path(__file__).resolve().parents[2]
-    record = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
-    assert record.keys() >= {"cff-version", "message", "title", "authors"}
+    text = (root / "CITATION.cff").read_text(encoding="utf-8")
+    record = dict(re.findall(r'(?m)^([a-z-]+): "?([^"\n]*)"?$', text))
+    assert record.keys() >= {"cff-version", "message", "title", "type"}
     assert record["cff-version"] == "1.2.0" and record["type"] == "software"
-    assert record["authors"] == [{"name": "the ppl_zoo authors"}]
+    assert 'authors:\n  - name: "the ppl_zoo authors"\n' in text
     assert record["version"] == zoo.__version__ and record["license"] == "Apache-2.0"
