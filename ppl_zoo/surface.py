@@ -6,11 +6,13 @@ from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo.compiler.scan import scan
 from ppl_zoo.core.errors import ConvergenceError, DataError, QueryError, RunError
 from ppl_zoo.core.model import Model
+from ppl_zoo.diagnostics.graphical_model import GraphicalModel, render
 from ppl_zoo.evaluation.cross_validation import compare, loo
 from ppl_zoo.evaluation.divergence import kl
 from ppl_zoo.evaluation.evidence import evidence
 from ppl_zoo.fitting.auto import Auto
 from ppl_zoo.fitting.calibration import calibrate
+from ppl_zoo.fitting.citation import Citation, cite
 from ppl_zoo.fitting.log_density import log_density
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import fit, load
@@ -30,10 +32,12 @@ __all__ = [
     "Auto",
     "SplitGibbs",
     "ZOO",  # made by __getattr__, when it is first asked for
+    "Citation",
     "ConvergenceError",
     "DataError",
     "EarlyStopping",
     "Fit",
+    "GraphicalModel",
     "LocalELBO",
     "Model",
     "NUTS",
@@ -42,6 +46,7 @@ __all__ = [
     "RunError",
     "Tiling",
     "calibrate",
+    "cite",
     "compare",
     "data",
     "evaluation",
@@ -53,6 +58,7 @@ __all__ = [
     "log_density",
     "loo",
     "models",
+    "render",
     "restore",
     "scan",
     "testing",

@@ -68,8 +68,18 @@ COMMANDS = (
         "listing:ShowRequest",
         "listing:show_model",
         "Show the card of a model: story, arguments, queries, recipes, published numbers, "
-        "sources.",
-        ("ppl-zoo show gaussian-mixture",),
+        "sources; its graphical model.",
+        (
+            "ppl-zoo show gaussian-mixture",
+            "ppl-zoo show eight-schools --picture eight-schools.svg",
+        ),
+    ),
+    Command(
+        "cite",
+        "listing:CiteRequest",
+        "listing:cite_run",
+        "Print BibTeX of what a run used: model, solver, checks and libraries.",
+        ("ppl-zoo cite runs/eight-schools", "ppl-zoo cite vae"),
     ),
     Command(
         "fit",

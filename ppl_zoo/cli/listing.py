@@ -1,18 +1,34 @@
-"""``ppl-zoo list`` and ``ppl-zoo show``: the catalogue of models and data sets."""
+"""``ppl-zoo list``, ``show`` and ``cite``: the catalogue of models and data sets."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
 
 from ppl_zoo import data as datasets
-from ppl_zoo.cli.terminal import JSONFlag, ModelName, digits, print_json, table_text
+from ppl_zoo.cli.recipes import load_data, make_model
+from ppl_zoo.cli.terminal import (
+    JSONFlag,
+    ModelName,
+    digits,
+    note,
+    print_json,
+    quiet,
+    table_text,
+)
+from ppl_zoo.core.errors import DataError
+from ppl_zoo.diagnostics.graphical_model import GraphicalModel, render
+from ppl_zoo.fitting.citation import cite
+from ppl_zoo.fitting.run import load
 from ppl_zoo.models.card import Card
 from ppl_zoo.models.catalogue import ZOO, find
 
-__all__ = ["ListRequest", "ShowRequest", "list_models", "show_model"]
+__all__ = ["CiteRequest", "ListRequest", "ShowRequest", "cite_run", "list_models", "show_model"]
 
 QUERIES = ("log_prob", "sample", "encode")
 
@@ -26,10 +42,36 @@ class ListRequest:
 
 @dataclass(frozen=True)
 class ShowRequest:
-    """Arguments of ``ppl-zoo show``."""
+    """Arguments of ``ppl-zoo show``.
+
+    Parameters
+    ----------
+    picture
+        File to draw the graphical model into: .svg, .png, .pdf, or .dot for Graphviz.
+    guide
+        Show the graphical model of the model's own guide too.
+    dark
+        Draw on a dark ground.
+    """
 
     name: ModelName
+    picture: Annotated[str | None, arg(metavar="FILE")] = None
+    guide: bool = False
+    dark: bool = False
     json: JSONFlag = False
+
+
+@dataclass(frozen=True)
+class CiteRequest:
+    """Arguments of ``ppl-zoo cite``.
+
+    Parameters
+    ----------
+    run
+        A folder that `ppl-zoo fit` wrote, or a model of `ppl-zoo list`.
+    """
+
+    run: Annotated[str, Positional, arg(metavar="RUN|NAME")]
 
 
 def list_models(request: ListRequest) -> int:
@@ -60,15 +102,33 @@ def list_models(request: ListRequest) -> int:
     return 0
 
 
+def cite_run(request: CiteRequest) -> int:
+    """Print the references of a run, or of a model, as BibTeX."""
+    if Path(request.run).is_dir():
+        print(cite(load(request.run)))
+    else:
+        print(cite(find(request.run).model_class))
+    return 0
+
+
 def show_model(request: ShowRequest) -> int:
-    """Print the card of a model."""
+    """Print the card of a model, and draw its graphical model."""
     card = find(request.name)
+    graph = None if request.json and not request.picture else _graphical_model(card, request)
+    if request.picture is not None:
+        if graph is None:
+            raise DataError(f"{card.name}: no recipe has embedded data, so nothing can be drawn")
+        note(f"wrote {graph.save(request.picture, dark=request.dark)}")
     if request.json:
         return print_json(_record(card))
     print(f"{card.title} ({card.name})")
     print(card.summary)
     print()
     print(_generative_model(card))
+    if graph is not None:
+        print()
+        print("Graphical model, each line a node and what its distribution depends on:")
+        print("\n".join(str(graph).splitlines()[1:]))
     print()
     columns = ("query", "answer")
     print(table_text(columns, [(q, card.queries[q]) for q in QUERIES], left=(0, 1)))
@@ -95,6 +155,19 @@ def show_model(request: ShowRequest) -> int:
         for reference in card.references:
             print(reference)
     return 0
+
+
+def _graphical_model(card: Card, request: ShowRequest) -> GraphicalModel | None:
+    """Graph of the first recipe whose data are embedded; None where there is none."""
+    embedded = {data.name for data in datasets.available() if data.embedded}
+    for recipe in card.recipes:
+        if recipe.data in embedded:
+            with quiet():
+                dataset = load_data(card.model_class, recipe.data, recipe.data_options)
+                model = make_model(card, dataset, recipe.model)
+                guide = True if request.guide and model.guide is not None else None
+                return render(model, dataset, guide=guide)
+    return None
 
 
 def _generative_model(card: Card) -> str:

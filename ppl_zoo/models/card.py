@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,20 +33,78 @@ class Reference:
     authors, year, title
         As they are cited.
     link
-        Address at a DOI, arXiv or publisher.
+        Address at a DOI, arXiv or publisher; empty where there is none.
+    venue
+        Journal, proceedings or publisher; empty where it is on arXiv or the web alone.
+    kind
+        "article", "inproceedings", "book" or "software".
+
+    Examples
+    --------
+    >>> print(Reference("Ada & Bo", 1999, "On dice", "https://doi.org/10.1/2", "Chance").bibtex())
+    @article{ada1999dice,
+      author = {Ada and Bo},
+      title = {{On dice}},
+      journal = {Chance},
+      year = {1999},
+      doi = {10.1/2},
+      url = {https://doi.org/10.1/2}
+    }
     """
 
     authors: str
     year: int
     title: str
     link: str
+    venue: str = ""
+    kind: str = "article"
+
+    @property
+    def key(self) -> str:
+        """Key in BibTeX: the first author, the year and the first long word of the title."""
+        author = _plain(re.split(r",| & | et al", self.authors)[0])
+        words = [w for w in map(_plain, self.title.split()) if len(w) > 3 or w.isdigit()]
+        return f"{author}{self.year}{words[0] if words else _plain(self.title)}"
+
+    def bibtex(self) -> str:
+        """Write a BibTeX entry; ``misc`` where there is no venue."""
+        authors = re.split(r",\s+|\s+&\s+", self.authors.removesuffix(" et al."))
+        names = [f"{{{_escaped(a)}}}" if " " in a else _escaped(a) for a in authors]
+        if self.authors.endswith(" et al."):
+            names.append("others")
+        fields = {"author": " and ".join(names), "title": f"{{{_escaped(self.title)}}}"}
+        place = {"article": "journal", "inproceedings": "booktitle", "book": "publisher"}
+        entry = self.kind if self.venue and self.kind in place else "misc"
+        if entry != "misc":
+            fields[place[entry]] = _escaped(self.venue)
+        fields["year"] = str(self.year)
+        doi, arxiv = "https://doi.org/", "https://arxiv.org/abs/"
+        if self.link.startswith(doi):
+            fields["doi"] = self.link.removeprefix(doi)
+        elif self.link.startswith(arxiv):
+            fields |= {"eprint": self.link.removeprefix(arxiv), "archiveprefix": "arXiv"}
+        if self.link:
+            fields["url"] = self.link
+        lines = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+        return f"@{entry}{{{self.key},\n{lines}\n}}"
 
     def part(self, where: str) -> Reference:
         """Return the reference to a part, a chapter or section of a book."""
         return replace(self, title=f"{self.title}, {where}")
 
     def __str__(self) -> str:
-        return f"{self.authors} ({self.year}). {self.title}. {self.link}"
+        return f"{self.authors} ({self.year}). {self.title}. {self.link}".rstrip()
+
+
+def _plain(text: str) -> str:
+    """Letters and digits of ASCII, in lower case."""
+    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]", "", ascii_only.lower())
+
+
+def _escaped(text: str) -> str:
+    """Escape what is a command in TeX."""
+    return re.sub(r"([&%$#_])", r"\\\1", text)
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,16 +1,19 @@
-"""Plot of a Bayesian network in layers, after Sugiyama: parents above children."""
+"""Plot of a Bayesian network in layers: parents above children."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from ppl_zoo.core.layered_layout import layered_layout, text_size
 from ppl_zoo.models.discrete.bayes_net.graph import Graph
 
 __all__ = ["plot_network"]
+
+#: font size of labels, points, and the largest side of a new figure; larger nets have smaller type
+FONT, MAX_INCHES = 8.0, 40.0
 
 
 def plot_network(
@@ -41,81 +44,61 @@ def plot_network(
     matplotlib.figure.Figure
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
 
-    places = _layered_layout(graph)
-    xs, ys = zip(*places.values(), strict=True)
-    if axes is None:
-        width, height = max(xs) - min(xs) + 1, max(ys) - min(ys) + 1
-        figure = Figure(
-            figsize=(min(1.5 * width + 1, 40), min(1.3 * height + 1, 40)), layout="constrained"
-        )
-        axes = figure.add_subplot()
-    patches = {}
+    labels = {}
     for node, state in zip(states, observed, strict=True):
-        label = node
+        labels[node] = node
         if state >= 0:
-            label += f"\n= {states[node][state]}"
+            labels[node] += f"\n= {states[node][state]}"
         elif marginals is not None:
             probabilities = zip(states[node], marginals[node][0].tolist(), strict=True)
-            label += "".join(f"\n{name} {p:.3f}" for name, p in probabilities)
+            labels[node] += "".join(f"\n{name} {p:.3f}" for name, p in probabilities)
+    sizes = {}
+    for node, label in labels.items():
+        width, height = text_size(label, FONT)
+        sizes[node] = width + 0.7 * FONT, height + 0.7 * FONT
+    layout = layered_layout({n: graph.parents[n] for n in graph.order}, sizes, gap=1.5 * FONT)
+    left, bottom, right, top = layout.extent
+    width, height = right - left + 2 * FONT, top - bottom + 2 * FONT
+    font = FONT
+    if axes is None:
+        scale = min(1.0, MAX_INCHES * 72 / max(width, height))
+        font *= scale
+        figure = Figure(figsize=(scale * width / 72, scale * height / 72))
+        axes = figure.add_axes((0, 0, 1, 1))
+    for node, state in zip(states, observed, strict=True):
         box = {
             "boxstyle": "round,pad=0.35",
             "facecolor": "#d9e6f2" if state >= 0 else "white",
             "edgecolor": "#35506b",
         }
-        patches[node] = axes.text(
-            *places[node], label, ha="center", va="center", fontsize=8, bbox=box, zorder=2
+        x, y = layout.places[node]
+        axes.text(
+            x,
+            y,
+            labels[node],
+            ha="center",
+            va="center",
+            fontsize=font,
+            bbox=box,
+            zorder=2,
+            parse_math=False,
         )
     for node, above in graph.parents.items():
         for parent in above:
-            axes.annotate(
-                "",
-                xy=places[node],
-                xytext=places[parent],
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "#7a8894",
-                    "patchA": patches[parent].get_bbox_patch(),
-                    "patchB": patches[node].get_bbox_patch(),
-                    "shrinkA": 0,
-                    "shrinkB": 0,
-                },
-                zorder=1,
+            points = layout.curve(parent, node)
+            axes.add_patch(
+                FancyArrowPatch(
+                    path=Path(points, [1] + [4] * (len(points) - 1)),
+                    arrowstyle="-|>",
+                    color="#7a8894",
+                    mutation_scale=font,
+                    zorder=1,
+                )
             )
-    axes.set_xlim(min(xs) - 0.8, max(xs) + 0.8)
-    axes.set_ylim(min(ys) - 0.6, max(ys) + 0.6)
+    axes.set_xlim(left - FONT, right + FONT)
+    axes.set_ylim(bottom - FONT, top + FONT)
     axes.axis("off")
     return axes.figure
-
-
-def _layered_layout(graph: Graph, sweeps: int = 20) -> dict[str, tuple[float, float]]:
-    """Layered layout: a node one layer below its lowest parent, near its neighbours' mean.
-
-    Sugiyama, Tagawa & Toda 1981, Methods for visual understanding of hierarchical system
-    structures, without its dummy nodes.
-
-    Returns
-    -------
-    dict
-        ``{node: (x, y)}``, nodes of a layer at least 1 apart, layers 1 apart, roots on top.
-    """
-    depth: dict[str, int] = {}
-    for node in graph.order:
-        depth[node] = max((depth[p] + 1 for p in graph.parents[node]), default=0)
-    layers = [[n for n in graph.order if depth[n] == d] for d in range(max(depth.values()) + 1)]
-    x = {n: i - (len(layer) - 1) / 2 for layer in layers for i, n in enumerate(layer)}
-    for sweep in range(sweeps):
-        down = sweep % 2 == 0
-        for layer in layers if down else layers[::-1]:
-            for node in layer:
-                near = graph.parents[node] if down else graph.children[node]
-                if near:
-                    x[node] = float(np.mean([x[n] for n in near]))
-            layer.sort(key=x.__getitem__)
-            wanted = np.array([x[n] for n in layer])
-            placed = wanted.copy()
-            for i in range(1, len(layer)):
-                placed[i] = max(placed[i], placed[i - 1] + 1.0)
-            placed -= (placed - wanted).mean()  # pushed apart to both sides
-            x |= dict(zip(layer, placed.tolist(), strict=True))
-    return {node: (x[node], -float(depth[node])) for node in graph.order}
