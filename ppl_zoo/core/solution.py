@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ from torch import Tensor
 
 from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
+
+#: objectives of one optimum: those of the best chain less this, a factor of 1.1 of likelihood, and
+#: twice their standard errors
+NATS_APART = 0.1
 
 __all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
 
@@ -63,6 +67,30 @@ class Solution:
     def best(self) -> int:
         """Index of the chain with the highest objective."""
         return int(np.nanargmax(self.objective)) if np.isfinite(self.objective).any() else 0
+
+    @property
+    def num_at_best(self) -> int:
+        """How many chains have found the best one's optimum, by their objectives."""
+        lowest = self.objective[self.best] - NATS_APART
+        return int((self.objective + 2.0 * np.nan_to_num(self.objective_error) >= lowest).sum())
+
+    def alone(self, chain: int) -> Solution:
+        """Return the solution of one chain, as if there were no other."""
+        only = slice(chain, chain + 1)
+        numbers = {str(i) for i in range(len(self.stopped))}
+        values = {k: v for k, v in self.state_values.items() if k not in numbers}
+        if str(chain) in self.state_values:
+            values["0"] = self.state_values[str(chain)]
+        return replace(
+            self,
+            parameters={k: v[only] for k, v in self.parameters.items()},
+            history={k: v[only] for k, v in self.history.items()},
+            objective=self.objective[only],
+            stopped=self.stopped[only],
+            draws=None if self.draws is None else {k: v[only] for k, v in self.draws.items()},
+            sample_stats={k: v[only] for k, v in self.sample_stats.items()},
+            state_values=values,
+        )
 
     @property
     def reason(self) -> str:
