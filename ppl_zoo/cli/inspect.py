@@ -20,7 +20,7 @@ from ppl_zoo.core.errors import DataError
 from ppl_zoo.data import DataCard
 from ppl_zoo.diagnostics.check import Check
 from ppl_zoo.diagnostics.plots.style import column_name
-from ppl_zoo.diagnostics.summary import summarise
+from ppl_zoo.diagnostics.learned import summarise
 from ppl_zoo.diagnostics.verdicts import Verdict
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import load
@@ -70,7 +70,7 @@ class Inspection:
     idata
         The ArviZ object, ``InferenceData`` (0.23) or ``DataTree`` (1.x).
     summary
-        What was learned, a data frame: see :func:`ppl_zoo.diagnostics.summary.summarise`.
+        What was learned, a data frame: see :func:`ppl_zoo.diagnostics.learned.summarise`.
     check
         The three verdicts; None where they could not be found.
     rhat
@@ -197,6 +197,9 @@ def inspect_fit(
             figure = attempt(f"figure {name!r}", make)
             if figure is not None:
                 found.figures.append((name, str(figure.get_label()), figure))
+    if getattr(card, "image_shape", None) and found.figures:
+        # images say more than a histogram of their log densities
+        found.figures.sort(key=lambda drawn: drawn[0] != "samples" and len(drawn[2].axes) == 1)
     return found
 
 

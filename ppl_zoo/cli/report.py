@@ -53,9 +53,9 @@ NEXT_STEPS = (
     ("ppl-zoo inspect runs/gaussian-mixture", "its posterior, summarised and drawn"),
 )
 #: rows of a table of parameters
-MAX_ROWS = 14
+MAX_ROWS = 18
 #: widths over heights from which a figure takes a whole line
-WIDE = 1.75
+WIDE = 2.0
 SAFE_LINKS = ("https://", "http://")
 
 
@@ -229,10 +229,7 @@ def outcome_section(
         table_note=note,
         facts=tuple(facts),
         references=tuple(references),
-        commands=(
-            f"ppl-zoo fit {card.name} --recipe {recipe.name}",
-            *((f"ppl-zoo inspect {outcome.name}",) if fit is not None else ()),
-        ),
+        commands=(f"ppl-zoo fit {card.name} --recipe {recipe.name}",),
         error=outcome.error,
     )
 
@@ -336,7 +333,9 @@ def _verdict(outcomes: Sequence[Outcome], exhibits: Sequence[Section], seconds: 
     lead += f"Failed: {', '.join(failed)}." if failed else "Nothing failed."
     lines = []
     if "yes" in by:
-        lines.append(f"<b>The model's posterior:</b> {linked(by['yes'])}. Take means and sds.")
+        lines.append(
+            f"<b>The model's posterior:</b> {linked(by['yes'])}. Quote its means and sds."
+        )
     if "point" in by:
         lines.append(
             f"<b>Points at an optimum:</b> {linked(by['point'])}. Their parameters have no "
@@ -416,10 +415,12 @@ def summary_table(frame: DataFrame, limit: int = MAX_ROWS) -> tuple[Table | None
             )
             for name, line in shown.iterrows()
         ]
-    left_out = [f"{n} ({' x '.join(map(str, s))})" for n, s in frame.attrs["left_out"].items()]
-    if len(frame) > limit:
-        left_out.insert(0, f"{len(frame) - limit} numbers more")
-    note = f"Not listed: {', '.join(left_out[:6])}{', ...' if len(left_out) > 6 else ''}."
+    shapes = frame.attrs["left_out"]
+    left_out = [f"{len(frame) - limit} numbers more"] if len(frame) > limit else []
+    left_out += [f"{name} ({' x '.join(map(str, s))})" for name, s in list(shapes.items())[:3]]
+    if len(shapes) > 3:
+        left_out[-1] += f" and {len(shapes) - 3} arrays more"
+    note = f"Not listed: {', '.join(left_out)}."
     table = Table(columns, tuple(rows), name="What was learned") if rows else None
     return table, note if left_out else ""
 
@@ -472,21 +473,24 @@ def _section(section: Section) -> str:
 <div class="pair{wide}">{"".join(map(_figure, section.figures))}
 <div><p>{_text(section.text)}</p>{f'<ul class="verdicts">{words}</ul>' if words else ""}
 {table}{note}</div></div>
-<details><summary>Numbers, more pictures, sources of {_text(section.anchor)}</summary>{more}</details>
+<details><summary>Numbers, more pictures, sources of {_text(section.anchor)}</summary>
+{more}</details>
 </section>
 """
 
 
 def _exhibit(section: Section) -> str:
     """HTML of an exhibit: figure, then words."""
-    wide = ' class="wide"' if any(f.is_wide for f in section.figures) else ""
+    wide = "wide" if any(f.is_wide for f in section.figures) else ""
+    if any("\n" in command for command in section.commands):  # a program stands beside it
+        wide = "wide pair"
     table = "" if section.table is None else _table(section.table)
-    return f"""<article id="{_text(section.anchor)}"{wide}>
+    return f"""<article id="{_text(section.anchor)}" class="{wide}">
 {"".join(map(_figure, section.figures))}
-<h2>{_text(section.title)}</h2>
+<div><h2>{_text(section.title)}</h2>
 {_error(section)}
 <p>{_text(section.text)}</p>
-{table}{_commands(section)}{_references(section)}
+{table}{_commands(section)}{_references(section)}</div>
 </article>
 """
 

@@ -1,4 +1,4 @@
-"""Every figure of the demo's fits: what its axes name, what its limits hold, which number it says."""
+"""Every figure of the demo's fits: what its axes name, what its limits hold, what it says."""
 
 import re
 
@@ -21,7 +21,6 @@ QUICK = (
     "bayesian-gaussian-mixture-old-faithful",
     "gaussian-mixture-old-faithful",
     "normal-gamma-old-faithful",
-    "eight-schools-noncentered",
 )
 NAMES = {f"{card.name}-{recipe.name}": (card, recipe) for card, recipe in choose()}
 
