@@ -178,15 +178,15 @@ def ising(device: str) -> Section:
     from matplotlib.path import Path
     from matplotlib.textpath import TextPath
 
-    height, width, noise = 48, 120, 1.0
-    path = TextPath((5, 14), "p(z|x)", size=33)
+    height, width, noise = 44, 104, 1.0
+    path = TextPath((4, 12), "p(z|x)", size=33)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)[::-1]), -1).reshape(-1, 2)
     inside = np.zeros(len(grid), bool)
     for polygon in path.to_polygons():  # a hole in a letter is a polygon within another
         inside ^= Path(polygon).contains_points(grid)
     truth = torch.from_numpy(np.where(inside, 1.0, -1.0).reshape(height, width)).float()
     noisy = truth + noise * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
-    model = Ising(height, width, coupling=0.7, noise=2.0, learn_noise=True)
+    model = Ising(height, width, coupling=0.5, noise=2.0, learn_noise=True)
     fit(model, noisy[None], device=device, progress=False)
     marginals = model.marginals(noisy[None])[0].cpu()
     wrong = [float((image.sign() != truth).double().mean()) for image in (noisy, marginals)]

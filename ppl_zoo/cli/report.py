@@ -374,7 +374,6 @@ def embed_figure(figure: Figure, caption: str, dpi: int = 110) -> EmbeddedFigure
         Pixels an inch; the report shows them at two thirds, so that they stay sharp.
     """
     stream = io.BytesIO()
-    figure.draw_without_rendering()  # boxes of text that arrows end at have their size only then
     if len(figure.axes) == 1:  # shown small: smaller paper makes larger letters
         figure.set_size_inches(0.8 * figure.get_size_inches())
     figure.savefig(stream, format="png", dpi=dpi * 1.5, bbox_inches="tight", facecolor="white")

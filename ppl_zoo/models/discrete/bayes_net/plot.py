@@ -80,7 +80,7 @@ def plot_network(
                     "shrinkA": 0,
                     "shrinkB": 0,
                 },
-                zorder=1,
+                zorder=3,  # after the boxes, whose place a draw finds anew
             )
     axes.set_xlim(min(xs) - 0.8, max(xs) + 0.8)
     axes.set_ylim(min(ys) - 0.6, max(ys) + 0.6)
