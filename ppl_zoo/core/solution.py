@@ -16,6 +16,8 @@ from ppl_zoo.core.model import Model
 #: objectives of one optimum: those of the best chain less this, a factor of 1.1 of likelihood, and
 #: twice their standard errors
 NATS_APART = 0.1
+#: estimates of a stochastic objective that tell its noise
+NUM_LATE_STEPS = 50
 
 __all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
 
@@ -71,8 +73,14 @@ class Solution:
     @property
     def num_at_best(self) -> int:
         """How many chains have found the best one's optimum, by their objectives."""
-        lowest = self.objective[self.best] - NATS_APART
-        return int((self.objective + 2.0 * np.nan_to_num(self.objective_error) >= lowest).sum())
+        error = np.nan_to_num(self.objective_error)
+        if self.state_values.get("objective") == "stochastic":
+            # the median of as many estimates, whose noise their differences tell
+            late = [h[np.isfinite(h)][-NUM_LATE_STEPS:] for h in self.history["objective"]]
+            noise = [np.diff(h).std() / np.sqrt(len(h)) if len(h) > 2 else 0.0 for h in late]
+            error = np.maximum(error, noise)
+        lowest = self.objective[self.best] - NATS_APART - 2.0 * error[self.best]
+        return int((self.objective + 2.0 * error >= lowest).sum())
 
     def alone(self, chain: int) -> Solution:
         """Return the solution of one chain, as if there were no other."""

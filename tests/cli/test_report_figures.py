@@ -189,3 +189,13 @@ def test_completions_hold_what_is_given():
         np.testing.assert_array_equal(drawn[:4], images[0][:4])
         assert set(np.unique(drawn)) <= {-1.0, 0.0, 1.0}
     check_figure(fig)
+
+
+def test_a_chain_alone_is_that_chain():
+    x = zoo.data.load("old-faithful").train
+    fit = zoo.fit(zoo.GaussianMixture(4, 2), x, zoo.EM(restarts=3), device="cpu", progress=False)
+    best, alone = fit.solution.best, fit.alone()
+    assert alone.solution.stopped == fit.solution.stopped[best : best + 1]
+    assert alone.objective == fit.objective and alone.solution.num_at_best == 1
+    for name, value in alone.solution.parameters.items():
+        assert value.shape[0] == 1 and (value[0] == fit.solution.parameters[name][best]).all()
