@@ -19,8 +19,8 @@ from ppl_zoo.cli.terminal import JSONFlag, note, print_json, quiet, read_about
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.data import DataCard
 from ppl_zoo.diagnostics.check import Check
-from ppl_zoo.diagnostics.plots.style import column_name
 from ppl_zoo.diagnostics.learned import summarise
+from ppl_zoo.diagnostics.plots.style import column_name
 from ppl_zoo.diagnostics.verdicts import Verdict
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import load

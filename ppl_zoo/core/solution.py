@@ -17,7 +17,7 @@ from ppl_zoo.core.model import Model
 #: twice their standard errors
 NATS_APART = 0.1
 #: estimates of a stochastic objective that tell its noise
-NUM_LATE_STEPS = 50
+NUM_LATE_STEPS = 100
 
 __all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
 
