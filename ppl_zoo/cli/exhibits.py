@@ -104,9 +104,9 @@ def bayes_net(device: str) -> Section:
     causes = ("bronchitis", "cancer", "tuberculosis")
     steps: dict[str, dict[str, str]] = {
         "anyone": {},
-        "smokes, short of breath": {"smoking": "yes", "dyspnoea": "yes"},
+        "smoker, short of breath": {"smoking": "yes", "dyspnoea": "yes"},
     }
-    steps["and a shadow on the X-ray"] = {**steps["smokes, short of breath"], "x-ray": "yes"}
+    steps["and a shadow on the X-ray"] = {**steps["smoker, short of breath"], "x-ray": "yes"}
     found = {}
     for name, seen in steps.items():
         marginals = net.marginals(seen)
@@ -270,8 +270,8 @@ def _cited(reference: Reference) -> tuple[str, str]:
 #: name of an exhibit and what makes it on a device, the best pictures first
 EXHIBITS: Mapping[str, Callable[[str], Section]] = {
     "photograph": photograph,
+    "ising": ising,
     "bayes-net": bayes_net,
     "spam-filter": spam_filter,
-    "ising": ising,
     "own-program": own_program,
 }

@@ -339,7 +339,7 @@ def _verdict(outcomes: Sequence[Outcome], exhibits: Sequence[Section], seconds: 
     if "point" in by:
         lines.append(
             f"<b>Points at an optimum:</b> {linked(by['point'])}. Their parameters have no "
-            "posterior that could be wrong; what is latent in each row is drawn right."
+            "posterior; that of what is latent in each row passed its check."
         )
     lines += [
         f"<b>Not the posterior:</b> {linked([o])}. {_text(o.section.verdicts[0][2])}"
@@ -482,7 +482,7 @@ def _exhibit(section: Section) -> str:
     """HTML of an exhibit: figure, then words."""
     wide = "wide" if any(f.is_wide for f in section.figures) else ""
     if any("\n" in command for command in section.commands):  # a program stands beside it
-        wide = "wide pair"
+        wide = "wide program"
     table = "" if section.table is None else _table(section.table)
     return f"""<article id="{_text(section.anchor)}" class="{wide}">
 {"".join(map(_figure, section.figures))}

@@ -58,6 +58,9 @@ def summarise(fit: FittedModel, idata: Any) -> DataFrame:
         found, lead = dict(group.data_vars), ("chain", "draw")
         # what a program computes of its latents says more than they do: effects, not their
         # standard scores; weights, not sticks
+        computed = {s.shape for s in sites.values() if s.kind == "deterministic"}
+        scores = {s.name for s in latent if s.is_local(plate) and s.shape in computed}
+        found = {n: v for n, v in found.items() if n not in scores}
         found = dict(sorted(found.items(), key=lambda pair: _rank(sites.get(pair[0]))))
     rows: dict[str, dict[str, float]] = {}
     left_out: dict[str, tuple[int, ...]] = {}
