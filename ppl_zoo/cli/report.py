@@ -510,8 +510,10 @@ def _references(section: Section) -> str:
 
 def _figure(figure: EmbeddedFigure) -> str:
     data = base64.b64encode(figure.png).decode("ascii")
+    # a wide one scrolls on a phone, by keyboard too
+    wide = ' class="wide" tabindex="0"' if figure.is_wide else ""
     return (
-        f'<figure{" class=wide" if figure.is_wide else ""}><img alt="{_text(figure.caption)}" '
+        f'<figure{wide}><img alt="{_text(figure.caption)}" '
         f'width="{figure.width}" height="{figure.height}" src="data:image/png;base64,{data}">'
         f"<figcaption>{_text(figure.caption)}</figcaption></figure>"
     )

@@ -98,7 +98,8 @@ def plot_regression(
         )
     ax.set_xlabel(column_label(fit, card, x_name))
     ax.set_title(title_of(fit, card, "posterior prediction and data"), fontsize=11)
-    ax.legend(fontsize=SMALL, frameon=False)
+    where = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.1)} if is_binary(points) else {}
+    ax.legend(fontsize=SMALL, frameon=False, **where)
     return fig
 
 
