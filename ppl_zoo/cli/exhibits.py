@@ -203,7 +203,7 @@ def ising(device: str) -> Section:
         title="Spins behind noise",
         text=f"Black and white pixels under noise as large as themselves. By sign "
         f"{wrong[0]:.1%} of the pixels are wrong, by the Ising model {wrong[1]:.1%}; it has "
-        f"learned the sd of the noise, {float(model.noise):.2f} (true: {noise:.2f}).",
+        f"learned the sd of the noise, {float(model.noise.detach()):.2f} (true: {noise:.2f}).",
         figures=(embed_figure(fig, "Neighbours tend to agree: that alone brings the ink back."),),
     )
 
