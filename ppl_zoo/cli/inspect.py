@@ -1,4 +1,4 @@
-"""``ppl-zoo inspect``: posterior summary, diagnostics and figures of a saved fit."""
+"""``ppl-zoo inspect``: what a saved fit learned, its three verdicts, and figures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from ppl_zoo.cli.recipes import load_data
 from ppl_zoo.cli.terminal import JSONFlag, note, print_json, quiet, read_about
 from ppl_zoo.core.errors import DataError
 from ppl_zoo.data import DataCard
+from ppl_zoo.diagnostics.check import Check
+from ppl_zoo.diagnostics.learned import summarise
+from ppl_zoo.diagnostics.plots.style import column_name
+from ppl_zoo.diagnostics.verdicts import Verdict
 from ppl_zoo.fitting.result import Fit
 from ppl_zoo.fitting.run import load
 from ppl_zoo.models.catalogue import ZOO
@@ -25,10 +29,14 @@ from ppl_zoo.models.catalogue import ZOO
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["InspectRequest", "Inspection", "inspect_fit", "inspect_run"]
+__all__ = ["InspectRequest", "Inspection", "inspect_fit", "inspect_run", "verdicts"]
 
 #: posterior draws of a fit that has local latents only
 MAX_LOCAL_DRAWS = 100
+#: columns up to which a picture or a table names them
+MAX_NAMED_COLUMNS = 50
+#: groups that are kept of a fit: what was learned and how; `fit.to_arviz()` makes the others
+GROUPS = ("posterior", "sample_stats", "observed_data", "constant_data", "fit")
 
 T = TypeVar("T")
 
@@ -55,16 +63,18 @@ class InspectRequest:
 
 @dataclass
 class Inspection:
-    """Posterior summary, diagnostics and figures of a fit.
+    """Summary, verdicts and figures of a fit.
 
     Attributes
     ----------
     idata
         The ArviZ object, ``InferenceData`` (0.23) or ``DataTree`` (1.x).
     summary
-        Posterior summary, a data frame.
+        What was learned, a data frame: see :func:`ppl_zoo.diagnostics.learned.summarise`.
+    check
+        The three verdicts; None where they could not be found.
     rhat
-        Largest R-hat of the posterior's variables; None where there are no chains to compare.
+        Largest R-hat of a sampler's chains; None for other solvers, whose restarts are no chains.
     khat
         Pareto k-hat of the best chain; None where there is no global latent to check.
     figures
@@ -77,6 +87,7 @@ class Inspection:
 
     idata: Any = None
     summary: DataFrame | None = None
+    check: Check | None = None
     rhat: float | None = None
     khat: float | None = None
     figures: list[tuple[str, str, Figure]] = field(default_factory=list)
@@ -115,6 +126,7 @@ def inspect_run(request: InspectRequest) -> int:
                 "rhat": found.rhat,
                 "khat": found.khat,
                 "summary": None if table is None else json.loads(table.to_json(orient="index")),
+                "verdicts": {name: text for name, _, text in verdicts(found.check)},
                 "figures": [str(p) for p in paths],
             }
         )
@@ -123,11 +135,8 @@ def inspect_run(request: InspectRequest) -> int:
         print()
         print(found.summary.to_string())
     print()
-    if found.rhat is not None:
-        print(f"largest R-hat {found.rhat:.3f} (chains agree near 1.00)")
-    if found.khat is not None:
-        verdict = "good" if found.khat < 0.5 else "fair" if found.khat < 0.7 else "poor"
-        print(f"k-hat {found.khat:.2f} ({verdict}: below 0.7 the guide can be trusted)")
+    for question, _, text in verdicts(found.check):
+        print(f"{question} {text}")
     print(f"figures: {', '.join(str(p) for p in paths) or 'none'}")
     return 0
 
@@ -135,7 +144,7 @@ def inspect_run(request: InspectRequest) -> int:
 def inspect_fit(
     fit: Fit, card: DataCard | None = None, *, draws: int = 1000, labels: np.ndarray | None = None
 ) -> Inspection:
-    """Compute the posterior summary and diagnostics of a fit, and draw its figures.
+    """Summarise and check a fit, and draw its figures.
 
     Parameters
     ----------
@@ -165,41 +174,71 @@ def inspect_fit(
             found.failures.append(f"{what}: {type(error).__name__}: {error}")
             return None
 
+    sampled, best = fit.solution.draws is not None, fit.solution.best
     with quiet():
-        names = getattr(card, "feature_names", None)
-        coords = {"feature": names} if names else None
         found.has_global = _has_global_latents(fit)
         if not found.has_global:
             draws = min(draws, MAX_LOCAL_DRAWS)
-        found.idata = fit.to_arviz(num_samples=draws, coords=coords)
-        found.summary = attempt("summary", lambda: arviz_compat.summary(found.idata))
+        coords = _column_names(fit, card)
+        found.idata = fit.to_arviz(num_samples=draws, coords=coords, groups=GROUPS)
+        found.summary = attempt("summary", lambda: summarise(fit, found.idata))
+        found.check = attempt("check", lambda: fit.check(num_samples=draws))
         if found.has_global:
-            if len(fit.solution.stopped) > 1:
+            if sampled and len(fit.solution.stopped) > 1:
                 found.rhat = _finite(attempt("R-hat", lambda: arviz_compat.max_rhat(found.idata)))
-            khat = attempt("k-hat", fit.khat)
-            found.khat = None if khat is None else _finite(khat[fit.solution.best])
-        for name, caption, make in (
-            ("fit", "The fitted model over the data.", lambda: plots.plot_fit(fit, card, labels)),
-            (
-                "objective",
-                "The objective by step, a line a chain.",
-                lambda: plots.plot_history(fit, card),
-            ),
-            (
-                "samples",
-                "New draws of the fitted model beside the data.",
-                lambda: plots.plot_samples(fit, card),
-            ),
-            (
-                "posterior",
-                "The posterior of the latents.",
-                lambda: plots.plot_posterior(fit, card),
-            ),
+            khat = None if found.check is None else found.check.khat
+            found.khat = None if khat is None else _finite(khat[min(best, len(khat) - 1)])
+        for name, make in (
+            ("fit", lambda: plots.plot_fit(fit, card, labels)),
+            ("objective", lambda: plots.plot_history(fit, card)),
+            ("samples", lambda: plots.plot_samples(fit, card)),
+            ("posterior", lambda: plots.plot_posterior(fit, card)),
         ):
             figure = attempt(f"figure {name!r}", make)
             if figure is not None:
-                found.figures.append((name, caption, figure))
+                found.figures.append((name, str(figure.get_label()), figure))
+    if getattr(card, "image_shape", None) and found.figures:
+        # images say more than a histogram of their log densities
+        found.figures.sort(key=lambda drawn: drawn[0] != "samples" and len(drawn[2].axes) == 1)
     return found
+
+
+def verdicts(check: Check | None) -> list[tuple[str, str, str]]:
+    """Three questions about a fit, each with "yes", "no" or "open", and the answer in a clause."""
+    if check is None:
+        return []
+    return [
+        (question, _state(verdict), _clause(verdict))
+        for question, verdict in (
+            ("Is this the model's posterior?", check.inference),
+            ("Does the model describe the data?", check.model),
+            ("Will it predict new rows?", check.generalisation),
+        )
+    ]
+
+
+def _state(verdict: Verdict) -> str:
+    return "no" if verdict.findings else "yes" if verdict.measured else "open"
+
+
+def _clause(verdict: Verdict) -> str:
+    """Answer of a verdict with its first reason."""
+    if verdict.findings:
+        more = f" (and {len(verdict.findings) - 1} more)" if len(verdict.findings) > 1 else ""
+        return f"No: {verdict.findings[0].text}{more}."
+    if verdict.measured:
+        return f"Yes, by {', '.join(verdict.measured)}."
+    return f"Not checked: {verdict.unchecked[0]}." if verdict.unchecked else "Not checked."
+
+
+def _column_names(fit: Fit, card: DataCard | None) -> dict[str, list[str]] | None:
+    """Names of the features of the model's first argument, for ArviZ."""
+    first = fit.model.argument_names[0]
+    array = fit.rows.arrays[0] if fit.rows is not None else None
+    if array is None or array.ndim != 2 or array.shape[1] > MAX_NAMED_COLUMNS:
+        return None
+    names = [column_name(fit, card, first, i) for i in range(array.shape[1])]
+    return {"feature": names, "feature_bis": names}
 
 
 def _write_figures(found: Inspection, folder: Path) -> list[Path]:

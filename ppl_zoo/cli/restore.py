@@ -185,7 +185,8 @@ def restoration_figure(given: Tensor, done: Restoration) -> Figure:
     panels += [] if done.sd is None else [done.sd.cpu()]
     names = ("input", "restored", "posterior sd, grey levels")
     height, width = done.image.shape[:2]
-    figure = Figure(figsize=(4.0 * len(panels), 4.0 * height / width + 0.4))
+    size = (4.0 * len(panels) + 0.7 * (done.sd is not None), 4.0 * height / width + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     for index, (panel, name) in enumerate(zip(panels, names, strict=False)):
         # subsampled: the pixels of a large photograph would take much memory
         step = max(1, max(panel.shape[:2]) // MAX_PANEL_PIXELS)
@@ -200,7 +201,8 @@ def restoration_figure(given: Tensor, done: Restoration) -> Figure:
         else:
             sd = panel if panel.ndim == 2 else panel[..., : min(3, panel.shape[-1])].mean(-1)
             shown = axis.imshow(255.0 * sd.numpy(), cmap="viridis", interpolation="nearest")
-            figure.colorbar(shown, ax=axis, fraction=0.046 * height / width, pad=0.02)
+            # beside the panel, which stays as large as the others
+            figure.colorbar(shown, cax=axis.inset_axes((1.03, 0.0, 0.05, 1.0)))
     return figure
 
 

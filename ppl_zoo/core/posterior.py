@@ -335,6 +335,23 @@ class FittedModel:
             self.model, self.solver, self.solution, rows, seed=self.seed, seconds=self.seconds
         )
 
+    def alone(self) -> FittedModel:
+        """Return the same fit as its best chain alone.
+
+        Where the parameters are points, other chains are worse optima and no draws of a posterior:
+        to compare them says nothing of the answer.
+        """
+        return type(self)(
+            self.model,
+            self.solver,
+            self.solution.alone(self.solution.best),
+            self.rows,
+            seed=self.seed,
+            seconds=self.seconds,
+            valid=self.valid,
+            num_split_off=self.num_split_off,
+        )
+
     def solved_by(self, solver: Solver, rows: Rows) -> FittedModel:
         """Let another solver find the latents of some rows, at the same parameters."""
         own = self.model.fresh()

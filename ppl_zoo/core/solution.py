@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,12 @@ from torch import Tensor
 from ppl_zoo.core.display import Described
 from ppl_zoo.core.functions import module_of
 from ppl_zoo.core.model import Model
+
+#: objectives of one optimum: those of the best chain less this, a factor of 1.1 of likelihood, and
+#: twice their standard errors
+NATS_APART = 0.1
+#: estimates of a stochastic objective that tell its noise
+NUM_LATE_STEPS = 100
 
 __all__ = ["Solution", "load_chain", "read_parameters", "stack_chains"]
 
@@ -64,6 +70,36 @@ class Solution(Described):
     def best(self) -> int:
         """Index of the chain with the highest objective."""
         return int(np.nanargmax(self.objective)) if np.isfinite(self.objective).any() else 0
+
+    @property
+    def num_at_best(self) -> int:
+        """How many chains have found the best one's optimum, by their objectives."""
+        error = np.nan_to_num(self.objective_error)
+        if self.state_values.get("objective") == "stochastic":
+            # the median of as many estimates, whose noise their differences tell
+            late = [h[np.isfinite(h)][-NUM_LATE_STEPS:] for h in self.history["objective"]]
+            noise = [np.diff(h).std() / np.sqrt(len(h)) if len(h) > 2 else 0.0 for h in late]
+            error = np.maximum(error, noise)
+        lowest = self.objective[self.best] - NATS_APART - 2.0 * error[self.best]
+        return int((self.objective + 2.0 * error >= lowest).sum())
+
+    def alone(self, chain: int) -> Solution:
+        """Return the solution of one chain, as if there were no other."""
+        only = slice(chain, chain + 1)
+        numbers = {str(i) for i in range(len(self.stopped))}
+        values = {k: v for k, v in self.state_values.items() if k not in numbers}
+        if str(chain) in self.state_values:
+            values["0"] = self.state_values[str(chain)]
+        return replace(
+            self,
+            parameters={k: v[only] for k, v in self.parameters.items()},
+            history={k: v[only] for k, v in self.history.items()},
+            objective=self.objective[only],
+            stopped=self.stopped[only],
+            draws=None if self.draws is None else {k: v[only] for k, v in self.draws.items()},
+            sample_stats={k: v[only] for k, v in self.sample_stats.items()},
+            state_values=values,
+        )
 
     @property
     def reason(self) -> str:

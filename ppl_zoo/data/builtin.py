@@ -41,14 +41,20 @@ def old_faithful(
     -------
     dict
     """
-    with _embedded("old_faithful.csv") as path:
+    with embedded_file("old_faithful.csv") as path:
         table = torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32))
+    names = ("eruptions", "waiting")
     if column is not None:
-        return {"train": table[:, column].clone()}
+        return {"train": table[:, column].clone(), "feature_names": names[column : column + 1]}
     if not supervised:
         return {"train": table}
-    y = table[:, 1] if longer_than is None else (table[:, 1] > longer_than).float()
-    return {"train": (table[:, :1], y)}
+    if longer_than is None:
+        return {"train": (table[:, :1], table[:, 1])}
+    y = (table[:, 1] > longer_than).float()
+    return {
+        "train": (table[:, :1], y),
+        "feature_names": (names[0], f"waiting over {longer_than:g} minutes"),
+    }
 
 
 def digits(
@@ -165,10 +171,11 @@ def _centred(patches: Tensor) -> Tensor:
     return patches - patches.mean(-1, keepdim=True)
 
 
-def _embedded(name: str) -> AbstractContextManager[Path]:
+def embedded_file(name: str) -> AbstractContextManager[Path]:
+    """Path of a file that comes with the package, for a while."""
     return as_file(files("ppl_zoo.data").joinpath("embedded", name))
 
 
 def _arrays(name: str) -> dict[str, np.ndarray]:
-    with _embedded(name) as path, np.load(path, allow_pickle=False) as archive:
+    with embedded_file(name) as path, np.load(path, allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}

@@ -105,6 +105,18 @@ CARDS = (
         num_observations=_sizes(1),
     ),
     DataCard(
+        name="short-messages",
+        title="A hundred short messages as counts of words",
+        shape="(words,): how often each word of train occurs; labels: 1 for spam",
+        units="counts",
+        licence="Apache-2.0, as this package",
+        citation="Written for this package, after the manner of Almeida, Gomez Hidalgo & Yamakami"
+        " (2011), Contributions to the study of SMS spam filtering; nobody's own messages",
+        url="https://doi.org/10.24432/C5CC84",
+        embedded=True,
+        num_observations=_sizes(70, 0, 30),
+    ),
+    DataCard(
         name="mnist",
         title="Handwritten digits, 28x28",
         shape="(784,): 28x28 pixels; labels: the digit",

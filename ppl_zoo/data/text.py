@@ -1,4 +1,4 @@
-"""SMS spam: text messages as bags of words."""
+"""Text messages as bags of words: SMS spam, and a few embedded ones."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ppl_zoo.data.builtin import Parts
+from ppl_zoo.data.builtin import Parts, embedded_file
 from ppl_zoo.data.remote import fetch
 
 _URL = (
@@ -17,6 +17,7 @@ _URL = (
 # Of the text without its last newline: the public copies differ in that one character.
 _SHA256 = "edc1f2ca36319ca36c6f80fede2f6ae5f81335289352485f3924df077ec20266"
 NUM_TRAIN = 1_674  # the first 30 %, as in the paper
+NUM_TRAIN_SHORT = 70
 _WORD = re.compile(r"\b\w\w+\b")
 
 
@@ -47,13 +48,39 @@ def sms_spam(
     ValueError
         If the text is not the published one.
     """
-    content = _content(cache)
+    return _bag_of_words(_content(cache), NUM_TRAIN, binary, supervised)
+
+
+def short_messages(
+    *, cache: str | Path | None = None, binary: bool = False, supervised: bool = False
+) -> Parts:
+    """Read the short messages, written for this package: counts of the words that occur in train.
+
+    Parameters
+    ----------
+    cache
+        Not used; every reader takes it.
+    binary, supervised
+        As for :func:`sms_spam`.
+
+    Returns
+    -------
+    dict
+        With `feature_names`, the words.
+    """
+    with embedded_file("messages.tsv") as path:
+        content = path.read_text(encoding="utf-8").rstrip("\n")
+    return _bag_of_words(content, NUM_TRAIN_SHORT, binary, supervised)
+
+
+def _bag_of_words(content: str, num_train: int, binary: bool, supervised: bool) -> Parts:
+    """Count the words of lines `LABEL<tab>MESSAGE`, the first of them train."""
     labels, messages = [], []
     for line in content.split("\n"):
         label, text = line.split("\t", 1)
         labels.append(int(label == "spam"))
         messages.append(_WORD.findall(text.lower()))
-    words = sorted({word for message in messages[:NUM_TRAIN] for word in message})
+    words = sorted({word for message in messages[:num_train] for word in message})
     column = {word: index for index, word in enumerate(words)}
     counts = np.zeros((len(messages), len(words)), np.float32)
     for row, message in zip(counts, messages, strict=True):
@@ -63,7 +90,7 @@ def sms_spam(
     data, target = torch.from_numpy(counts), torch.tensor(labels)
     if binary:
         data = data.clamp_max(1.0)
-    parts = {"train": slice(None, NUM_TRAIN), "test": slice(NUM_TRAIN, None)}
+    parts = {"train": slice(None, num_train), "test": slice(num_train, None)}
     rows = {s: (data[p], target[p].float()) if supervised else data[p] for s, p in parts.items()}
     return {
         **rows,

@@ -76,7 +76,9 @@ def to_arviz(
     ``log_likelihood``, ``posterior_predictive``, ``prior``, ``prior_predictive``,
     ``observed_data``, ``constant_data`` and ``fit`` (objective, learned parameters, k-hat, ...).
     A chain is a restart, or a chain of the sampler. ``prior`` has one; the prior groups are left
-    out where a prior is improper (``dist.ImproperUniform``), which has no draws.
+    out where a prior is improper (``dist.ImproperUniform``), which has no draws. Where the
+    parameters are points, the draws are the best restart's: others are worse optima, and an R-hat
+    between them says nothing. The group ``fit`` has the parameters of all.
 
     Parameters
     ----------
@@ -161,12 +163,14 @@ def to_arviz(
     records = list(reader.chains())
     for record, value in zip(records, khats, strict=False):
         record.khat = value
+    points = fit.solution.draws is None and not reader.has_global
+    shown = [records[fit.solution.best]] if points else records
     found = {
-        "posterior": _posterior(reader, names, records),
-        "sample_stats": _sample_stats(names, records),
-        "log_likelihood": _log_likelihood(reader, names, records),
-        "log_prior": _log_prior(names, records),
-        "posterior_predictive": _predictive(reader, names, records),
+        "posterior": _posterior(reader, names, shown),
+        "sample_stats": _sample_stats(names, shown),
+        "log_likelihood": _log_likelihood(reader, names, shown),
+        "log_prior": _log_prior(names, shown),
+        "posterior_predictive": _predictive(reader, names, shown),
     }
     proper = reader.has_latents and not any(site.flat for site in reader.sites.values())
     if proper and wanted & {"prior", "prior_predictive"}:

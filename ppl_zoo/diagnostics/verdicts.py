@@ -180,6 +180,9 @@ class SolverDiagnostics:
         Which local latent dimensions are active, ``(num_latents,)``.
     constant
         Continuous latents that have one value in all draws.
+    restarts
+        How many restarts of an optimiser found the best optimum, and how many there were; None
+        where there was one.
     """
 
     stopped: Sequence[str]
@@ -191,6 +194,7 @@ class SolverDiagnostics:
     mean_field: bool = False
     active: np.ndarray | None = None
     constant: Sequence[str] = ()
+    restarts: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,14 @@ def judge_inference(
     found += _convergence(solver) + _judge_constants(solver.constant)
     if solver.converges and not found:
         measured.append("convergence")
+    if solver.restarts is not None:
+        same, restarts = solver.restarts
+        if same > 1:
+            measured.append(f"{same} of {restarts} restarts, which found this optimum")
+        else:
+            unchecked.append(
+                f"whether there is a better optimum: 1 of {restarts} restarts found this one"
+            )
     drifted = [line for line in lines if line.drift is not None]
     if weighted and drifted:
         found += _judge_drifts(drifted, float(np.nanmin(shares)), advice)

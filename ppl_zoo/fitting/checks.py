@@ -37,8 +37,11 @@ NUM_CHECKED_ROWS, NUM_ROWS_FOR_ACTIVITY = 30, 2000
 NUM_SCORED_ROWS, MIN_ROWS_TO_REFIT = 1000, 50
 #: the same, where a log density is estimated by importance sampling
 NUM_ESTIMATED_ROWS = 200
-#: draws of the posterior predictive distribution for the predictive checks
-MAX_REPLICATES = 1000
+#: draws of the posterior predictive distribution for the predictive checks, at most and at least,
+#: and the numbers that they may take; rows that are drawn anew of a model whose rows are
+#: independent given its parameters
+MAX_REPLICATES, MIN_REPLICATES, MAX_REPLICATE_NUMBERS = 1000, 200, 2**23
+NUM_REPLICATED_ROWS = 300
 #: asks a sampler for all the draws it has
 ALL_DRAWS = 10**9
 
@@ -47,13 +50,17 @@ Reference = Solver | FittedModel | Mapping[str, Any] | None
 
 def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
     """Check a fit; see :meth:`ppl_zoo.Fit.check`."""
-    rows, use = _checked_rows(fit)
+    restarts, found_it = len(fit.solution.stopped), fit.solution.num_at_best
+    sampled = fit.solution.draws is not None
+    points = not sampled and _has_points(fit)
+    if points and restarts > 1:
+        fit = fit.alone()
+    rows, use = _checked_rows(fit, points)
     if isinstance(reference, Solver):
         fit.data()  # says what is missing where a run holds no data
         reference = fit.solved_by(reference, fit.rows if rows is None else rows)
     if isinstance(reference, FittedModel):
         reference = reference.posterior(ALL_DRAWS if reference.solution.draws else num_samples)
-    sampled = fit.solution.draws is not None
     chains = [] if sampled else fit.draws(num_samples, rows)
     if sampled:
         drawn = fit.posterior(num_samples)
@@ -83,9 +90,17 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         mean_field=type(module_of(fit.guide)).__name__ == "AutoNormal",
         active=None if use is None else use.active.cpu().numpy(),
         constant=[n for n in varying if n in drawn and (drawn[n] == drawn[n][:1, :1]).all()],
+        restarts=None if sampled or restarts == 1 else (found_it, restarts),
     )
+    if points and fit.model.any_rows and len(fit.rows) > NUM_REPLICATED_ROWS:
+        rows = fit.model.rows_of(fit.rows.spread(NUM_REPLICATED_ROWS))
+        data = rows.all()
+        with fit.model.defaults():
+            nodes = first_run(fit.model, data).nodes
+    numbers = sum(n["value"].numel() for n in nodes.values() if n.get("is_observed"))
+    most = max(MIN_REPLICATES, min(MAX_REPLICATES, MAX_REPLICATE_NUMBERS // max(numbers, 1)))
     with fit.model.defaults():
-        best = fit.replicates(min(num_samples, MAX_REPLICATES), rows)[fit.solution.best]
+        best = fit.replicates(min(num_samples, most), rows)[fit.solution.best]
     observed = {
         name: nodes[name]["value"]
         for name, site in fit.model.sites(*data).items()
@@ -99,6 +114,15 @@ def check(fit: FittedModel, reference: Reference, num_samples: int) -> Check:
         observed=_arrays(observed),
         held_out=_held_out(fit),
     )
+
+
+def _has_points(fit: FittedModel) -> bool:
+    """Whether all latents are local, if there are any, so that the parameters are points."""
+    if fit.rows is None:
+        return False  # which is said where the data are asked for
+    some = fit.rows.head(2) if fit.model.any_rows else fit.rows.all()
+    sites, plate = fit.model.sites(*some).values(), fit.model.data_plate
+    return all(s.is_local(plate) for s in sites if s.kind == "latent")
 
 
 def _is_point(node: Mapping[str, Any]) -> bool:
@@ -199,17 +223,18 @@ def _is_amortised(fit: FittedModel, rows: Rows) -> bool:
     return bool(local) and not fit.solution.summed_out
 
 
-def _checked_rows(fit: FittedModel) -> tuple[Rows | None, LatentUse | None]:
-    """Rows to check under an amortised guide, and the activity of their latents.
+def _checked_rows(fit: FittedModel, points: bool) -> tuple[Rows | None, LatentUse | None]:
+    """Rows to check under the model's own guide, and the activity of amortised latents.
 
     Local latents do not depend on each other there, and there may be millions. None where the
-    whole posterior is checked.
+    whole posterior is checked, or there is no activity to tell.
     """
     if fit.rows is None:
         return None, None  # a run without its data, which is said where they are asked for
     some = fit.model.rows_of(fit.rows.spread(NUM_CHECKED_ROWS))
     if not _is_amortised(fit, some):
-        return None, None
+        own = points and fit.model.any_rows and fit.model.guide is not None
+        return some if own and fit.guide in (None, fit.model.guide) else None, None
     return some, latent_use(fit.model, *fit.rows.spread(NUM_ROWS_FOR_ACTIVITY))
 
 

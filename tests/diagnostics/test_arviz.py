@@ -111,7 +111,9 @@ def test_groups_and_dims(idatas, name):
     for group in ("posterior", "sample_stats", "log_likelihood"):
         for variable in get_group(idata, group).data_vars.values():
             assert variable.dims[:2] == ("chain", "draw")
-            assert variable.shape[:2] == (CHAINS, 300)
+            # of points the best restart alone: the others are worse optima
+            chains = CHAINS if "global" in name or "summed out" in name else 1
+            assert variable.shape[:2] == (chains, 300)
             assert np.isfinite(variable.values).all()
     stats = get_group(idata, "sample_stats")
     np.testing.assert_allclose(stats.lp - stats.log_q, stats.log_weight, rtol=1e-4, atol=1e-3)

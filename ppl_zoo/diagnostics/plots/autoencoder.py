@@ -97,9 +97,13 @@ def plot_autoencoder(
     else:
         ax.scatter(across, up, s=11, color=MODEL, linewidth=0)
     ax.set_xlabel(f"latent {first}")
-    ax.set_ylabel("" if second is None else f"latent {second}")
+    ax.set_ylabel("one latent only" if second is None else f"latent {second}")
     ax.set_title("map of the latents: mean of each row's guide", fontsize=10)
     fig.suptitle(title_of(fit, card, "codes and reconstructions"), fontsize=11)
+    fig.set_label(
+        "Left: rows, each beside what its code gives back. Right: the map that the model has made "
+        "without being told the classes; those that look alike lie together."
+    )
     return fig
 
 

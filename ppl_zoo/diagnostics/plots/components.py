@@ -43,6 +43,7 @@ def plot_components(
                 ax.set_title(f"{part[0]:.3f}", fontsize=SMALL)
         what = f"means of {len(shown)} of {len(parts)} components, with weights"
         fig.suptitle(title_of(fit, card, what), fontsize=11)
+        fig.set_label("The mean of each component, with its weight: what kinds of row there are.")
         return fig
     shown, width = parts[:num], NUM_EIGENVECTORS
     fig, axes = figure(0.95 * (width + 1) + 0.7, 0.98 * len(shown) + 0.9, len(shown), width + 1)
@@ -63,6 +64,10 @@ def plot_components(
         axes[0, j + 1].set_title(f"eigenv. {j + 1}", fontsize=SMALL)
     what = f"the {len(shown)} heaviest of {len(parts)} components, with weights"
     fig.suptitle(title_of(fit, card, what), fontsize=11)
+    fig.set_label(
+        "Each line is a component: its weight, its mean, and the directions in which its rows "
+        "vary most. Look for edges of several angles and for flat patches."
+    )
     return fig
 
 

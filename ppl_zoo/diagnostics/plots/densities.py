@@ -20,7 +20,7 @@ from ppl_zoo.diagnostics.plots.style import (
     MODEL,
     SMALL,
     DataDescription,
-    axis_label,
+    column_label,
     figure,
     tidy,
     title_of,
@@ -54,22 +54,31 @@ def plot_density_2d(fit: FittedModel, x: Tensor, card: DataDescription | None) -
         Line2D([], [], color=DATA, marker="o", markersize=4, linestyle="", label="data"),
         Line2D([], [], color=MODEL, label="50, 80, 95 % of the model's mass"),
     ]
-    for k, (weight, mean, covariance) in enumerate(gaussians(fit.model)):
+    parts = list(enumerate(gaussians(fit.model)))
+    held = [part for part in parts if part[1][0] * len(points) >= 1.0]
+    for k, (weight, mean, covariance) in held:
         values, vectors = np.linalg.eigh(covariance)
         colour = COLOURS[1:][k % (len(COLOURS) - 1)]
         angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
         axis = 4.0 * np.sqrt(values)
+        width = 0.8 + 2.4 * weight  # as thick as it is heavy
         ax.add_patch(
-            Ellipse(mean, axis[1], axis[0], angle=angle, fill=False, color=colour, linewidth=2.0)
+            Ellipse(mean, axis[1], axis[0], angle=angle, fill=False, color=colour, linewidth=width)
         )
         ax.plot(*mean, marker="+", color=colour, markersize=11, markeredgewidth=2.2, zorder=4)
         if k < 6:
             label = f"component {k} (weight {weight:.2f}), 2 sd"
-            handles.append(Line2D([], [], color=colour, linewidth=2.0, label=label))
+            handles.append(Line2D([], [], color=colour, linewidth=width, label=label))
+    if len(held) < len(parts):
+        empty = f"{len(parts) - len(held)} of {len(parts)} components hold no row: not drawn"
+        handles.append(Line2D([], [], linestyle="", label=empty))
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(low[1], high[1])
-    ax.set_xlabel(axis_label(card, 0, "x[0]"))
-    ax.set_ylabel(axis_label(card, 1, "x[1]"))
+    name = fit.model.argument_names[0]
+    ax.set_xlabel(column_label(fit, card, name, 0))
+    ax.set_ylabel(column_label(fit, card, name, 1))
+    thick = "; ellipses are thicker where they hold more rows" if held else ""
+    fig.set_label(f"The data should fill the blue regions, darkest in their midst{thick}.")
     fig.suptitle(title_of(fit, card, "density and data"), fontsize=11)
     fig.legend(handles=handles, fontsize=SMALL, frameon=False, loc="outside lower center", ncols=2)
     return fig
@@ -96,7 +105,8 @@ def plot_density_1d(fit: FittedModel, x: Tensor, card: DataDescription | None) -
     where = torch.from_numpy(grid).to(x).reshape(-1, *x.shape[1:])
     density = np.exp(as_doubles(fit.model.log_prob(where)))
     ax.plot(grid, density, color=MODEL, label="model", **style)
-    ax.set_xlabel(axis_label(card, 0, fit.model.argument_names[0]))
+    ax.set_xlabel(column_label(fit, card, fit.model.argument_names[0]))
+    fig.set_label("The line is the model, the bars are the data: it should follow them.")
     ax.set_title(title_of(fit, card, "density and data"), fontsize=11)
     ax.legend(fontsize=SMALL, frameon=False)
     return fig
@@ -128,6 +138,10 @@ def plot_log_densities(fit: FittedModel, x: Tensor, card: DataDescription | None
     ax.set_xlabel("log density of a row (nats)")
     ax.set_ylabel("density")
     ax.set_title(title_of(fit, card, "log density of data and samples"), fontsize=11)
+    fig.set_label(
+        "How likely the model finds the data, and rows that it draws itself: the two outlines "
+        "agree where the model is right."
+    )
     ax.legend(fontsize=SMALL, frameon=False)
     return fig
 

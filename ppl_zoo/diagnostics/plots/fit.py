@@ -31,7 +31,7 @@ from ppl_zoo.diagnostics.plots.predictions import (
     plot_regression,
 )
 from ppl_zoo.diagnostics.plots.samples import plot_samples
-from ppl_zoo.diagnostics.plots.style import DataDescription
+from ppl_zoo.diagnostics.plots.style import DataDescription, column_name
 from ppl_zoo.diagnostics.reader import Reader
 
 __all__ = ["plot_fit", "plot_history", "plot_posterior", "plot_samples"]
@@ -120,19 +120,25 @@ def plot_posterior(
             return plot_responsibilities(
                 fit, code[picked], reader.observed_rows[picked], discrete[0], card
             )
-    records = list(reader.chains())
+    if fit.solution.draws is None and not reader.has_global:
+        records = [reader.chain(fit.solution.best)]  # other restarts are worse optima
+    else:
+        records = list(reader.chains())
     if not reader.has_latents:
-        return plot_codes(fit, records[fit.solution.best].posterior, reader.local_rows, card)
+        return plot_codes(fit, records[0].posterior, reader.local_rows, card)
     panels = {}
     for name in records[0].posterior:
         values = np.stack([r.posterior[name].cpu().double().numpy() for r in records])
         local = name in reader.sites and has_plate(reader.sites[name], reader.plate)
         values = values.reshape(*values.shape[:2], -1)
-        if 1 < values.shape[2] <= 4 and not local:
-            for index in range(values.shape[2]):
-                panels[f"{name}[{index}]"] = (values[:, :, index : index + 1], False)
-        else:
+        features = fit.model.event_dims.get(name, ()) == ("feature",)
+        argument = fit.model.argument_names[0]
+        if local or not (1 < values.shape[2] <= 4 or (features and values.shape[2] == 1)):
             panels[name] = (values, local)
+            continue
+        for index in range(values.shape[2]):
+            label = column_name(fit, card, argument, index) if features else index
+            panels[f"{name}[{label}]"] = (values[:, :, index : index + 1], False)
     # global latents before local ones
     order = sorted(panels, key=lambda name: panels[name][1])[:max_panels]
     return plot_densities(

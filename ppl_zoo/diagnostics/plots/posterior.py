@@ -54,10 +54,12 @@ def plot_densities(
         if drawn.shape[2] == 1:
             _density(ax, drawn[:, :, 0])
             ax.set_xlabel(name)
+            ax.set_ylabel(ax.get_ylabel() or "density")
         else:
             labels = rows if name in local and len(rows) == drawn.shape[2] else None
             _intervals(ax, drawn, labels)
             ax.set_xlabel(f"{name} (50 and 90 %)")
+            ax.set_ylabel("row of the data" if labels is not None else f"entry of {name}")
     chains = len(next(iter(values.values())))
     if chains > 1:
         handles = [
@@ -68,6 +70,10 @@ def plot_densities(
             handles=handles, fontsize=SMALL, frameon=False, loc="outside lower center", ncols=7
         )
     fig.suptitle(title_of(fit, card, "posterior"), fontsize=11)
+    fig.set_label(
+        "The posterior of what was not observed: narrow where the data tell much"
+        + (", the same for all chains where they agree." if chains > 1 else ".")
+    )
     return fig
 
 
@@ -94,6 +100,7 @@ def plot_responsibilities(
     ax.set_ylabel("row of the data")
     ax.set_xlabel("posterior probability")
     fig.suptitle(title_of(fit, card, f"{name}, of six rows and of the least certain"), fontsize=11)
+    fig.set_label("Which component a row comes from: one colour where it is certain.")
     fig.legend(
         fontsize=SMALL,
         frameon=False,
@@ -119,9 +126,10 @@ def plot_codes(
     shown = ax.imshow(code, aspect="auto", cmap="viridis", interpolation="nearest")
     ax.set_yticks(range(len(rows)), [str(row) for row in rows], fontsize=SMALL)
     ax.set_ylabel("row of the data")
-    ax.set_xlabel("feature of the representation" if code.shape[1] > 1 else "")
+    ax.set_xlabel("feature of the representation")
     if code.shape[1] == 1:
-        ax.set_xticks([])
+        ax.set_xticks([0])
+    fig.set_label("What the model makes of some rows, a line each.")
     fig.colorbar(shown, ax=ax, label=name.replace("_", " "))
     fig.suptitle(title_of(fit, card, f"{name.replace('_', ' ')} of chosen rows"), fontsize=11)
     return fig

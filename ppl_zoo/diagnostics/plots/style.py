@@ -19,9 +19,11 @@ __all__ = [
     "MODEL",
     "SMALL",
     "DataDescription",
-    "axis_label",
+    "column_label",
+    "column_name",
     "figure",
     "image_grid",
+    "is_binary",
     "tidy",
     "title_of",
 ]
@@ -31,6 +33,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DATA, MODEL, GREY = "#444444", COLOURS[0], "#999999"
 #: font size of labels and legends, points
 SMALL = 9
+#: longest description of units that stands on an axis
+MAX_UNITS = 30
 
 
 @runtime_checkable
@@ -67,12 +71,41 @@ def title_of(fit: FittedModel, card: DataDescription | None, what: str) -> str:
     return f"{lead}: {what}" if len(lead) + len(what) < 56 else f"{lead}:\n{what}"
 
 
-def axis_label(card: DataDescription | None, index: int, fallback: str) -> str:
-    """Name of a feature with its unit."""
-    names = card.feature_names if card is not None else None
-    name = names[index] if names and index < len(names) else fallback
-    units = card.units if card is not None else ""
-    return f"{name} ({units})" if 0 < len(units) <= 30 else name
+def column_name(
+    fit: FittedModel, card: DataDescription | None, argument: str, column: int = 0
+) -> str:
+    """Name of a column of an argument: the frame's that was fitted, or else the card's.
+
+    A card names the columns of all arguments, one after the other; where it names more or fewer,
+    the argument itself is named.
+    """
+    own = fit.model.data_names.get(argument)
+    if own is not None and column < len(own.columns):
+        return str(own.columns[column])
+    arrays = () if fit.rows is None else fit.rows.arrays
+    widths = {
+        name: int(np.prod(array.shape[1:]))
+        for name, array in zip(fit.model.argument_names, arrays, strict=False)
+    }
+    names = (card.feature_names if card is not None else None) or ()
+    if argument in widths and len(names) == sum(widths.values()):
+        before = list(widths).index(argument)
+        return names[sum(list(widths.values())[:before]) + column]
+    return argument if widths.get(argument, 1) == 1 else f"{argument}[{column}]"
+
+
+def column_label(
+    fit: FittedModel, card: DataDescription | None, argument: str, column: int = 0
+) -> str:
+    """Name of a column with its unit."""
+    name, units = column_name(fit, card, argument, column), card.units if card is not None else ""
+    known = 0 < len(units) <= MAX_UNITS and not units.startswith("none")
+    return f"{name} ({units})" if known else name
+
+
+def is_binary(values: np.ndarray) -> bool:
+    """Whether all values are 0 or 1, and both occur."""
+    return set(np.unique(values)) == {0.0, 1.0}
 
 
 def image_grid(

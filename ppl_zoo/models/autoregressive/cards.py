@@ -166,7 +166,7 @@ MADE = _card(
     "A net whose masks let each output see the variables before it; density exact, ensembles over"
     " masks and orders included." + _PREFIX,
     GERMAIN_2015,
-    recipes=(_digits({"hidden": (100,)}, 600, True, binarize=True),),
+    recipes=(_digits({"hidden": (100,)}, 3000, True, binarize=True),),
     figures=(
         _uci("adult", "MADE", 13.12, 13.104),
         _uci("mushrooms", "MADE", 9.68, 9.721),

@@ -121,7 +121,11 @@ class GaussianMixture(Model):
         "encode": "exact",
     }
     default_solver: ClassVar[tuple[str, Mapping[str, Any]]] = ("EM", {})
-    event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {"x": ("feature",)}
+    event_dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "weights": ("component",),
+        "means": ("component", "feature"),
+        "x": ("feature",),
+    }
 
     num_seen: Tensor
     num_updates: Tensor
