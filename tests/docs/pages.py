@@ -148,6 +148,14 @@ def _same_number(want: str, got: str) -> bool:
     return abs(a - b) <= max(0.05 * max(abs(a), abs(b)), unit)
 
 
+def _is_kept(before: str, now: str) -> bool:
+    """Whether what is shown stays: it is the same, to as many digits."""
+    if "\n...\n" in f"\n{before}\n":
+        return not differs(before, now)
+    digits = [[len(d) for d in re.findall(r"\.(\d+)", text)] for text in (before, now)]
+    return not differs(before, now) and digits[0] == digits[1]
+
+
 def write(path: Path) -> None:
     """Run a page and write into it what its blocks print."""
     text, page = path.read_text(), Page(path)
@@ -158,8 +166,9 @@ def write(path: Path) -> None:
             out.append(text[position : block.end])
             position = block.end if block.shown is None else block.shown[1]
             if printed:
-                kept = block.prints is not None and not differs(block.prints, printed)
-                shown = block.prints.rstrip() if kept else printed
+                shown = printed
+                if block.prints is not None and _is_kept(block.prints.rstrip(), printed):
+                    shown = block.prints.rstrip()
                 out.append(f"\n\n```text\n{shown}\n```")
     path.write_text("".join(out) + text[position:])
 
