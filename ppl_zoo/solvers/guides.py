@@ -30,7 +30,7 @@ from ppl_zoo.core.skewed_normal import SkewedComponent, SkewedNormal
 from ppl_zoo.core.tracing import Site, describe, first_run, trace_program, with_summed_out
 from ppl_zoo.core.tracing.sites import Program, feasible_point
 from ppl_zoo.core.tracing.validation import refuse_outside_support, validate_names
-from ppl_zoo.solvers.unconstrained import Forward, location_scale_sites
+from ppl_zoo.solvers.unconstrained import Forward, OtherRowsError, location_scale_sites
 
 __all__ = [
     "GUIDES",
@@ -104,6 +104,7 @@ class _FollowsModel(autoguide.AutoContinuous):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
+        self._rows = (args, kwargs)  # which its latents of single rows belong to
         self.places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         start = 0
         for name, _ in self.prototype_trace.iter_stochastic_nodes():
@@ -122,11 +123,11 @@ class _FollowsModel(autoguide.AutoContinuous):
             self._setup_prototype(*args, **kwargs)
         latent = self.sample_latent(*args, **kwargs)
         plates = self._create_plates(*args, **kwargs)
-        forward = Forward(
-            latent, self.places, dict(zip(self.recentred, self.centring, strict=True))
-        )
-        with poutine.block():
-            nodes = poutine.trace(forward(self._program[0])).get_trace(*args, **kwargs).nodes
+        try:
+            forward, nodes = self._placed(latent, *args, **kwargs)
+        except OtherRowsError:  # a prediction of new rows, which takes what all rows share alone
+            own, options = self._rows
+            forward, nodes = self._placed(latent, *own, **options)
         result = {}
         for name in self.places:
             point = dist.Delta(
@@ -139,6 +140,16 @@ class _FollowsModel(autoguide.AutoContinuous):
                     stack.enter_context(plates[frame.name])
                 result[name] = pyro.sample(name, point)
         return result
+
+    def _placed(self, latent: Tensor, *args: Any, **kwargs: Any) -> tuple[Forward, Any]:
+        """Run the model with the latents at a vector; return its sites."""
+        forward = Forward(
+            latent, self.places, dict(zip(self.recentred, self.centring, strict=True))
+        )
+        with poutine.block():
+            return forward, poutine.trace(forward(self._program[0])).get_trace(
+                *args, **kwargs
+            ).nodes
 
 
 class AutoNonCentredNormal(_FollowsModel, autoguide.AutoMultivariateNormal):

@@ -26,7 +26,7 @@ from ppl_zoo.core.model import Model
 from ppl_zoo.core.rows import Rows
 from ppl_zoo.core.tracing import describe, first_run, with_summed_out
 
-__all__ = ["Forward", "Places", "Unconstrained", "location_scale_sites"]
+__all__ = ["Forward", "OtherRowsError", "Places", "Unconstrained", "location_scale_sites"]
 
 #: ``{site: (start, stop, shape)}``: a latent's slice of the vector, and its unconstrained shape
 Places = Mapping[str, tuple[int, int, tuple[int, ...]]]
@@ -252,6 +252,10 @@ class Unconstrained:
         return total
 
 
+class OtherRowsError(Exception):
+    """A program is run on other rows than those that its latents belong to."""
+
+
 class Forward(Messenger):
     """Set the latents to the slices of a vector.
 
@@ -269,6 +273,11 @@ class Forward(Messenger):
     ----------
     log_dets
         ``{site: log determinant of the Jacobian}``, of the batch shape of the site.
+
+    Raises
+    ------
+    OtherRowsError
+        If a latent has another shape than its slice.
     """
 
     def __init__(
@@ -284,6 +293,10 @@ class Forward(Messenger):
             return
         start, stop, shape = self.places[name]
         transform = torch.distributions.biject_to(fn.support)
+        try:
+            torch.broadcast_shapes(fn.shape(), transform.forward_shape(torch.Size(shape)))
+        except RuntimeError as error:
+            raise OtherRowsError(name) from error
         u = self.z[start:stop].reshape(shape)
         moved: Tensor | float = 0.0
         if name in self.centring:

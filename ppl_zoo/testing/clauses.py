@@ -21,6 +21,8 @@ __all__ = ["CLAUSES"]
 
 #: rows drawn to compare ``sample`` with the program
 NUM_SAMPLES = 400
+#: what two clauses say of a plain ``pyro.plate``, which no fit scales
+NO_PLATE = "no plate over the data: open it with self.observations(name, x)"
 
 
 @runtime_checkable
@@ -139,10 +141,7 @@ def _names(case: Case) -> None:
     sites = model.sites(*rows.all())
     plates = {name for s in sites.values() for name, _, _ in s.plates}
     plate = model.find_data_plate(rows)
-    demand(
-        plate in plates,
-        "no plate over the data: open it with self.observations(name, x)",
-    )
+    demand(plate in plates, NO_PLATE)
     sizes = {n: size for s in sites.values() for n, _, size in s.plates}
     demand(
         sizes[plate] == len(rows),
@@ -162,6 +161,7 @@ def _minibatch_scale(case: Case) -> None:
     rows = case.rows(model)
     half = rows.head(max(1, len(rows) // 2))
     plate = model.find_data_plate(rows)
+    demand(plate is not None, NO_PLATE)
     with model.scaled_to(2 * half[0].shape[0]):
         trace = tracing.trace_program(model, half)
     for name, site in tracing.describe(trace).items():

@@ -141,6 +141,7 @@ BROKEN = [
     ("sites and plates have names of their own", NoPlate, line, "no plate over the data"),
     ("sites and plates have names of their own", PlainPlate, line, "no plate over the data"),
     ("a minibatch is scaled", Unscaled, line, "scale 1"),
+    ("a minibatch is scaled", PlainPlate, line, "no plate over the data"),
     ("float64 stays float64", Single, line, "float32"),
     ("draws in one run", ReadsValues, line, "one by one"),
     ("log_prob", LooseGuide, binary, "one-sample ELBO"),

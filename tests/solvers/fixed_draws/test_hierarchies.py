@@ -243,3 +243,29 @@ def test_a_full_rank_guide_stays_as_written_and_chains_keep_apart():
     beside = zoo.fit(centred, (Y, SIGMA), zoo.SVI(restarts=2), progress=False)
     assert beside.solution.objective[0] == pytest.approx(alone.objective, abs=1e-6)
     assert alone.objective > plain.objective + 0.1
+
+
+class Tanks(zoo.Model):
+    """Survival in tanks, each with a latent of its own."""
+
+    def model(self, survived, total):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.5))
+        tau = pyro.sample("tau", dist.HalfNormal(1.5))
+        with self.observations("tanks", survived):
+            logit = pyro.sample("logit", dist.Normal(mu, tau))
+            pyro.sample("survived", dist.Binomial(total, logits=logit), obs=survived)
+
+
+def test_new_rows_of_a_hierarchy_are_predicted_from_what_all_rows_share():
+    generator = torch.Generator().manual_seed(0)
+    total = torch.full((20,), 25.0)
+    rates = (1.0 + 1.5 * torch.randn(20, generator=generator)).sigmoid()
+    tanks = (torch.binomial(total, rates, generator=generator), total)
+    fit = zoo.fit(Tanks(), tanks, progress=False)
+    new = fit.model.sample(4000, given={"total": torch.full((3,), 25.0)})
+    posterior = fit.posterior(4000)
+    mu, tau = posterior["mu"][0], posterior["tau"][0]
+    expected = torch.binomial(total[:1].expand(4000), (mu + tau * torch.randn(4000)).sigmoid())
+    assert new.shape == (4000, 3)
+    assert torch.allclose(new.mean(0), expected.mean(), atol=0.6)
+    assert torch.allclose(new.std(0), expected.std(), atol=0.6)
