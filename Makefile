@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow lint bench clean
+.PHONY: help install demo test slow lint bench docs docs-links clean
 
 help:
 	@echo "make demo    fit the zoo's models to embedded data and write runs/demo/report.html"
@@ -15,6 +16,8 @@ help:
 	@echo "make slow    the slow tests"
 	@echo "make lint    ruff: rules and formatting"
 	@echo "make bench   every benchmark, one after the other"
+	@echo "make docs    the documentation, in docs/_build/html; any warning is an error"
+	@echo "make docs-links  the documentation's links to other sites; needs a network"
 	@echo "make clean   remove caches and build products (not $(VENV), not runs/)"
 
 install: $(STAMP)
@@ -52,6 +55,23 @@ bench: $(STAMP)
 		test -e "$$program" || continue; \
 		echo "== $$program"; $(BIN)/python "$$program"; done
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-e '.[docs]' -c constraints.txt
+	@touch $@
+
+# links between the pages are followed afterwards, anchors too
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d docs/_build/doctrees \
+		docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+# nothing is run: the examples are only read
+docs-links: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -n -q -D plot_gallery=0 -b linkcheck -d docs/_build/doctrees \
+		docs docs/_build/links
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/api docs/gallery docs/models docs/sg_execution_times.rst
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
