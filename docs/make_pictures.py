@@ -167,6 +167,21 @@ def naive_bayes() -> Figure:
     return fig
 
 
+def bayesian_factor_analysis() -> Figure:
+    """Draw patches that a model of few factors makes, beside those of photographs."""
+    data = zoo.data.load("photo-patches").train[:1000].double()
+    model = zoo.BayesianFactorAnalysis(data.shape[1], 20).double()
+    fit = zoo.fit(model, data, zoo.CAVI(max_steps=ITERATIONS), progress=False, device="cpu")
+    fig, axes = figure(6.4, 2.6, 1, 2)
+    drawn = fit.model.sample(50).detach()
+    top = float(data.abs().quantile(0.99))
+    named = (("photographs", data[::20]), (f"{fit.model.num_relevant()} factors", drawn))
+    for axis, (name, patches) in zip(axes[0], named, strict=True):
+        image_grid(axis, patches.numpy(), (8, 8), 10, (-top, top))
+        axis.set_title(name, fontsize=10)
+    return fig
+
+
 def logistic_regression() -> Figure:
     """Show the weights that tell an eight from the other digits."""
     _, x, y = binary_digits()
@@ -189,6 +204,7 @@ SPECIAL: dict[str, Callable[[], Figure]] = {
     "epll": epll,
     "deep-image-prior": deep_image_prior,
     "naive-bayes": naive_bayes,
+    "bayesian-factor-analysis": bayesian_factor_analysis,
     "logistic-regression": logistic_regression,
 }
 

@@ -7,8 +7,9 @@ import importlib
 import io
 import os
 import re
+import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from model_pages import FAMILIES, write
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 
 from ppl_zoo import data, evaluation, imaging, models, testing
@@ -29,23 +31,36 @@ from ppl_zoo.cli.commands import COMMANDS
 
 @dataclass(frozen=True)
 class Group:
-    """Page of the API: its file, title, a sentence, and headings with the names below each."""
+    """Page of the API: its file, title, a sentence, and headings with the names below each.
+
+    ``values`` are names of plain values, which have no docstring, and what is said of each.
+    """
 
     stem: str
     title: str
     about: str
     sections: dict[str, tuple[str, ...]]
+    values: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all sections, below ``ppl_zoo``."""
-        return tuple(name for section in self.sections.values() for name in section)
+        return (*(name for section in self.sections.values() for name in section), *self.values)
 
 
 def _of(module: Any, *without: str) -> tuple[str, ...]:
     """Public names of a module of ppl_zoo, below ``ppl_zoo``."""
     short = module.__name__.partition(".")[2]
     return tuple(f"{short}.{name}" for name in module.__all__ if name not in without)
+
+
+def _clauses() -> str:
+    """List the clauses of the contract, each with the first line of its function."""
+    lines = (
+        f"* **{name}**: {(clause.__doc__ or '').splitlines()[0]}"
+        for name, clause in testing.CLAUSES.items()
+    )
+    return "\n".join(lines)
 
 
 GROUPS = (
@@ -92,13 +107,13 @@ GROUPS = (
         {heading: getattr(models, family).__all__ for family, heading in FAMILIES.items()}
         | {
             "The catalogue": (
-                "ZOO",
                 "models.card.Card",
                 "models.card.Recipe",
                 "models.card.Figure",
                 "models.card.Reference",
             )
         },
+        {"ZOO": "The card of each model, family by family."},
     ),
     Group(
         "data",
@@ -119,7 +134,11 @@ GROUPS = (
         "testing",
         "Testing a model",
         "The contract that each model of the zoo keeps, for models of one's own too.",
-        {"The contract": _of(testing)},
+        {"The contract": _of(testing, "CLAUSES")},
+        {
+            "testing.CLAUSES": "Name of each clause, and the function that checks it:\n\n"
+            + _clauses()
+        },
     ),
     Group(
         "sklearn",
@@ -168,6 +187,8 @@ def page(group: Group) -> str:
             _heading(heading, "-") if len(group.sections) > 1 else "",
             f".. autosummary::\n   :toctree: generated\n   :nosignatures:\n\n{table}",
         ]
+    for name, text in group.values.items():
+        parts.append(f".. py:data:: ppl_zoo.{name}\n\n{textwrap.indent(text, '   ')}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -276,6 +297,13 @@ def _link(
     return link
 
 
+def skip(
+    app: Sphinx, what: str, name: str, found: object, skipped: bool, options: object
+) -> bool | None:
+    """Leave out the methods that scikit-learn makes for its routing of metadata."""
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
+
+
 def write_pages(app: Sphinx, config: Config) -> None:
     """Write the pages below ``docs/api/``."""
     folder = Path(app.srcdir) / "api"
@@ -283,10 +311,19 @@ def write_pages(app: Sphinx, config: Config) -> None:
     write(folder / "command.md", command_page())
     for group in GROUPS:
         write(folder / f"{group.stem}.rst", page(group))
+    tables = {f"ppl_zoo.{n}" for g in GROUPS for names in g.sections.values() for n in names}
+    for stale in (folder / "generated").glob("*.rst"):
+        if stale.stem not in tables:
+            stale.unlink()
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Write the pages before Sphinx looks for files; resolve names by the objects they name."""
     app.connect("config-inited", write_pages)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-skip-member", skip)
+    # an attribute's name is no link: another class may have one of that name
+    for kind in PyObject.doc_field_types:
+        if kind.name == "variable":
+            kind.rolename = ""
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from sphinx_gallery.scrapers import figure_rst
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: in the order of the gallery, and whether an example is run when the pages are built: those that
@@ -49,11 +52,26 @@ class Order:
         return "Order"  # not an address: the gallery's settings decide what is built anew
 
 
+def own_figures(block: Any, variables: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Show the figure of a cell that ends with ``figure``, as a notebook would.
+
+    Figures that the package plots are not pyplot's, so that the gallery does not find them.
+    """
+    figure = variables["example_globals"].get("figure")
+    if not isinstance(figure, Figure) or not block.content.rstrip().endswith("\nfigure"):
+        return ""
+    path = next(variables["image_path_iterator"])
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    return figure_rst([path], settings["src_dir"])
+
+
 GALLERY: dict[str, Any] = {
     "examples_dirs": str(ROOT / "examples"),
     "gallery_dirs": "gallery",
     "filename_pattern": "/(" + "|".join(name for name, run in ORDER.items() if run) + r")\.py$",
     "within_subsection_order": Order,
+    "image_scrapers": ("matplotlib", own_figures),
+    "capture_repr": (),
     "abort_on_example_error": False,
     "download_all_examples": False,
     "write_computation_times": False,
