@@ -43,7 +43,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest -n auto --dist worksteal
 
-slow: $(STAMP)
+slow: $(STAMP) $(DOCS_STAMP)
 	$(BIN)/pytest -m slow -n auto --dist worksteal
 
 lint: $(STAMP)

@@ -31,9 +31,9 @@ import ppl_zoo as zoo
 RESULTS = Path(__file__).parent / "results" / "model_costs.json"
 
 #: sizes of most models; those that need others name them below
-ROWS, FEATURES = (4000, 16_000, 64_000), (16, 32, 64)
+ROWS, FEATURES = (2000, 8000, 32_000), (16, 32, 64)
 #: repeats of a measurement, of which the shortest counts
-REPEATS = 3
+REPEATS = 2
 #: calls that are shorter, seconds, tell more of Python than of their growth
 SHORTEST = 2e-3
 
@@ -313,10 +313,10 @@ def main(only: list[str] | None = None) -> None:
         ]
         words = ["-" if e is None else f"{e:.2f}" for e in exponents]
         print(f"{card.name:28} {' '.join(words)}  {time.perf_counter() - begun:.1f} s", flush=True)
-    order = [card.name for card in zoo.ZOO]
-    record["models"] = {n: record["models"][n] for n in order if n in record["models"]}
-    record["versions"] = {n: version(n) for n in ("torch", "pyro-ppl")}
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+        order = [c.name for c in zoo.ZOO if c.name in record["models"]]
+        record["models"] = {name: record["models"][name] for name in order}
+        record["versions"] = {n: version(n) for n in ("torch", "pyro-ppl")}
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from docutils import nodes
 from model_pages import FAMILIES, write
-from sphinx.addnodes import pending_xref
-from sphinx.application import Sphinx
-from sphinx.config import Config
-from sphinx.domains.python import PyObject
-from sphinx.environment import BuildEnvironment
 
 from ppl_zoo import data, evaluation, imaging, models, testing
 from ppl_zoo import sklearn as estimators
 from ppl_zoo.cli import main
 from ppl_zoo.cli.commands import COMMANDS
+
+if TYPE_CHECKING:  # the text of the pages is made without Sphinx
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
+    from sphinx.environment import BuildEnvironment
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,8 @@ def _link(
     anchor: str,
     title: str,
 ) -> nodes.reference:
+    from docutils import nodes
+
     link = nodes.reference("", "", internal=True, reftitle=title)
     link["refuri"] = f"{app.builder.get_relative_uri(node['refdoc'], docname)}#{anchor}"
     link += content
@@ -319,6 +322,8 @@ def write_pages(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Write the pages before Sphinx looks for files; resolve names by the objects they name."""
+    from sphinx.domains.python import PyObject
+
     app.connect("config-inited", write_pages)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip)

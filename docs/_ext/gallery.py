@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from sphinx_gallery.scrapers import figure_rst
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -60,6 +59,8 @@ def own_figures(block: Any, variables: dict[str, Any], settings: dict[str, Any])
     figure = variables["example_globals"].get("figure")
     if not isinstance(figure, Figure) or not block.content.rstrip().endswith("\nfigure"):
         return ""
+    from sphinx_gallery.scrapers import figure_rst
+
     path = next(variables["image_path_iterator"])
     figure.savefig(path, dpi=100, bbox_inches="tight")
     return figure_rst([path], settings["src_dir"])

@@ -6,13 +6,14 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any
-
-from sphinx.application import Sphinx
-from sphinx.config import Config
+from typing import TYPE_CHECKING, Any
 
 import ppl_zoo as zoo
-from ppl_zoo.models.card import Card, Figure
+from ppl_zoo.models.card import Card
+
+if TYPE_CHECKING:  # the text of the pages is made without Sphinx
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COSTS = ROOT / "benchmarks" / "results" / "model_costs.json"
@@ -193,7 +194,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _number(value: Figure | float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.7g}"
 
 
