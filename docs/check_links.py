@@ -40,7 +40,8 @@ def read(path: Path) -> Page:
 def broken_links(root: Path) -> list[str]:
     """Return ``page: link`` of each link to a file or an anchor that is not there."""
     found = []
-    pages = {path: read(path).links for path in sorted(root.rglob("*.html"))}
+    paths = [p for p in sorted(root.rglob("*.html")) if p.relative_to(root).parts[0] != "_static"]
+    pages = {path: read(path).links for path in paths}
     text = root / "llms.txt"
     pages[text] = set(re.findall(r"\]\(([^)]+)\)", text.read_text(encoding="utf-8")))
     for path, links in pages.items():

@@ -55,7 +55,6 @@ autodoc_typehints_description_target = "documented_params"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 80
 add_module_names = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
@@ -69,7 +68,10 @@ nitpick_ignore_regex = [("py:.*", r"(?!ppl_zoo\.).*")]
 # ---- gallery ----------------------------------------------------------------------------------
 
 sphinx_gallery_conf = GALLERY
-suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
+suppress_warnings = [
+    "config.cache",  # the gallery's settings hold functions
+    "ref.python",  # attributes of one name in several classes, which are no links
+]
 
 # ---- HTML -------------------------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "ppl_zoo"
 html_static_path = ["_static"]
 html_css_files = ["zoo.css"]
+html_js_files = ["zoo.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

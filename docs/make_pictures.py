@@ -63,7 +63,7 @@ def recipe_picture(card: Card) -> Figure:
 
 
 def has_components(card: Card) -> bool:
-    return card.family == "mixtures" or card.name == "bernoulli-mixture"
+    return card.name in ("gaussian-mixture", "bayesian-gaussian-mixture")
 
 
 def net_picture(weights: str) -> Figure:
@@ -143,7 +143,7 @@ def noisy_photograph(size: int) -> tuple[Tensor, Tensor, float]:
 
 def epll() -> Figure:
     """Restore a photograph under noise, with the sd of each pixel."""
-    _, noisy, sigma = noisy_photograph(96)
+    _, noisy, sigma = noisy_photograph(160)
     done = zoo.restore(noisy, None, sigma, method="posterior", progress=False)
     return restoration_figure(noisy, done)
 
@@ -164,6 +164,17 @@ def naive_bayes() -> Figure:
     fig, axes = figure(6.0, 1.2)
     image_grid(axes[0, 0], rates, (8, 8), 10, (0, 1), "gray_r")
     axes[0, 0].set_title("Rates of black pixels, a class each", fontsize=10)
+    return fig
+
+
+def bernoulli_mixture() -> Figure:
+    """Show the rates of black pixels in each component of digits, without classes."""
+    fit = zoo.fit(zoo.BernoulliMixture(30, 64), binary_digits()[1], progress=False, device="cpu")
+    fig, axes = figure(6.0, 2.2)
+    rates = fit.model.rates.detach()
+    rates = rates[..., 1] if rates.ndim == 3 else rates
+    image_grid(axes[0, 0], rates.numpy(), (8, 8), 10, (0, 1), "gray_r")
+    axes[0, 0].set_title("Rates of black pixels, a component each", fontsize=10)
     return fig
 
 
@@ -204,6 +215,7 @@ SPECIAL: dict[str, Callable[[], Figure]] = {
     "epll": epll,
     "deep-image-prior": deep_image_prior,
     "naive-bayes": naive_bayes,
+    "bernoulli-mixture": bernoulli_mixture,
     "bayesian-factor-analysis": bayesian_factor_analysis,
     "logistic-regression": logistic_regression,
 }
