@@ -45,6 +45,7 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
+highlight_language = "none"  # indented blocks are stories, not programs
 
 # ---- API --------------------------------------------------------------------------------------
 
@@ -57,7 +58,7 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 add_module_names = False
 napoleon_google_docstring = False
-napoleon_use_rtype = False
+napoleon_use_rtype = True  # else the type is told twice
 napoleon_use_ivar = True
 toc_object_entries = False
 
@@ -70,7 +71,6 @@ nitpick_ignore_regex = [("py:.*", r"(?!ppl_zoo\.).*")]
 sphinx_gallery_conf = GALLERY
 suppress_warnings = [
     "config.cache",  # the gallery's settings hold functions
-    "ref.python",  # attributes of one name in several classes, which are no links
 ]
 
 # ---- HTML -------------------------------------------------------------------------------------

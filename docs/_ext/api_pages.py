@@ -300,6 +300,28 @@ def _link(
     return link
 
 
+def split_attributes(
+    app: Sphinx, what: str, name: str, found: object, options: object, lines: list[str]
+) -> None:
+    """Give each of ``mean, scale`` below "Attributes" an entry of its own."""
+    heads = [i for i, line in enumerate(lines) if re.fullmatch(r"-{3,}", line)]
+    for head in reversed(heads):
+        if lines[head - 1] != "Attributes":
+            continue
+        end = next((h - 1 for h in heads if h > head), len(lines))
+        made: list[str] = []
+        names: list[str] = []
+        text: list[str] = []
+        for line in [*lines[head + 1 : end], "end"]:
+            if line[:1] in ("", " "):
+                text.append(line)
+                continue
+            made += [part for own in names for part in (own, *text)]
+            names = line.split(", ") if re.fullmatch(r"\w+(, \w+)+", line) else [line]
+            text = []
+        lines[head + 1 : end] = made
+
+
 def skip(
     app: Sphinx, what: str, name: str, found: object, skipped: bool, options: object
 ) -> bool | None:
@@ -327,6 +349,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", write_pages)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-docstring", split_attributes, priority=400)  # before napoleon
     # an attribute's name is no link: another class may have one of that name
     for kind in PyObject.doc_field_types:
         if kind.name == "variable":

@@ -182,12 +182,14 @@ def _costs(card: Card) -> str:
 
 def _figures(card: Card) -> str:
     rows = [
-        f"| {_cell(f.what)} | {_number(f.published)} | {_number(f.reproduced)} | {_cell(f.source)}"
-        f" | `{f.command}` |"
+        f"| {_cell(f.what)} | {_number(f.published)} | {_number(f.reproduced)} "
+        f"| {_cell(f.source)} |"
         for f in card.figures
     ]
-    head = "| what | published | obtained here | by whom | command |\n|---|--:|--:|---|---|"
-    return "\n".join([head, *rows])
+    head = "| what | published | obtained here | published by |\n|---|--:|--:|---|"
+    commands = "\n".join(dict.fromkeys(f.command for f in card.figures))
+    table = "\n".join([head, *rows])
+    return f"{table}\n\nObtain them again:\n\n```bash\n{commands}\n```"
 
 
 def _cell(text: str) -> str:
