@@ -66,9 +66,9 @@ def schools(n: int, d: int) -> tuple[Tensor, Tensor]:
 
 
 def image(n: int, d: int) -> tuple[Tensor, Tensor]:
-    """Draw one noisy grey image of ``d`` pixels, a square, and its noise level."""
+    """Draw noisy grey images ``(n, side, side)`` of ``d`` pixels, and their noise level."""
     side = math.isqrt(d)
-    return torch.rand(n, 1, side, side), torch.full((n,), 0.1)
+    return torch.rand(n, side, side), torch.full((n,), 0.1)
 
 
 def chain(d: int) -> zoo.BayesNet:
@@ -192,7 +192,7 @@ CASES: dict[str, tuple[Callable[[int], zoo.Model], Callable[[int, int], Any], di
     ),
     "deep-image-prior": (
         lambda d: zoo.DeepImagePrior((1, math.isqrt(d), math.isqrt(d))),
-        image,
+        lambda n, d: (lambda y, noise: (y[:, None], noise))(*image(n, d)),
         {"rows": (1,), "features": (1024, 4096, 16384)},
     ),
     "independent-pixels": (zoo.IndependentPixels, reals, {"rows": (1000, 4000, 16_000)}),

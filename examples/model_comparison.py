@@ -6,6 +6,8 @@ Simulated catches of roaches, far more dispersed than a Poisson's counts. ``zoo.
 well each model predicts a row that it has not seen, and stacks them: the weights of the mixture
 that predicts best (Yao et al. 2018, https://arxiv.org/abs/1704.02030). Pareto k names the rows
 that a model depends on too much for that.
+
+.. note:: This page is not run when the documentation is built: it takes half a minute.
 """
 
 import warnings

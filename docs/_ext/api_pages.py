@@ -317,7 +317,8 @@ def split_attributes(
                 text.append(line)
                 continue
             made += [part for own in names for part in (own, *text)]
-            names = line.split(", ") if re.fullmatch(r"\w+(, \w+)+", line) else [line]
+            several, colon, kind = line.partition(" : ")
+            names = [f"{own}{colon}{kind}" for own in several.split(", ")]
             text = []
         lines[head + 1 : end] = made
 
