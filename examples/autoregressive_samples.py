@@ -74,3 +74,5 @@ for line, (name, images) in zip(axes, pictures.items(), strict=True):
         axis.set(xticks=[], yticks=[])
     line[0].set_ylabel(name, rotation=0, ha="right", va="center")
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "pictures/made.png"

@@ -85,3 +85,5 @@ plt.xlabel("sd between schools, points")
 plt.ylabel("posterior density")
 plt.legend()
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "pictures/eight-schools.png"

@@ -89,3 +89,5 @@ for axis, (name, image) in zip(axes, answers.items(), strict=True):
     axis.set_axis_off()
     print(name + close)
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "pictures/deep-image-prior.png"

@@ -59,3 +59,5 @@ for line, (name, given, drawn, digit) in zip(axes, rows, strict=True):
 axes[0, 0].set_title("given")
 axes[0, -1].set_title("truth")
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "pictures/deep-nade.png"

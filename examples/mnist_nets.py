@@ -60,3 +60,5 @@ for line, name in zip(axes, nets, strict=True):
 axes[0, draws // 2].set_title("drawn whole")
 axes[0, draws + draws // 2].set_title("upper half given")
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "pictures/nade.png"

@@ -107,3 +107,5 @@ plt.errorbar(-table["elpd_diff"], table.index, xerr=table["dse"], fmt="o", capsi
 plt.xlabel("log density of unseen rows, difference to the best, nats")
 plt.ylim(len(table) - 0.5, -0.5)
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "posteriordb.png"

@@ -169,3 +169,5 @@ few = spread(learnt, min(4, learnt.num_components - 1))
 show(axes[2, 3], eigenvectors(learnt, few), 6, "components of a mixture of leaves")
 figure.tight_layout()
 plt.show()
+
+# sphinx_gallery_thumbnail_path = "pictures/ica.png"

@@ -68,3 +68,5 @@ seen = fit.check_rows(x[:6], reference=zoo.NUTS(nuts, nuts, num_chains=2))
 print(f"the guide's z of six digits beside NUTS, in posterior sds:\n{seen}")
 figure = seen.plot()
 figure
+
+# sphinx_gallery_thumbnail_path = "pictures/vae.png"
