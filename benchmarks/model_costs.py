@@ -181,8 +181,8 @@ CASES: dict[str, tuple[Callable[[int], zoo.Model], Callable[[int, int], Any], di
     ),
     "pixelcnn": (
         lambda d: zoo.PixelCNN((math.isqrt(d), math.isqrt(d)), 16, 3),
-        bits,
-        {"rows": (50, 100, 200), "features": (16, 64, 256)},
+        lambda n, d: bits(n, d).view(n, math.isqrt(d), -1),
+        {"rows": (25, 50, 100), "features": (16, 36, 64)},
     ),
     "order-ensemble": (ensemble, bits, {"rows": (500, 2000, 8000), "features": (16, 64, 256)}),
     "epll": (
@@ -193,7 +193,7 @@ CASES: dict[str, tuple[Callable[[int], zoo.Model], Callable[[int, int], Any], di
     "deep-image-prior": (
         lambda d: zoo.DeepImagePrior((1, math.isqrt(d), math.isqrt(d))),
         lambda n, d: (lambda y, noise: (y[:, None], noise))(*image(n, d)),
-        {"rows": (1,), "features": (1024, 4096, 16384)},
+        {"rows": (1,), "features": (1024, 2304, 4096)},
     ),
     "independent-pixels": (zoo.IndependentPixels, reals, {"rows": (1000, 4000, 16_000)}),
     "multivariate-gaussian": (zoo.MultivariateGaussian, reals, {}),
@@ -207,7 +207,7 @@ CASES: dict[str, tuple[Callable[[int], zoo.Model], Callable[[int, int], Any], di
     "mini-dead-leaves": (
         lambda d: zoo.MiniDeadLeaves(math.isqrt(d), grid=(8, 6)),
         lambda n, d: 0.5 + 0.1 * torch.randn(n, d),
-        {"rows": (20, 40, 80), "features": (16, 36, 64)},
+        {"rows": (10, 20, 40), "features": (16, 36, 64)},
     ),
 }
 

@@ -224,7 +224,7 @@ SPECIAL: dict[str, Callable[[], Figure]] = {
 def write(fig: Figure, path: Path) -> int:
     """Write a picture with as many colours as its size allows; returns the bytes."""
     raw = io.BytesIO()
-    fig.savefig(raw, dpi=DPI, facecolor="white")
+    fig.savefig(raw, dpi=DPI, facecolor="white", bbox_inches="tight")
     picture = Image.open(raw).convert("RGB")
     for colours in (128, 64, 32, 16):
         small = io.BytesIO()

@@ -1,7 +1,8 @@
 // Names for what the theme and the gallery leave without one to a screen reader.
 document.addEventListener("DOMContentLoaded", () => {
   for (const button of document.querySelectorAll("button.search-button-field")) {
-    button.removeAttribute("aria-label"); // its text says it
+    // begins with what is seen of it, which on a phone is no text
+    button.setAttribute("aria-label", button.innerText.trim() || "Search");
   }
   for (const summary of document.querySelectorAll("nav details > summary")) {
     const link = summary.closest("li").querySelector("a");
