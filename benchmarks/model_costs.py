@@ -193,7 +193,7 @@ CASES: dict[str, tuple[Callable[[int], zoo.Model], Callable[[int, int], Any], di
     "deep-image-prior": (
         lambda d: zoo.DeepImagePrior((1, math.isqrt(d), math.isqrt(d))),
         lambda n, d: (lambda y, noise: (y[:, None], noise))(*image(n, d)),
-        {"rows": (1,), "features": (1024, 2304, 4096)},
+        {"rows": (1,), "features": (1024, 4096, 16_384)},
     ),
     "independent-pixels": (zoo.IndependentPixels, reals, {"rows": (1000, 4000, 16_000)}),
     "multivariate-gaussian": (zoo.MultivariateGaussian, reals, {}),
@@ -205,9 +205,9 @@ CASES: dict[str, tuple[Callable[[int], zoo.Model], Callable[[int, int], Any], di
         {"rows": (1000, 4000, 16_000)},
     ),
     "mini-dead-leaves": (
-        lambda d: zoo.MiniDeadLeaves(math.isqrt(d), grid=(8, 6)),
+        lambda d: zoo.MiniDeadLeaves(math.isqrt(d), grid=(4, 4)),
         lambda n, d: 0.5 + 0.1 * torch.randn(n, d),
-        {"rows": (10, 20, 40), "features": (16, 36, 64)},
+        {"rows": (4, 8, 16), "features": (16, 25, 36)},
     ),
 }
 

@@ -53,7 +53,8 @@ def page(card: Card) -> str:
         parts += ["Its density, or what takes its place:", f"$$\n{card.formula}\n$$"]
     parts += [_program_picture(card), "## Three questions", _queries(card)]
     parts += ["## How to fit it", _recipes(card)]
-    parts += ["## What it costs", _costs(card)]
+    if costs := _costs(card):
+        parts += ["## What it costs", costs]
     if card.figures:
         parts += ["## Published and obtained", _figures(card)]
     parts += ["## How it fails", "\n".join(f"- {mode}" for mode in card.failure_modes)]
@@ -145,7 +146,9 @@ def _recipes(card: Card) -> str:
 
 
 def _costs(card: Card) -> str:
-    record = json.loads(COSTS.read_text(encoding="utf-8"))["models"][card.name]
+    record = json.loads(COSTS.read_text(encoding="utf-8"))["models"].get(card.name)
+    if record is None:
+        return ""
     lines = []
     for what, word, other in (("rows", "rows", "features"), ("features", "features", "rows")):
         found = record[what]
