@@ -7,9 +7,10 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 VERSIONS := 3.11 3.12 3.13 3.14
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all slow lint bench clean
+.PHONY: help install demo test test-all slow lint bench docs docs-links clean
 
 help:
 	@echo "make demo    fit the zoo's models to embedded data and write runs/demo/report.html"
@@ -18,6 +19,8 @@ help:
 	@echo "make slow    the slow tests"
 	@echo "make lint    ruff: rules and formatting"
 	@echo "make bench   every benchmark, one after the other"
+	@echo "make docs    the documentation, in docs/_build/html; any warning is an error"
+	@echo "make docs-links  the documentation's links to other sites; needs a network"
 	@echo "make clean   remove caches and build products (not $(VENV), not runs/)"
 
 install: $(STAMP)
@@ -55,7 +58,7 @@ test-all:
 			$(MAKE) test PYTHON=python$$version VENV=.venv-$$version; \
 		else echo "== Python $$version: not found"; fi; done
 
-slow: $(STAMP)
+slow: $(STAMP) $(DOCS_STAMP)
 	$(BIN)/pytest -m slow -n auto --dist worksteal
 
 lint: $(STAMP)
@@ -67,6 +70,23 @@ bench: $(STAMP)
 		test -e "$$program" || continue; \
 		echo "== $$program"; $(BIN)/python "$$program"; done
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-e '.[docs]' -c constraints.txt
+	@touch $@
+
+# links between the pages are followed afterwards, anchors too
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d docs/_build/doctrees \
+		docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+# nothing is run: the examples are only read
+docs-links: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -n -q -D plot_gallery=0 -b linkcheck -d docs/_build/doctrees \
+		docs docs/_build/links
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/api docs/gallery docs/models docs/sg_execution_times.rst
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

@@ -1,58 +1,71 @@
-"""Photo patches by factor analysis and probabilistic principal components.
+"""
+Factors of photo patches, and pixels that are missing
+=====================================================
 
-Chooses the number of factors by held-out density, and by relevance determination from few rows;
-fills in pixels that are missing. Run:
-
-    python examples/factor_analysis.py
+64 pixels of a patch go up and down together; some ten factors say most of it. Held-out density
+chooses how many, relevance determination does so from few rows, and the model fills in pixels
+that are missing, with their uncertainty.
 """
 
-import argparse
-
+import matplotlib.pyplot as plt
 import torch
 
 import ppl_zoo as zoo
 
+largest, rows = 16, 5000
+patches = zoo.data.load("photo-patches", remove_mean=False)
+train, test = patches.train[:rows].double(), patches.test[:rows].double()
 
-def main(largest=16, rows=20_000):
-    patches = zoo.data.load("photo-patches", remove_mean=False)
-    train, test = patches.train[:rows].double(), patches.test[:rows].double()
-    print("factors   factor analysis   probabilistic PCA   (nats a held-out patch)")
-    best, k = None, 1
-    while k <= largest:
-        held_out = []
-        for make in (zoo.FactorAnalysis, zoo.ProbabilisticPCA):
-            fit = zoo.fit(make(64, k).double(), train, progress=False)
-            held_out.append(fit.model.log_prob(test).mean().item())
-            if best is None or held_out[-1] > best[0]:
-                best = held_out[-1], fit.model
-        print(f"{k:7} {held_out[0]:17.3f} {held_out[1]:19.3f}")
-        k *= 2
-    model = best[1]
-    print(f"\nthe best: {type(model).__name__} of {model.num_factors} factors")
+# %%
+# Factor analysis has a noise for each pixel, probabilistic PCA one for all.
 
-    exact = zoo.ProbabilisticPCA(64, 2).double().closed_form(train)
-    start = zoo.ProbabilisticPCA(64, 2, init="random").double()
-    em = zoo.fit(start, train, progress=False)
-    print(f"noise of PCA in closed form {exact.noise:.6f}, by EM {em.model.noise[0]:.6f}")
+best, counts, held_out = None, [], []
+print("factors   factor analysis   probabilistic PCA   (nats a held-out patch)")
+while not counts or 2 * counts[-1] <= largest:
+    counts.append(2 * counts[-1] if counts else 1)
+    held_out.append([])
+    for make in (zoo.FactorAnalysis, zoo.ProbabilisticPCA):
+        fit = zoo.fit(make(64, counts[-1]).double(), train, progress=False)
+        held_out[-1].append(fit.model.log_prob(test).mean().item())
+        if best is None or held_out[-1][-1] > best[0]:
+            best = held_out[-1][-1], fit.model
+    print(f"{counts[-1]:7} {held_out[-1][0]:17.3f} {held_out[-1][1]:19.3f}")
+model = best[1]
+print(f"the best: {type(model).__name__} of {model.num_factors} factors")
 
-    few = train[:300]  # so few rows cannot tell many factors from noise
-    bayes = zoo.fit(zoo.BayesianFactorAnalysis(64, largest).double(), few, progress=False).model
-    print(f"from {len(few)} patches, relevance keeps {bayes.num_relevant()} of {largest} factors")
+# %%
+# From 300 patches, a prior on the size of each factor switches off those that noise explains.
 
-    given = test[0].clone()
-    hole = torch.zeros(8, 8, dtype=torch.bool)
-    hole[3:5, 3:5] = True
-    given[hole.flatten()] = torch.nan
-    drawn = model.sample(500, given=given)[:, hole.flatten()]
-    print("four missing pixels:", test[0, hole.flatten()].numpy().round(3))
-    print("filled in:          ", drawn.mean(0).detach().numpy().round(3))
-    print("give or take:       ", drawn.std(0).detach().numpy().round(3))
-    idata = zoo.fit(model, test[:20], progress=False).to_arviz(num_samples=50)
-    print("posterior of the factors:", dict(idata.posterior["factors"].sizes))
+few = train[:300]
+bayes = zoo.fit(zoo.BayesianFactorAnalysis(64, largest).double(), few, progress=False).model
+print(f"from {len(few)} patches, relevance keeps {bayes.num_relevant()} of {largest} factors")
 
+# %%
+# Four pixels are missing (NaN): draws of what they may have been, given the others.
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--largest", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=20_000)
-    main(**vars(parser.parse_args()))
+hole = torch.zeros(8, 8, dtype=torch.bool)
+hole[3:5, 3:5] = True
+given = test[0].clone()
+given[hole.flatten()] = torch.nan
+drawn = model.sample(500, given=given).detach()
+missing = drawn[:, hole.flatten()]
+print("four missing pixels:", test[0, hole.flatten()].numpy().round(3))
+print("filled in:          ", missing.mean(0).numpy().round(3))
+print("give or take:       ", missing.std(0).numpy().round(3))
+
+# %%
+# Held-out density by the number of factors; the patch as it was, as it was given, filled in.
+
+figure, axes = plt.subplots(
+    1, 4, figsize=(10, 2.8), layout="constrained", width_ratios=(2.2, 1, 1, 1)
+)
+axes[0].semilogx(counts, held_out, marker="o", label=["factor analysis", "PCA"])
+axes[0].set(xlabel="factors", ylabel="nats a held-out patch")
+axes[0].legend()
+limits = {"cmap": "gray", "vmin": test[0].min(), "vmax": test[0].max()}
+panels = {"patch": test[0], "given": given, "filled in": drawn.mean(0)}
+for axis, (name, values) in zip(axes[1:], panels.items(), strict=True):
+    axis.imshow(values.reshape(8, 8).numpy(), **limits)
+    axis.set_title(name)
+    axis.set_axis_off()
+plt.show()

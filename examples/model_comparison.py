@@ -1,32 +1,39 @@
-"""Three models of the same counts, compared by leave-one-out cross-validation and stacking.
+"""
+Three models of the same counts, compared and stacked
+=====================================================
 
-Simulated catches of roaches, far more dispersed than a Poisson's counts. `zoo.compare` tells how
+Simulated catches of roaches, far more dispersed than a Poisson's counts. ``zoo.compare`` tells how
 well each model predicts a row that it has not seen, and stacks them: the weights of the mixture
 that predicts best (Yao et al. 2018, https://arxiv.org/abs/1704.02030). Pareto k names the rows
-that a model depends on too much for that. Run:
+that a model depends on too much for that.
 
-    python examples/model_comparison.py
+.. note:: This page is not run when the documentation is built: it takes half a minute.
 """
 
-import argparse
 import warnings
 
+import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
 
 import ppl_zoo as zoo
 
+rows, draws = 100, 4000
 
-def counts(num_rows):
-    """Simulate counts after a treatment, given those before; rates vary from row to row."""
-    generator = torch.Generator().manual_seed(0)
-    before = torch.randn(num_rows, generator=generator)
-    treated = (torch.arange(num_rows) % 2).float()
-    rate = (1.0 + 0.6 * before - 0.5 * treated).exp()
-    # gamma of shape 1, so that counts are negative binomial
-    rate = rate * -torch.rand(num_rows, generator=generator).log()
-    return before, treated, torch.poisson(rate, generator=generator)
+# %%
+# Counts after a treatment, given those before. Rates vary from row to row by a gamma variable, so
+# that counts are negative binomial.
+
+generator = torch.Generator().manual_seed(0)
+before = torch.randn(rows, generator=generator)
+treated = (torch.arange(rows) % 2).float()
+rate = (1.0 + 0.6 * before - 0.5 * treated).exp()
+rate = rate * -torch.rand(rows, generator=generator).log()
+data = before, treated, torch.poisson(rate, generator=generator)
+
+# %%
+# Three models, as plain Pyro functions: Poisson, negative binomial, and one without the treatment.
 
 
 def coefficients():
@@ -60,36 +67,45 @@ def no_treatment(before, treated, y):
         pyro.sample("y", dist.NegativeBinomial(size, logits=logits), obs=y)
 
 
-MODELS = {
+models = {
     "Poisson": poisson,
     "negative binomial": negative_binomial,
     "negative binomial, no treatment": no_treatment,
 }
 
+# %%
+# Leave-one-out density of each. What it warns of (rows with a high Pareto k) is printed.
 
-def main(rows=100, draws=4000):
-    data = counts(rows)
-    fits = {}
-    for name, model in MODELS.items():
-        fits[name] = zoo.fit(model, data, progress=False)
-        print(f"\n{name}: {fits[name]}")
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            print(zoo.loo(fits[name], num_samples=draws))
-        for warning in told:
-            print("!", warning.message)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told above
-        table = zoo.compare(fits, num_samples=draws)
-    print("\n" + table[["rank", "elpd_diff", "dse", "weight"]].astype(float).round(2).to_string())
-    best = table.index[0]
-    effect = fits[best].posterior(draws).get("effect")
-    if effect is not None:
-        print(f"\nby {best!r} the treatment leaves {effect.exp().mean():.0%} of the roaches")
+fits = {}
+for name, model in models.items():
+    fits[name] = zoo.fit(model, data, progress=False)
+    print(f"\n{name}: {fits[name]}")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        print(zoo.loo(fits[name], num_samples=draws))
+    for warning in told:
+        print("!", warning.message)
 
+# %%
+# Ranked and stacked.
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--draws", type=int, default=4000)
-    main(**vars(parser.parse_args()))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # told above
+    table = zoo.compare(fits, num_samples=draws)
+table = table[["rank", "elpd_diff", "dse", "weight"]].astype(float)
+print(table.round(2).to_string())
+best = table.index[0]
+effect = fits[best].posterior(draws).get("effect")
+if effect is not None:
+    print(f"\nby {best!r} the treatment leaves {effect.exp().mean():.0%} of the roaches")
+
+# %%
+# The difference to the best, with its standard error.
+
+plt.figure(figsize=(7, 2.4), layout="constrained")
+plt.errorbar(-table["elpd_diff"], table.index, xerr=table["dse"], fmt="o", capsize=3)
+plt.xlabel("log density of unseen rows, difference to the best, nats")
+plt.ylim(len(table) - 0.5, -0.5)
+plt.show()
+
+# sphinx_gallery_thumbnail_path = "posteriordb.png"

@@ -1,27 +1,29 @@
-"""What a mixture of Gaussians learns from patches of photographs, and what dead leaves teach it.
+"""
+What a mixture of Gaussians learns from photographs
+===================================================
 
 The figures of Zoran & Weiss (2012), Natural images, Gaussian mixtures and dead leaves, from
-embedded patches: log likelihood against K beside simpler priors; eigenvectors of the leading
-components and their spectra (some of one shape at several contrasts); textures and edges
-further on; samples of each prior; and a mixture trained on mini dead leaves. Run:
+embedded patches: log likelihood against the number of components beside simpler priors;
+eigenvectors of the leading components and their spectra (some of one shape at several contrasts);
+textures and edges further on; samples of each prior; and a mixture trained on mini dead leaves.
 
-    python examples/patch_priors.py             # minutes; writes patch_priors.png
+.. note:: This page is not run when the documentation is built: it takes some minutes.
 """
 
-import argparse
-from pathlib import Path
-
-import matplotlib
-import torch
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
 
 import ppl_zoo as zoo
 from ppl_zoo.imaging import cosine_basis
 from ppl_zoo.models.images import start_patch_mixture
 
+data = "photo-patches"  # or "bsds300-patches", which are downloaded
+rows, components, steps = 20_000, (1, 2, 5, 10, 20, 50), 30
 BASIS = cosine_basis(8)[1:]  # orthonormal coordinates of a patch without its mean
+
+
+# %%
+# How a prior is fitted: EM, without the means of the patches, in coordinates of a cosine basis.
 
 
 def mixture(components, x, steps):
@@ -33,6 +35,10 @@ def fitted(prior, x, steps, **options):
     solver = zoo.EM(steps=steps, tol=0.01, **options)
     zoo.fit(prior, x, solver, device="cpu", progress=False)
     return prior
+
+
+# %%
+# How patches are shown.
 
 
 def tiles(patches, columns, scale=None):
@@ -54,6 +60,10 @@ def eigenvectors(prior, which, count=6):
     """Leading eigenvectors of some components, in pixels, a row each."""
     vectors = torch.linalg.eigh(prior.covariances[which].double()).eigenvectors.flip(-1)
     return (vectors[..., :count].mT.float() @ BASIS).flatten(0, 1)
+
+
+# %%
+# What is plotted of the priors.
 
 
 def likelihoods(axis, priors, mixtures, shipped, x):
@@ -89,6 +99,11 @@ def spread(prior, first, count=6):
     return torch.linspace(first, prior.num_components - 1, count).round().long()
 
 
+# %%
+# Mini dead leaves: patches of one texture, or of two that meet at an edge, as often as in
+# photographs.
+
+
 def leaves_like(patches, steps, rows):
     """Draw mini dead leaves that have edges and contrasts as often as photographs."""
     leaves = zoo.MiniDeadLeaves(
@@ -105,6 +120,10 @@ def leaves_like(patches, steps, rows):
     return leaves.sample(rows)
 
 
+# %%
+# Patches, fits, and the figures.
+
+
 def read(name, rows):
     """Patches without their means in cosine coordinates, in random order: train and test."""
     data, parts = zoo.data.load(name), []
@@ -115,49 +134,40 @@ def read(name, rows):
     return parts
 
 
-def main(rows=20_000, components=(1, 2, 5, 10, 20, 50), steps=30, out=".", data="photo-patches"):
-    torch.manual_seed(0)
-    train, test = read(data, rows)
-    mixtures = {k: mixture(k, train, steps) for k in components}
-    priors = {
-        "Gaussian": fitted(zoo.MultivariateGaussian(63), train, 1),
-        "PCA, Laplace": fitted(zoo.PCALaplace(63), train, 1),
-        "ICA": fitted(zoo.ICA(63), train, steps),
-        "scale mixture": fitted(zoo.GaussianScaleMixture(8, 63, zero_mean=True), train, steps),
-    }
-    leaves = leaves_like(zoo.data.load("photo-patches").train, 5, rows)
-    # leaves are simpler than photographs: with more components their mixture fits little else
-    learnt = mixture(min(20, max(components)), leaves @ BASIS.T, steps)
-    shipped = zoo.load("gmm200-patches")  # of the Berkeley photographs
+torch.manual_seed(0)
+train, test = read(data, rows)
+mixtures = {k: mixture(k, train, steps) for k in components}
+priors = {
+    "Gaussian": fitted(zoo.MultivariateGaussian(63), train, 1),
+    "PCA, Laplace": fitted(zoo.PCALaplace(63), train, 1),
+    "ICA": fitted(zoo.ICA(63), train, steps),
+    "scale mixture": fitted(zoo.GaussianScaleMixture(8, 63, zero_mean=True), train, steps),
+}
+leaves = leaves_like(zoo.data.load("photo-patches").train, 5, rows)
+# leaves are simpler than photographs: with more components their mixture fits little else
+learnt = mixture(min(20, max(components)), leaves @ BASIS.T, steps)
+shipped = zoo.load("gmm200-patches")  # of the Berkeley photographs
 
-    figure, axes = plt.subplots(3, 4, figsize=(15, 11))
-    likelihoods(axes[0, 0], priors | {"mixture of leaves": learnt}, mixtures, shipped, test)
-    spectra(axes[0, 1], shipped)
-    show(axes[0, 2], eigenvectors(shipped, torch.arange(6)), 6, "leading components, a row each")
-    few = spread(shipped, 20)
-    show(axes[0, 3], eigenvectors(shipped, few), 6, "further on: textures and edges")
-    # one grey scale for all draws, that of photographs: their contrasts are part of what is drawn
-    scale = 1.5 * float(test.square().sum(1).div(64).sqrt().quantile(0.9))
-    show(axes[1, 0], test[:64] @ BASIS, 8, "photographs", scale)
-    drawn = priors | {"mixture of 200": shipped}
-    for axis, (name, prior) in zip(axes.flat[5:10], drawn.items(), strict=True):
-        show(axis, prior.sample(64).detach() @ BASIS, 8, f"draws: {name}", scale)
-    centred = leaves - leaves.mean(1, keepdim=True)
-    show(axes[2, 2], centred[:64], 8, "draws: mini dead leaves", scale)
-    few = spread(learnt, min(4, learnt.num_components - 1))
-    show(axes[2, 3], eigenvectors(learnt, few), 6, "components of a mixture of leaves")
-    figure.tight_layout()
-    path = Path(out) / "patch_priors.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    print(path)
+# %%
+# All of it.
 
+figure, axes = plt.subplots(3, 4, figsize=(15, 11))
+likelihoods(axes[0, 0], priors | {"mixture of leaves": learnt}, mixtures, shipped, test)
+spectra(axes[0, 1], shipped)
+show(axes[0, 2], eigenvectors(shipped, torch.arange(6)), 6, "leading components, a row each")
+few = spread(shipped, 20)
+show(axes[0, 3], eigenvectors(shipped, few), 6, "further on: textures and edges")
+# one grey scale for all draws, that of photographs: their contrasts are part of what is drawn
+scale = 1.5 * float(test.square().sum(1).div(64).sqrt().quantile(0.9))
+show(axes[1, 0], test[:64] @ BASIS, 8, "photographs", scale)
+drawn = priors | {"mixture of 200": shipped}
+for axis, (name, prior) in zip(axes.flat[5:10], drawn.items(), strict=True):
+    show(axis, prior.sample(64).detach() @ BASIS, 8, f"draws: {name}", scale)
+centred = leaves - leaves.mean(1, keepdim=True)
+show(axes[2, 2], centred[:64], 8, "draws: mini dead leaves", scale)
+few = spread(learnt, min(4, learnt.num_components - 1))
+show(axes[2, 3], eigenvectors(learnt, few), 6, "components of a mixture of leaves")
+figure.tight_layout()
+plt.show()
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--components", type=int, nargs="*", default=(1, 2, 5, 10, 20, 50))
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--out", default=".")
-    parser.add_argument("--data", default="photo-patches", help="or bsds300-patches")
-    main(**vars(parser.parse_args()))
+# sphinx_gallery_thumbnail_path = "pictures/ica.png"

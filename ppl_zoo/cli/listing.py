@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,6 +151,11 @@ def show_model(request: ShowRequest) -> int:
         print(table_text(("number", "published", "reproduced", "source"), rows, left=(0, 3)))
         print()
         print(f"Obtain them again: {', '.join(dict.fromkeys(f.command for f in card.figures))}")
+    if card.failure_modes:
+        print()
+        print("How it fails:")
+        for mode in card.failure_modes:
+            print(textwrap.fill(mode, 96, initial_indent="  - ", subsequent_indent="    "))
     if card.references:
         print()
         for reference in card.references:

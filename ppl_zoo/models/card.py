@@ -252,6 +252,10 @@ class Card:
         Its sources, known fits, and published numbers.
     size
         Its number of free parameters, where a family compares them.
+    formula
+        Its density in LaTeX, or what takes its place; on its page.
+    failure_modes
+        Sentences on how it fails, one to three: what to look out for, and what helps.
     """
 
     name: str
@@ -264,6 +268,8 @@ class Card:
     recipes: tuple[Recipe, ...] = ()
     figures: tuple[Figure, ...] = ()
     size: Size | None = None
+    formula: str = ""
+    failure_modes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Write its name, its class and how many recipes it has."""

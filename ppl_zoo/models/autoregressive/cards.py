@@ -108,6 +108,20 @@ FVSBN = _card(
         _uci("dna", "FVSBN", 83.64, 83.422),
         _mnist("fvsbn", 97.45, 97.464, 0.05),
     ),
+    formula=(
+        r"p(x) = \prod_i \mathrm{Bernoulli}\left(x_i \mid \sigma\left(b_i + \sum_{j < i}"
+        r" w_{ij} x_j\right)\right)"
+    ),
+    failure_modes=(
+        (
+            "Each conditional is linear in the logit: strokes that turn, or a parity of"
+            " pixels, are out of its reach however long it is fitted."
+        ),
+        (
+            "It has D^2 / 2 weights: on few rows it learns them by heart, and only the path"
+            " of weight decays with held-out rows stops it."
+        ),
+    ),
 )
 
 NADE = _card(
@@ -125,6 +139,20 @@ NADE = _card(
         _uci("dna", "NADE", 84.81, 83.588),
         _mnist("nade", 88.33, 88.574, 0.57),
     ),
+    formula=(
+        r"p(x) = \prod_i p(x_i \mid x_{<i}), \qquad h_i = \sigma\left(c + \sum_{j<i} W_j"
+        r" x_j\right)"
+    ),
+    failure_modes=(
+        (
+            "Learns few rows by heart: training density rises long after the held-out one"
+            " falls; held-out rows stop it."
+        ),
+        (
+            "What depends on the order is arbitrary: draws that are given what comes late in"
+            " it are resampled, and few particles survive where the given is improbable."
+        ),
+    ),
 )
 
 DEEP_NADE = _card(
@@ -135,6 +163,20 @@ DEEP_NADE = _card(
     " D passes each. Conditional samples take an order that begins with what is given.",
     URIA_2014,
     recipes=(_digits({"hidden": (200, 200)}, binarize=True),),
+    formula=(
+        r"\log p(x) \ge \mathbb{E}_{o}\left[\sum_d \log p\left(x_{o_d} \mid"
+        r" x_{o_{<d}}\right)\right]"
+    ),
+    failure_modes=(
+        (
+            "One net for all orders is worse in each than a net of that order alone; the"
+            " mixture over orders makes up for it at num_orders times D passes a row."
+        ),
+        (
+            "Steps are noisy, since each scores one random split of the variables: patience"
+            " must be long."
+        ),
+    ),
 )
 
 RNADE = _card(
@@ -157,6 +199,18 @@ RNADE = _card(
         _uci("red-wine", "RNADE", 9.36, 8.622),
         _uci("white-wine", "RNADE", 10.23, 9.877),
     ),
+    formula=(
+        r"p(x) = \prod_i \sum_k \pi_k(x_{<i})\, \mathcal{N}\left(x_i \mid"
+        r" \mu_k(x_{<i}),\, \sigma_k(x_{<i})^2\right)"
+    ),
+    failure_modes=(
+        (
+            "Densities of values that repeat (grey levels, rounded measurements) have no"
+            " bound: a component narrows onto them down to min_scale. Add noise of a rounding"
+            " step."
+        ),
+        "Learns few rows by heart; held-out rows stop it.",
+    ),
 )
 
 MADE = _card(
@@ -173,6 +227,18 @@ MADE = _card(
         _uci("dna", "MADE", 83.63, 82.700),
         _mnist("made", 88.40, None, 0.2),
     ),
+    formula=r"p(x) = \prod_i p\left(x_i \mid x_j : j \text{ before } i\right)",
+    failure_modes=(
+        (
+            "With few hidden units, random degrees leave some outputs few units that see what"
+            " they depend on; for these only the direct, linear weights remain."
+        ),
+        "Learns few rows by heart; held-out rows and weight decay stop it.",
+        (
+            "What depends on the order is arbitrary: draws that are given what comes late in"
+            " it are resampled, and few particles survive where the given is improbable."
+        ),
+    ),
 )
 
 RECURRENT = _card(
@@ -183,6 +249,17 @@ RECURRENT = _card(
     + _PREFIX,
     GRAVES_2013,
     recipes=(_digits({"num_hidden": 100, "block": 8}, binarize=True),),
+    formula=r"p(x) = \prod_t p(x_t \mid h_t), \qquad h_t = f(h_{t-1}, x_{t-1})",
+    failure_modes=(
+        (
+            "What is far back fades: in long sequences of single pixels the upper part of a"
+            " digit is forgotten; reading a row at a time (block) shortens the way."
+        ),
+        (
+            "Steps take D / block passes one after the other: slow on long rows, whatever the"
+            " hardware."
+        ),
+    ),
 )
 
 TRANSFORMER = _card(
@@ -193,6 +270,14 @@ TRANSFORMER = _card(
     + _PREFIX,
     VASWANI_2017,
     recipes=(_digits({"width": 32, "num_layers": 2}, binarize=True),),
+    formula=r"p(x) = \prod_p p\left(x_{o_p} \mid x_{o_1}, \ldots, x_{o_{p-1}}\right)",
+    failure_modes=(
+        (
+            "Positions are learned from nothing: it is not told that two pixels are neighbours,"
+            " and needs rows enough to find out."
+        ),
+        "Memory and time grow with the square of the number of variables.",
+    ),
 )
 
 PIXELCNN = _card(
@@ -205,6 +290,17 @@ PIXELCNN = _card(
     recipes=(
         _digits(
             {"shape": (8, 8), "num_channels": 16, "num_layers": 3}, binarize=True, images=True
+        ),
+    ),
+    formula=r"p(x) = \prod_{r, c} p\left(x_{rc} \mid x_{<r},\, x_{r, <c}\right)",
+    failure_modes=(
+        (
+            "Sees locally: draws have right strokes and wrong wholes, digits that are none,"
+            " if layers are too few for the image."
+        ),
+        (
+            "Given the lower half of an image its order is the wrong one: draws are"
+            " resampled, and few particles survive."
         ),
     ),
 )
@@ -230,6 +326,17 @@ ENSEMBLE = _card(
     ),
     figures=(
         _mnist("made", 88.40, 88.250, 0.2, "two MADE in two orders (published: one, of 8,000)"),
+    ),
+    formula=r"p(x) = \frac{1}{K} \sum_k p_k(x)",
+    failure_modes=(
+        (
+            "K nets cost K times one, in memory, steps and density; members of one order gain"
+            " little."
+        ),
+        (
+            "Equal parts: one bad member costs at most log K nats a row, and its draws are"
+            " seen among the others."
+        ),
     ),
 )
 

@@ -89,6 +89,14 @@ INDEPENDENT_BERNOULLI = Card(
     references=(MURPHY_2022,),
     recipes=(_digits("Independent pixels"),),
     size=Size("n", {"num_features": 10}),
+    formula=r"p(x) = \prod_d \theta_d^{x_d} (1 - \theta_d)^{1 - x_d}",
+    failure_modes=(
+        "Draws have the right rates and no structure: every correlation is lost.",
+        (
+            "A feature that is constant in training gets probability zero for its other value"
+            " unless the concentration is above 1."
+        ),
+    ),
 )
 
 CATEGORICAL = Card(
@@ -101,6 +109,14 @@ CATEGORICAL = Card(
     references=(MURPHY_2022,),
     recipes=(_digits("Independent pixels"),),
     size=Size("n (K - 1) for K states", {"num_features": 10}),
+    formula=r"p(x) = \prod_d \theta_{d, x_d}",
+    failure_modes=(
+        "Draws have the right rates and no structure: every correlation is lost.",
+        (
+            "A state that training rows lack gets probability zero unless the concentration"
+            " is above 1."
+        ),
+    ),
 )
 
 CHAIN_RULE = Card(
@@ -112,6 +128,14 @@ CHAIN_RULE = Card(
     solvers=("EM", "CAVI", "SVI", "NUTS"),
     references=(KOLLER_2009,),
     size=Size("2^n - 1", {"num_features": 10}),
+    formula=r"p(x) = \prod_{d=1}^{D} p(x_d \mid x_1, \ldots, x_{d-1})",
+    failure_modes=(
+        (
+            "Cells of the table grow as 2^D and soon outnumber the rows: most pasts are seen"
+            " once or never, and held-out density falls while training density rises."
+        ),
+        "More than some twenty binary variables do not fit into memory.",
+    ),
 )
 
 MARKOV_CHAIN = Card(
@@ -124,6 +148,17 @@ MARKOV_CHAIN = Card(
     references=(SHANNON_1948,),
     recipes=(_digits("Each pixel given the nine before it", num_states=2, order=9),),
     size=Size("2^k for the steps, 2^k - 1 to begin; here k = 1", {"num_states": 2}),
+    formula=r"p(x) = p(x_1, \ldots, x_k) \prod_{t > k} p(x_t \mid x_{t-k}, \ldots, x_{t-1})",
+    failure_modes=(
+        (
+            "What lies further back than the order is forgotten: letters make words, and no"
+            " sentence."
+        ),
+        (
+            "The table has S^k rows: beyond a small order most pasts are never seen, and"
+            " without pseudo-counts an unseen step has probability zero."
+        ),
+    ),
 )
 
 NAIVE_BAYES = Card(
@@ -148,6 +183,21 @@ NAIVE_BAYES = Card(
         _spambase("Gaussian", 0.8211, 0.8211),
     ),
     size=Size("2 n + 1 for two classes", {"num_features": 10}),
+    formula=r"p(x, y) = \pi_y \prod_d p(x_d \mid y)",
+    failure_modes=(
+        (
+            "Features that tell the same twice are counted twice: class probabilities are"
+            " pushed towards 0 and 1, though the class is often right."
+        ),
+        (
+            "Unlabelled rows can pull the classes to where the data cluster, not to where the"
+            " labels are; unlabelled_weight holds them back."
+        ),
+        (
+            "A column of a class with almost no variance dominates the others;"
+            " variance_smoothing is its floor."
+        ),
+    ),
 )
 
 LOGISTIC_REGRESSION = Card(
@@ -166,6 +216,20 @@ LOGISTIC_REGRESSION = Card(
         _spambase("logistic regression on standardised log(1 + x)", 0.9391, 0.9394),
     ),
     size=Size("n + 1, of the class only", {"num_features": 10}),
+    formula=(
+        r"p(y = c \mid x) = \frac{\exp(b_c + w_c^\top x)}{\sum_{c'} \exp(b_{c'} +"
+        r" w_{c'}^\top x)}"
+    ),
+    failure_modes=(
+        (
+            "On separable classes the weights grow as far as the prior lets them:"
+            " probabilities of 0 and 1 are the prior's doing."
+        ),
+        (
+            "The prior has one scale for all weights: columns in unlike units are shrunk"
+            " unlike; standardise them."
+        ),
+    ),
 )
 
 BERNOULLI_MIXTURE = Card(
@@ -189,6 +253,21 @@ BERNOULLI_MIXTURE = Card(
         ),
     ),
     size=Size("K - 1 + K n; here K = 2", {"num_components": 2, "num_features": 10}),
+    formula=r"p(x) = \sum_k \pi_k \prod_d \theta_{kd}^{x_d} (1 - \theta_{kd})^{1 - x_d}",
+    failure_modes=(
+        (
+            "EM ends in a local optimum that depends on the start: keep the best of several"
+            " restarts."
+        ),
+        (
+            "A rate of exactly 0 or 1 makes a new row impossible in that component; a"
+            " concentration above 1 keeps rates inside."
+        ),
+        (
+            "Components are labelled arbitrarily: across restarts and chains they are"
+            " permuted, and means over chains mix them."
+        ),
+    ),
 )
 
 BAYES_NET = Card(
@@ -216,6 +295,22 @@ BAYES_NET = Card(
             "parents": {f"x{i}": [f"x{i - 1}"] if i else [] for i in range(10)},
             "states": {f"x{i}": 2 for i in range(10)},
         },
+    ),
+    formula=r"p(x) = \prod_{v} p\left(x_v \mid x_{\mathrm{pa}(v)}\right)",
+    failure_modes=(
+        (
+            "The junction tree is exponential in the treewidth: dense nets and grids do not"
+            " fit into memory, and marginals become approximate where that is allowed."
+        ),
+        (
+            "A configuration of the parents that no row has leaves its row of the table to"
+            " the prior; with concentration 1 an unseen state gets probability zero, and a"
+            " new row that has it minus infinity."
+        ),
+        (
+            "Arrows are assumed, not learned; nets of the same independences fit equally, so"
+            " that do() is only as causal as the graph."
+        ),
     ),
 )
 

@@ -58,6 +58,20 @@ EPLL = Card(
             better="higher",
         ),
     ),
+    formula=(
+        r"-\log p(x \mid y) = \frac{1}{2 \sigma^2} \Vert A x - y \Vert^2 - \lambda"
+        r" \sum_i \log p(P_i x) + \mathrm{const}"
+    ),
+    failure_modes=(
+        (
+            "Overlapping patches are counted as independent: the sd of a pixel is"
+            " an approximation, and fine regular texture is smoothed away."
+        ),
+        (
+            "The noise level has to be known or estimated: one that is too low leaves the"
+            " noise, one that is too high melts detail."
+        ),
+    ),
 )
 
 
@@ -69,6 +83,8 @@ def _patch_prior(
     recipe: Recipe,
     *references: Reference,
     figures: tuple[Figure, ...] = (),
+    formula: str,
+    failure_modes: tuple[str, ...],
 ) -> Card:
     return Card(
         name=name,
@@ -80,6 +96,8 @@ def _patch_prior(
         references=(ZORAN_2011, *references),
         recipes=(recipe,),
         figures=figures,
+        formula=formula,
+        failure_modes=failure_modes,
     )
 
 
@@ -89,6 +107,14 @@ INDEPENDENT_PIXELS = _patch_prior(
     "IndependentPixels",
     "Each pixel by itself, with a mixture of normal distributions: the least prior of a patch.",
     Recipe("photo-patches", "Pixels of photographs", "photo-patches", {"num_components": 3}),
+    formula=r"p(x) = \prod_d \sum_k \pi_{dk}\, \mathcal{N}(x_d \mid \mu_{dk}, \sigma_{dk}^2)",
+    failure_modes=(
+        (
+            "Has the histogram of grey levels and no correlation: as a prior of patches it"
+            " takes off no noise that a histogram does not tell."
+        ),
+        "A component narrows onto a value that repeats, such as white.",
+    ),
 )
 
 MULTIVARIATE_GAUSSIAN = _patch_prior(
@@ -107,6 +133,17 @@ MULTIVARIATE_GAUSSIAN = _patch_prior(
             tolerance=1.0,
         ),
     ),
+    formula=r"p(x) = \mathcal{N}(x \mid \mu, \Sigma)",
+    failure_modes=(
+        (
+            "Tails are too light for photographs: edges are improbable, and restoration is"
+            " one linear filter that blurs them."
+        ),
+        (
+            "With fewer rows than features the covariance is singular; patches without their"
+            " mean have one direction too many."
+        ),
+    ),
 )
 
 PCA_LAPLACE = _patch_prior(
@@ -115,6 +152,20 @@ PCA_LAPLACE = _patch_prior(
     "PCALaplace",
     "Independent heavy tails along the principal axes, fitted and restored in closed form.",
     Recipe("photo-patches", "Principal axes of photographs", "photo-patches", demo=True),
+    formula=(
+        r"p(x) = \prod_d \frac{1}{2 s_d}"
+        r" \exp\left(-\vert u_d^\top (x - \mu) \vert / s_d\right)"
+    ),
+    failure_modes=(
+        (
+            "Coordinates are uncorrelated and taken for independent: the contrast that they"
+            " share in a patch is missed."
+        ),
+        (
+            "Directions of equal variance are determined up to a rotation, which the Laplace"
+            " density is not indifferent to."
+        ),
+    ),
 )
 
 ICA = _patch_prior(
@@ -131,6 +182,20 @@ ICA = _patch_prior(
     ),
     BELL_1997,
     ONO_2011,
+    formula=(
+        r"p(x) = \vert \det W \vert \prod_d \frac{1}{2} \exp\left(-\vert w_d^\top (x -"
+        r" \mu) \vert\right)"
+    ),
+    failure_modes=(
+        (
+            "Sources of lighter tails than Laplace's are not separated; normal ones are"
+            " determined up to a rotation."
+        ),
+        (
+            "As many sources as features: an overcomplete dictionary is out of its reach, and"
+            " the likelihood has local optima."
+        ),
+    ),
 )
 
 MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
@@ -147,6 +212,14 @@ MIXTURE_OF_SCALE_MIXTURES = _patch_prior(
         options={"steps": 30, "tol": 0.05},
     ),
     ZORAN_2012,
+    formula=r"p(x) = \sum_k \sum_j \pi_{kj}\, \mathcal{N}(x \mid 0,\, s_{kj} \Sigma_k)",
+    failure_modes=(
+        (
+            "Shapes and scales share the work arbitrarily: several solutions of about the"
+            " same likelihood, by the start."
+        ),
+        "Zero mean: data with another mean are described by too large a scale.",
+    ),
 )
 
 MINI_DEAD_LEAVES = _patch_prior(
@@ -163,6 +236,17 @@ MINI_DEAD_LEAVES = _patch_prior(
         options={"steps": 5},
     ),
     ZORAN_2012,
+    formula=r"p(x) = \sum_{e, g} p(e, g)\, \mathcal{N}\left(x \mid m,\, \Sigma_{e, g}\right)",
+    failure_modes=(
+        (
+            "Edge angle and offset lie on a grid: density is a bound of it, coarse grids see"
+            " soft edges, and time grows with the grid."
+        ),
+        (
+            "One straight edge at most: corners, lines and textures of photographs are given"
+            " to contrast."
+        ),
+    ),
 )
 
 DEEP_IMAGE_PRIOR = Card(
@@ -202,6 +286,22 @@ DEEP_IMAGE_PRIOR = Card(
             command="python benchmarks/deep_image_prior.py gpu-barbara  (needs a GPU)",
             tolerance=0.5,
             better="higher",
+        ),
+    ),
+    formula=(
+        r"p(y) = \int \mathcal{N}\left(y \mid A f(z; \theta),\, \sigma^2\right)"
+        r" p(\theta)\, d\theta"
+    ),
+    failure_modes=(
+        (
+            "At convergence it fits the noise as well: everything depends on where it stops,"
+            " and no rule finds the best step of every image."
+        ),
+        "Each image takes a training of its own, and another seed gives another image (sd .1 dB"
+        " over seeds on a crop of F16).",
+        (
+            "Fine texture, of the frequency of the noise, is fitted as late as the noise and"
+            " is lost."
         ),
     ),
 )

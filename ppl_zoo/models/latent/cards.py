@@ -54,6 +54,17 @@ FACTOR_ANALYSIS = Card(
             better="higher",
         ),
     ),
+    formula=r"p(x) = \mathcal{N}\left(x \mid \mu,\, W W^\top + \mathrm{diag}(\psi)\right)",
+    failure_modes=(
+        (
+            "Heywood cases: a factor takes one feature over, whose noise falls to its floor;"
+            " the fit names the feature."
+        ),
+        (
+            "Loadings are determined up to a rotation: only the covariance that they make can"
+            " be compared between fits."
+        ),
+    ),
 )
 
 PROBABILISTIC_PCA = Card(
@@ -87,6 +98,17 @@ PROBABILISTIC_PCA = Card(
             better="higher",
         ),
     ),
+    formula=r"p(x) = \mathcal{N}\left(x \mid \mu,\, W W^\top + \sigma^2 I\right)",
+    failure_modes=(
+        (
+            "One noise for all features: a feature in larger units becomes a component by"
+            " itself; standardise, or use factor analysis."
+        ),
+        (
+            "As many components as features leave no direction for the noise, whose estimate"
+            " falls to zero."
+        ),
+    ),
 )
 
 ISING = Card(
@@ -109,6 +131,20 @@ ISING = Card(
             tolerance=2e-5,
         ),
     ),
+    formula=(
+        r"p(x, s) = \frac{1}{Z} \exp\left(J \sum_{\langle ij \rangle} s_i s_j\right)"
+        r" \prod_i \mathcal{N}(x_i \mid s_i, \sigma^2)"
+    ),
+    failure_modes=(
+        (
+            "Near the critical coupling (0.44) mean field sees order where there is none: its"
+            " means are too sure, its bound is loose."
+        ),
+        (
+            "Gibbs sweeps of a strongly coupled grid stay in one phase: draws from all-white"
+            " and all-black do not mix."
+        ),
+    ),
 )
 
 BAYESIAN_FACTOR_ANALYSIS = Card(
@@ -128,6 +164,20 @@ BAYESIAN_FACTOR_ANALYSIS = Card(
             model={"num_factors": 20},
             options={"steps": 100, "tol": 1e-3},
             dtype="float64",
+        ),
+    ),
+    formula=(
+        r"p(x) = \int \prod_n \mathcal{N}\left(x_n \mid \mu,\, W W^\top +"
+        r" \mathrm{diag}(\psi)\right)\, p(W, \mu, \psi)\, dW\, d\mu\, d\psi"
+    ),
+    failure_modes=(
+        (
+            "Loadings and factors are held independent: intervals of the loadings are too"
+            " narrow, and relevances may switch off a weak factor that is there."
+        ),
+        (
+            "CAVI is slow where factors rotate into each other; a bound that hardly rises is"
+            " not yet at rest."
         ),
     ),
 )
@@ -163,6 +213,21 @@ NORMAL_GAMMA = Card(
             tolerance=0.01,
         ),
     ),
+    formula=(
+        r"p(x) = \int \prod_n \mathcal{N}(x_n \mid \mu, \lambda^{-1})\;"
+        r" \mathcal{N}\left(\mu \mid m, (\kappa \lambda)^{-1}\right)"
+        r" \mathrm{Gamma}(\lambda \mid a, b)\, d\mu\, d\lambda"
+    ),
+    failure_modes=(
+        (
+            "The factorised posterior holds mean and precision independent: with a handful of"
+            " rows its tails are too thin, which k-hat shows."
+        ),
+        (
+            "The prior is in units of the data: a prior mean of 0 with data far from it pulls"
+            " the mean and inflates the noise."
+        ),
+    ),
 )
 
 VAE = Card(
@@ -185,6 +250,24 @@ VAE = Card(
             demo=True,
         ),
     ),
+    formula=(
+        r"\log p(x) \ge \mathbb{E}_{q(z \mid x)}\left[\log p(x \mid z)\right] -"
+        r" \mathrm{KL}\left(q(z \mid x) \,\Vert\, p(z)\right)"
+    ),
+    failure_modes=(
+        (
+            "Posterior collapse: latents that the decoder does not use fall back onto the"
+            " prior; fit.check() counts those that carry anything."
+        ),
+        (
+            "The encoder's posterior of a row is narrower or elsewhere than the true one (the"
+            " amortisation gap); check_rows holds it against NUTS."
+        ),
+        (
+            "Continuous likelihoods have no bound where rows are decoded exactly: sds fall to"
+            " their floor, and the fit names them."
+        ),
+    ),
 )
 
 HIERARCHICAL_VAE = Card(
@@ -203,6 +286,21 @@ HIERARCHICAL_VAE = Card(
             data_options={"binarize": True},
             model={"num_latents": (8, 2), "hidden": ((128, 128), (32,))},
             options={"steps": 6000},
+        ),
+    ),
+    formula=(
+        r"\log p(x) \ge \mathbb{E}_{q}\left[\log \frac{p(x \mid z_1)\, p(z_1 \mid z_2)"
+        r" \cdots p(z_L)}{q(z_1 \mid x)\, q(z_2 \mid z_1) \cdots q(z_L \mid"
+        r" z_{L-1})}\right]"
+    ),
+    failure_modes=(
+        (
+            "The upper layers collapse onto their prior first, for a bottom-up encoder gives"
+            " them little to tell: the model is then a VAE of one layer."
+        ),
+        (
+            "The bound is looser than a VAE's, so that held-out rows need importance sampling"
+            " to be compared."
         ),
     ),
 )
@@ -241,6 +339,17 @@ LINEAR_VAE = Card(
             recipe="old-faithful",
             measure=lambda fit, data: float(fit.model.exact_log_prob(data.train).mean()),
             tolerance=2e-3,
+        ),
+    ),
+    formula=r"p(x) = \mathcal{N}\left(x \mid \mu,\, W W^\top + \sigma^2 I\right)",
+    failure_modes=(
+        (
+            "Latents beyond the directions that rise above the noise collapse onto the prior,"
+            " in the exact optimum too: it is no fault of the encoder."
+        ),
+        (
+            "Loadings are determined up to a rotation: two fits of the same density have"
+            " different latents."
         ),
     ),
 )

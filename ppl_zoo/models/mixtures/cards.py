@@ -122,6 +122,22 @@ GAUSSIAN_MIXTURE = Card(
             bic=True,
         ),
     ),
+    formula=r"p(x) = \sum_k \pi_k\, \mathcal{N}(x \mid \mu_k, \Sigma_k)",
+    failure_modes=(
+        (
+            "Components collapse onto single rows, or rows on a line, without a floor on the"
+            " variance: the likelihood has no bound there. A fit names them;"
+            " covariance_strength holds them open."
+        ),
+        (
+            "EM ends in a local optimum that depends on the start: keep the best of several"
+            " restarts."
+        ),
+        (
+            "Components are labelled arbitrarily: across restarts they are permuted, so that"
+            " R-hat of single components means nothing."
+        ),
+    ),
 )
 
 GAUSSIAN_SCALE_MIXTURE = Card(
@@ -140,6 +156,17 @@ GAUSSIAN_SCALE_MIXTURE = Card(
             data="photo-patches",
             model={"num_components": 8, "zero_mean": True},
             options={"steps": 100, "tol": 1e-3},
+        ),
+    ),
+    formula=r"p(x) = \sum_k \pi_k\, \mathcal{N}(x \mid \mu, s_k \Sigma)",
+    failure_modes=(
+        (
+            "All components share one shape: patches of edges in several directions are"
+            " averaged into one spectrum."
+        ),
+        (
+            "Fewer rows than features leave the covariance singular; the fit ends with a"
+            " ConvergenceError that says so."
         ),
     ),
 )
@@ -181,6 +208,24 @@ BAYESIAN_GAUSSIAN_MIXTURE = Card(
             recipe="old-faithful-2",
             measure=lambda fit, data: fit.model.means[0, 1].item(),
             tolerance=2e-3,  # its default prior covariance divides by n - 1
+        ),
+    ),
+    formula=(
+        r"\log p(x) \ge \mathbb{E}_q\left[\log p(x, z, \pi, \mu, \Lambda)\right] -"
+        r" \mathbb{E}_q\left[\log q(z, \pi, \mu, \Lambda)\right]"
+    ),
+    failure_modes=(
+        (
+            "Assignments and parameters are held independent: where clusters overlap, the sds"
+            " of means and weights are too small."
+        ),
+        (
+            "The bound has local optima; a component that has lost its rows does not come"
+            " back, so that the number found depends on the start."
+        ),
+        (
+            "The number of components that survive depends on weight_concentration and the"
+            " prior covariance, not on the data alone."
         ),
     ),
 )

@@ -53,6 +53,20 @@ LINEAR_REGRESSION = Card(
             tolerance=0.12,
         ),
     ),
+    formula=(
+        r"p(y \mid x, \mathcal{D}) \approx \frac{1}{S} \sum_{s=1}^{S} \mathcal{N}\left(y"
+        r" \mid b_s + w_s^\top x,\, \sigma_s^2\right)"
+    ),
+    failure_modes=(
+        (
+            "A mean-field guide (guide='normal') on correlated columns has sds that are too"
+            " small; the default one is of full rank."
+        ),
+        (
+            "The noise is normal with one sd for all rows: outliers move the plane, and a"
+            " funnel-shaped scatter is described badly."
+        ),
+    ),
 )
 
 EIGHT_SCHOOLS = Card(
@@ -102,6 +116,20 @@ EIGHT_SCHOOLS = Card(
             tolerance=1.0,  # the normal family itself is 0.17 posterior sd away
         ),
     ),
+    formula=(
+        r"p(y) = \int \prod_j \mathcal{N}(y_j \mid \mu, \sigma_j^2 + \tau^2)\; p(\mu)\,"
+        r" p(\tau)\, d\mu\, d\tau"
+    ),
+    failure_modes=(
+        (
+            "Centred, theta and tau make a funnel that a mean-field guide cannot follow:"
+            " the sd of tau is too small, and k-hat above 0.7."
+        ),
+        (
+            "Eight schools say little about tau: its posterior leans on the prior, and a"
+            " wider HalfCauchy moves it."
+        ),
+    ),
 )
 
 BAYESIAN_LINEAR_REGRESSION = Card(
@@ -135,6 +163,25 @@ BAYESIAN_LINEAR_REGRESSION = Card(
             tolerance=0.03,  # a tenth of the standard error of the slope
         ),
     ),
+    formula=(
+        r"p(y \mid x, \mathcal{D}) \approx \int \mathcal{N}\left(y \mid b + w^\top x,\,"
+        r" \lambda^{-1}\right) q(b, w, \lambda)\, db\, dw\, d\lambda"
+    ),
+    failure_modes=(
+        (
+            "With a relevance for each feature, weights and relevances are held independent:"
+            " the intervals of weights close to zero are too narrow; fit.check(zoo.NUTS())"
+            " shows by how much."
+        ),
+        (
+            "A relevance shrinks one of two collinear features to zero and keeps the other:"
+            " that is no finding about which of them matters."
+        ),
+        (
+            "The noise is normal with one sd for all rows: a single outlier moves the plane"
+            " and widens every interval."
+        ),
+    ),
 )
 
 BAYESIAN_LOGISTIC_REGRESSION = Card(
@@ -166,6 +213,21 @@ BAYESIAN_LOGISTIC_REGRESSION = Card(
             recipe="old-faithful",
             measure=lambda fit, data: fit.model.q_loc[0].item(),
             tolerance=0.15,  # 0.3 posterior sd: mean field over omega is that far off
+        ),
+    ),
+    formula=(
+        r"p(y = 1 \mid x, \mathcal{D}) \approx \int \sigma(b + w^\top x)\,"
+        r" \mathcal{N}(b, w \mid m, V)\, db\, dw"
+    ),
+    failure_modes=(
+        (
+            "Sds are too small where logits are large, a third of the true ones on well"
+            " separated classes: the Polya-gamma variables are held independent of the"
+            " weights."
+        ),
+        (
+            "On separable classes the likelihood has no maximum, so that the size of the"
+            " weights is the prior's (prior_scale), not the data's."
         ),
     ),
 )
