@@ -19,6 +19,7 @@ import pyro
 import torch
 from jaxtyping import Float, Shaped
 from pyro import poutine
+from pyro.infer.autoguide import AutoContinuous
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -33,6 +34,7 @@ from ppl_zoo.core.named_data import (
     encode,
     learn_names,
 )
+from ppl_zoo.core.new_rows import SharedLatents, is_of_other_rows
 from ppl_zoo.core.one_at_a_time import one_at_a_time, running
 from ppl_zoo.core.options import did_you_mean, refuse_unknown
 from ppl_zoo.core.parameters import ParameterStore
@@ -587,10 +589,19 @@ class Model(PyroModule):
 
     # ---- the three queries, by importance sampling and ancestral sampling -------------------
 
-    def proposal(self) -> Any:
-        """Return the guide that queries draw from: the model's own, or the fitted one."""
-        if self.fitted_guide is not None:
-            return self.fitted_guide
+    def proposal(self, *data: Any) -> Any:
+        """Return the guide that queries draw from: the model's own, or the fitted one.
+
+        On other rows than those of the fit a guide with factors for these has the shared latents
+        alone; the local ones then come from the prior given them.
+        """
+        guide = self.fitted_guide
+        if guide is not None:
+            if data and is_of_other_rows(guide, data):
+                rows = self.as_rows(data)
+                if self._local_latents(rows):
+                    return SharedLatents(self, guide, self.find_data_plate(rows))
+            return guide
         if self.guide is not None:
             return self.guide
         if self.example is not None:
@@ -623,11 +634,14 @@ class Model(PyroModule):
             If the model has not been fitted, or its rows do not factorise.
         """
         rows = self.checked_rows(*data)
-        guide = self.proposal()
-        if isinstance(guide, StoredGuide):
-            guide = guide.for_new_rows()  # draws of a sampler say nothing of their own density
         with self.defaults():
-            draws = draw(self, guide, rows.all(), num_samples, self.find_data_plate(rows))
+            guide = self.proposal(*rows.all())
+            plate = self.find_data_plate(rows)
+            if isinstance(guide, StoredGuide):
+                guide = guide.for_new_rows()  # draws of a sampler have no density of their own
+            elif isinstance(guide, AutoContinuous) and self._local_latents(rows):
+                guide = SharedLatents(self, guide, plate)  # its density is of all rows together
+            draws = draw(self, guide, rows.all(), num_samples, plate)
         name = self.model_name
         if draws.log_joint_rows is None:
             raise QueryError(
@@ -714,11 +728,13 @@ class Model(PyroModule):
             local = [wanted] if wanted else self._local_latents(rows)
             if not local:
                 raise QueryError(f"{self.model_name} has no latent variables of single rows")
-            guide = self.proposal()
-            if isinstance(guide, StoredGuide) and not guide.knows(*rows.all()):
+            guide = self.proposal(*rows.all())
+            stored = isinstance(guide, StoredGuide) and not guide.knows(*rows.all())
+            if stored or isinstance(guide, SharedLatents):
                 raise QueryError(
-                    f"{self.model_name} was sampled at other rows: their latents are known "
-                    "at the rows of the fit only; fit with SVI for new ones"
+                    f"{self.model_name} was fitted to other rows, and this fit knows the latents "
+                    "of its own rows only: fit it to these, or with a guide(...) of the data "
+                    "(amortised), which encodes any"
                 )
             draws = draw(self, guide, rows.all(), num_samples, plate)
         means = {k: draws.values[k].to(self.dtype).mean(0) for k in local if k in draws.values}

@@ -113,9 +113,12 @@ def importance_sampling(
     -------
     RowEstimate
     """
-    guide = model.proposal() if proposal is None else proposal
-    batches = _batches(model, data)
-    return _join([_estimate(_weights(model, guide, batch, num_samples)) for batch in batches])
+    return _join(
+        [
+            _estimate(_weights(model, proposal or model.proposal(*batch), batch, num_samples))
+            for batch in _batches(model, data)
+        ]
+    )
 
 
 def prior_sampling(model: Model, *data: Any, num_samples: int = 5000) -> RowEstimate:
@@ -148,9 +151,9 @@ def iwae_bound(
 
     With one particle it is the ELBO; it rises with their number towards log p(x).
     """
-    guide, out = model.proposal(), []
+    out = []
     for batch in _batches(model, data):
-        weights = _weights(model, guide, batch, num_particles * num_repeats)
+        weights = _weights(model, model.proposal(*batch), batch, num_particles * num_repeats)
         log_weights = torch.cat(list(weights)).unflatten(0, (num_repeats, num_particles))
         bounds = log_weights.logsumexp(1) - math.log(num_particles)
         error = bounds.std(0) / math.sqrt(num_repeats)
