@@ -88,5 +88,5 @@ docs-links: $(DOCS_STAMP)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -rf docs/_build docs/api docs/gallery docs/models docs/sg_execution_times.rst
+	rm -rf docs/_build docs/api docs/gallery docs/sg_execution_times.rst
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

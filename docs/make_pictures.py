@@ -4,6 +4,7 @@ Written once and kept in ``docs/pictures/``, so that building the pages fits not
 
     python docs/make_pictures.py                     # all, some minutes
     python docs/make_pictures.py --only nade ising
+    python docs/make_pictures.py --programs          # the graphical models alone, seconds
 """
 
 import argparse
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 import ppl_zoo as zoo
+from ppl_zoo.cli.listing import graphical_model
 from ppl_zoo.cli.recipes import run
 from ppl_zoo.cli.restore import restoration_figure
 from ppl_zoo.diagnostics.plots.fit import plot_fit
@@ -51,9 +53,8 @@ def recipe_picture(card: Card) -> Figure:
     default, options = card.model_class.default_solver
     own = recipe.solver or default
     most = {"SVI": STEPS, "EM": ITERATIONS, "CAVI": ITERATIONS}[own]
-    key = "steps" if own == "SVI" else "max_steps"
-    if {**options, **recipe.options}.get(key, most + 1) > most:
-        recipe = dataclasses.replace(recipe, options={**recipe.options, key: most})
+    if {**options, **recipe.options}.get("steps", most + 1) > most:
+        recipe = dataclasses.replace(recipe, options={**recipe.options, "steps": most})
     # from a random start EM takes minutes to where it else begins
     arguments = {k: v for k, v in recipe.model.items() if k != "init"}
     recipe = dataclasses.replace(recipe, model=arguments)
@@ -235,8 +236,8 @@ def write(fig: Figure, path: Path) -> int:
     raise ValueError(f"{path.name}: {small.tell()} bytes with 16 colours, expected {MAX_BYTES}")
 
 
-def main(only: list[str] | None = None) -> None:
-    """Draw the pictures of all cards, or of those named."""
+def main(only: list[str] | None = None, programs: bool = False) -> None:
+    """Draw the pictures of all cards, or of those named; of the programs alone if asked."""
     warnings.filterwarnings("ignore")  # short fits do not converge
     OUT.mkdir(exist_ok=True)
     for card in zoo.ZOO:
@@ -246,6 +247,11 @@ def main(only: list[str] | None = None) -> None:
         torch.manual_seed(0)
         np.random.seed(0)
         make = SPECIAL.get(card.name) or partial(recipe_picture, card)
+        graph = graphical_model(card)
+        if graph is not None:
+            graph.save(OUT / f"{card.name}-program.svg")
+        if programs:
+            continue
         size = write(make(), OUT / f"{card.name}.png")
         seconds = time.perf_counter() - begun
         print(f"{card.name:28} {size / 1000:5.1f} KB  {seconds:5.1f} s", flush=True)
@@ -254,4 +260,5 @@ def main(only: list[str] | None = None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--programs", action="store_true", help="the graphical models alone")
     main(**vars(parser.parse_args()))

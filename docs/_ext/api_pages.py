@@ -72,6 +72,7 @@ GROUPS = (
         {
             "Fit": ("fit", "Fit", "load"),
             "Write a model": ("Model", "scan"),
+            "See a program, cite a fit": ("render", "GraphicalModel", "cite", "Citation"),
             "Hand the density over": ("log_density",),
         },
     ),

@@ -1,4 +1,8 @@
-"""Pages of the models, made from their cards when the documentation is built."""
+"""Pages of the models, made from their cards.
+
+They are written when the documentation is built, or by `python docs/_ext/model_pages.py`, and kept
+in the repository, so that they can be read there; a test holds them to the cards.
+"""
 
 from __future__ import annotations
 
@@ -91,8 +95,8 @@ def _picture(card: Card) -> str:
     if not path.exists():
         return ""
     return (
-        f"```{{figure}} ../pictures/{card.name}.png\n:alt: {card.title}, fitted\n:class: "
-        f"zoo-picture\n\nMade by `python docs/make_pictures.py --only {card.name}`.\n```"
+        f"![{card.title}, fitted](../pictures/{card.name}.png)\n\n"
+        f"Made by `python docs/make_pictures.py --only {card.name}`."
     )
 
 
@@ -111,15 +115,11 @@ def _class_name(card: Card) -> str:
 
 
 def _program_picture(card: Card) -> str:
-    """Picture of the program's graph, where the package can draw one: `zoo.render`.
-
-    The hook takes the card's model and data from `docs/make_pictures.py`, which writes
-    ``docs/pictures/<card>-program.svg``.
-    """
+    """Graphical model of the program, drawn by `zoo.render`."""
     path = PICTURES / f"{card.name}-program.svg"
-    if not (hasattr(zoo, "render") and path.exists()):
+    if not path.exists():
         return ""
-    return f"```{{image}} ../pictures/{path.name}\n:alt: graph of the program\n```"
+    return f"Drawn by `zoo.render`:\n\n![graphical model](../pictures/{path.name})"
 
 
 def _queries(card: Card) -> str:
@@ -132,11 +132,12 @@ def _queries(card: Card) -> str:
 
 def _recipes(card: Card) -> str:
     solvers = ", ".join(
-        f"{{py:class}}`~ppl_zoo.{name}`" + (" (its default)" if place == 0 else "")
+        f"[`zoo.{name}`](#ppl_zoo.{name})" + (" (its default)" if place == 0 else "")
         for place, name in enumerate(card.solvers)
     )
     lines = [f"ppl-zoo fit {card.name} --recipe {r.name}  # {r.title}" for r in card.recipes]
-    text = f"By {solvers}. All arguments: {{py:class}}`ppl_zoo.{_class_name(card)}`."
+    name = _class_name(card)
+    text = f"By {solvers}. All arguments: [`zoo.{name}`](#ppl_zoo.{name})."
     if not lines:
         return f"{text}\n\n```bash\nppl-zoo show {card.name}\n```"
     return (
@@ -210,9 +211,9 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def write_pages(app: Sphinx, config: Config) -> None:
+def write_pages(app: Sphinx | None = None, config: Config | None = None) -> None:
     """Write the pages of all models below ``docs/models/``."""
-    folder = Path(app.srcdir) / "models"
+    folder = ROOT / "docs" / "models"
     pages = {"index": index()} | {card.name: page(card) for card in zoo.ZOO}
     for name, text in pages.items():
         write(folder / f"{name}.md", text)
@@ -225,3 +226,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Write the pages before Sphinx looks for files."""
     app.connect("config-inited", write_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    write_pages()

@@ -29,7 +29,15 @@ from ppl_zoo.fitting.run import load
 from ppl_zoo.models.card import Card
 from ppl_zoo.models.catalogue import ZOO, find
 
-__all__ = ["CiteRequest", "ListRequest", "ShowRequest", "cite_run", "list_models", "show_model"]
+__all__ = [
+    "CiteRequest",
+    "ListRequest",
+    "ShowRequest",
+    "cite_run",
+    "graphical_model",
+    "list_models",
+    "show_model",
+]
 
 QUERIES = ("log_prob", "sample", "encode")
 
@@ -115,7 +123,8 @@ def cite_run(request: CiteRequest) -> int:
 def show_model(request: ShowRequest) -> int:
     """Print the card of a model, and draw its graphical model."""
     card = find(request.name)
-    graph = None if request.json and not request.picture else _graphical_model(card, request)
+    shown = not request.json or request.picture is not None
+    graph = graphical_model(card, request.guide) if shown else None
     if request.picture is not None:
         if graph is None:
             raise DataError(f"{card.name}: no recipe has embedded data, so nothing can be drawn")
@@ -163,16 +172,19 @@ def show_model(request: ShowRequest) -> int:
     return 0
 
 
-def _graphical_model(card: Card, request: ShowRequest) -> GraphicalModel | None:
-    """Graph of the first recipe whose data are embedded; None where there is none."""
+def graphical_model(card: Card, guide: bool = False) -> GraphicalModel | None:
+    """Graphical model of the first recipe whose data are embedded; None where there is none.
+
+    With ``guide`` that of the model's own guide too.
+    """
     embedded = {data.name for data in datasets.available() if data.embedded}
     for recipe in card.recipes:
         if recipe.data in embedded:
             with quiet():
                 dataset = load_data(card.model_class, recipe.data, recipe.data_options)
                 model = make_model(card, dataset, recipe.model)
-                guide = True if request.guide and model.guide is not None else None
-                return render(model, dataset, guide=guide)
+                both = True if guide and model.guide is not None else None
+                return render(model, dataset, guide=both)
     return None
 
 
