@@ -145,16 +145,18 @@ def ess_and_rhat(values: np.ndarray) -> tuple[float, float]:
     values
         ``(chain, draw)``.
     """
+    several = len(values) > 1  # of one chain ArviZ logs a warning
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.filterwarnings("ignore", category=RuntimeWarning)
         if is_classic():
-            ess, rhat = _arviz().ess(values), _arviz().rhat(values)
+            ess = _arviz().ess(values)
+            rhat = _arviz().rhat(values) if several else np.nan
         else:
             from arviz_stats.base import array_stats
 
             ess = array_stats.ess(values, chain_axis=0, draw_axis=1)
-            rhat = array_stats.rhat(values, chain_axis=0, draw_axis=1)
-    return float(ess), float(rhat) if len(values) > 1 else float("nan")
+            rhat = array_stats.rhat(values, chain_axis=0, draw_axis=1) if several else np.nan
+    return float(ess), float(rhat)
 
 
 def max_rhat(idata: Any) -> float:

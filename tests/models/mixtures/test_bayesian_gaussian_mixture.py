@@ -220,3 +220,16 @@ def test_against_nuts(faithful):
     for line in fit.check(reference=reference).lines:
         assert abs(line.mean_error) < 0.15, line
         assert -0.2 < line.sd_error < 0.15, line  # mean field is somewhat narrow
+
+
+def test_sticks_of_empty_components_have_a_density_in_float32(caplog):
+    """With a small concentration they round to 1, where it has no bound."""
+    x = zoo.data.load("old-faithful").train
+    model = zoo.BayesianGaussianMixture(
+        6, 2, weights="dirichlet-process", weight_concentration=0.01
+    ).float()
+    fit = zoo.fit(model, x, zoo.CAVI(), progress=False)
+    assert fit.model.dtype == torch.float32
+    assert fit.log_weights(4000).isfinite().all()
+    fit.check()
+    assert "Shape validation" not in caplog.text
