@@ -86,6 +86,7 @@ OBJECTS = {
         lambda: regression(zoo.SVI(guide="normal")).linear_response(),
         "LinearResponse(",
     ),
+    "GraphicalModel": (lambda: zoo.render(fitted()), "GraphicalModel(GaussianMixture, 5 nodes"),
     "Divergence": (lambda: zoo.kl(fitted().model, fitted().model), "Divergence(value="),
     "Evidence": (lambda: zoo.evidence(regression(), "importance"), "Evidence(value="),
     "Card": (lambda: zoo.ZOO[0], "Card('bayesian-linear-regression', BayesianLinearRegression"),
@@ -116,7 +117,7 @@ def public_classes():
 def test_every_public_class_is_shown_here():
     models = {type(make()).__name__ for make, _ in CASES.values()} | {"Model"}
     others = {name for name, cls in public_classes() if not issubclass(cls, zoo.Model)}
-    assert others <= set(OBJECTS)
+    assert others - {"Citation"} <= set(OBJECTS)  # which is shown as its BibTeX
     assert {name for name, cls in public_classes() if issubclass(cls, zoo.Model)} <= models
 
 

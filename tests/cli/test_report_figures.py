@@ -18,9 +18,7 @@ from ppl_zoo.diagnostics.plots.samples import plot_completions
 #: fits of the demo that take a moment
 QUICK = (
     "bayesian-logistic-regression-old-faithful",
-    "bayesian-gaussian-mixture-old-faithful",
     "gaussian-mixture-old-faithful",
-    "normal-gamma-old-faithful",
 )
 NAMES = {f"{card.name}-{recipe.name}": (card, recipe) for card, recipe in choose()}
 

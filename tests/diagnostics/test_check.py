@@ -239,6 +239,7 @@ def test_check_runs_a_sampler_and_draws_a_picture():
     assert len(fit.check().plot().axes) == 1
 
 
+@pytest.mark.slow
 def test_a_part_that_is_left_out_does_not_pass_though_the_reweighted_draws_agree():
     """A curved ridge: the guide and its reweighted draws leave out the same ends of it."""
 

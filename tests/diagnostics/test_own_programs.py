@@ -136,7 +136,9 @@ def summed_out(y):
         pyro.sample(f"y_{i}", dist.Normal(means[z], 1.0), obs=y[i])
 
 
-@pytest.mark.parametrize("program", [lagged, markov, no_broadcast, summed_out])
+@pytest.mark.parametrize(
+    "program", [lagged, pytest.param(markov, marks=pytest.mark.slow), no_broadcast, summed_out]
+)
 def test_time_series_and_programs_that_do_not_broadcast_are_exported_and_checked(program):
     fit = fitted(program, Y, zoo.SVI(guide="multivariate-normal", steps=200, compile=False))
     export = fit.to_arviz(num_samples=50)

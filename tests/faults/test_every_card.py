@@ -26,11 +26,9 @@ BAYESIAN = {
 }
 #: one of each kind, without a compiler; the long tests take the others
 QUICK = {
-    ("bayesian-logistic-regression", "CAVI"),
     ("eight-schools", "SVI"),
     ("naive-bayes", "EM"),
     ("gaussian-mixture", "EM"),
-    ("made", "SVI"),
     ("epll", "Tiling"),
 }
 

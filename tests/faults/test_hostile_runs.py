@@ -31,7 +31,7 @@ OLD_RUNS = Path(__file__).parent.parent / "fitting" / "old_runs"
 MAX_SECONDS, MAX_BYTES = 10.0, 2**29
 
 
-@pytest.mark.parametrize("num", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutated_runs_load_or_are_refused(num):
     done = subprocess.run(
         [sys.executable, PROGRAM, str(num)], capture_output=True, text=True, timeout=300

@@ -129,7 +129,7 @@ def shifted_guide(model, shift):
     return zoo.SVI(guide=guide, steps=2, learning_rate=1e-9, compile=False, initialize=False)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize("shift", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_vsbc_end_to_end(shift):
     solver = shifted_guide(Mean(), shift)
     found = zoo.calibrate(Mean(), line(10), solver, 25, method="vsbc", progress=False)

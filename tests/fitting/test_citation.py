@@ -142,7 +142,7 @@ def test_own_models_restorations_and_saved_runs(tmp_path):
     restored = zoo.Restoration(image, None, None, 0.1)  # as restore(method="map") returns it
     assert keys(restored) >= {"ZORAN_2011", *LIBRARIES}
     faithful = zoo.data.load("old-faithful")
-    fit = zoo.fit(zoo.GaussianMixture(2, 2), faithful, zoo.EM(max_steps=2), progress=False)
+    fit = zoo.fit(zoo.GaussianMixture(2, 2), faithful, zoo.EM(steps=2), progress=False)
     check = keys(fit.check(num_samples=20))
     assert check >= {"KUMAR_2019", *LIBRARIES} and "DEMPSTER_1977" not in check
     assert keys(zoo.load(fit.save(tmp_path / "run"))) == keys(fit) >= {"DEMPSTER_1977"}

@@ -59,6 +59,7 @@ class Centred(Mean):
             pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fixed draws", "stochastic"])
 @pytest.mark.filterwarnings("ignore:SVI runs uncompiled")
 def test_what_a_model_learns_at_its_start_is_not_shared(name):

@@ -95,6 +95,7 @@ def test_early_stopping_beats_the_fit_that_goes_on(chain):
     assert stopped.model.log_prob(new).mean() > gone_on.model.log_prob(new).mean() + 1.0
 
 
+@pytest.mark.slow
 def test_a_path_of_weight_decays_comes_near_the_best_of_a_grid():
     """The grid is tuned on 2,000 rows that the path does not see."""
     generator = torch.Generator().manual_seed(0)
@@ -236,6 +237,7 @@ def test_a_collapsed_component_is_named():
     assert any("component" in f.text and "collapsed" in f.text for f in found)
 
 
+@pytest.mark.slow
 def test_rnade_on_few_values_is_named():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 3, generator=generator)

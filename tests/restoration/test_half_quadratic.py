@@ -94,6 +94,7 @@ def test_the_block_score_is_exact_for_a_block_and_a_diagonal():
     torch.testing.assert_close(fast.scores(patches), exact.scores(patches))
 
 
+@pytest.mark.slow
 def test_an_image_of_one_patch_has_the_closed_form_posterior():
     parts = mixture_parts(components=3, means=0.1)
     model = zoo.EPLL(*parts).double()

@@ -89,6 +89,7 @@ def test_a_stable_model_is_compiled():
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_density_that_costs_too_much_takes_gradients():
     """Fixed draws evaluate a density at some hundred points in each iteration."""
     y = dist.Stable(1.5, 0.0, 1.0, 2.0).sample((200,))

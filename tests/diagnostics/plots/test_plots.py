@@ -105,6 +105,7 @@ def test_history_shows_the_end_not_the_climb(cases):
     trace[:] = -100.0 + np.random.default_rng(0).normal(size=len(trace))
     trace[0] = -1e6
     fit.solution.history["objective"][0] = trace
+    fit.solution.objective[0] = -100.0
     low, high = plot_history(fit).axes[0].get_ylim()
     assert -110.0 < low < -100.0 < high < -90.0
 

@@ -168,6 +168,7 @@ def test_single_precision_agrees_with_double(shift):
     assert fits[0].model.loc.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_feature_that_the_factors_explain_wholly_keeps_some_noise():
     x = data(100)
     x[:, 1] = x[:, 0]

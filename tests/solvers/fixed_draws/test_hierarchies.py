@@ -115,6 +115,7 @@ def test_centred_eight_schools_by_default(seed, tmp_path):
     assert evidence == pytest.approx(fit.objective, abs=0.3) and evidence > fit.objective
 
 
+@pytest.mark.slow
 def test_well_informed_groups_stay_centred():
     y = torch.randn(8) * 5.0
     fit = zoo.fit(centred, (y, torch.full((8,), 0.1)), progress=False)
@@ -234,6 +235,7 @@ def test_programs_are_not_first_run_on_one_row():
     assert zoo.fit(Lags(), torch.randn(20) + 3.0, progress=False).stopped == "converged"
 
 
+@pytest.mark.slow
 def test_a_full_rank_guide_stays_as_written_and_chains_keep_apart():
     plain = zoo.fit(centred, (Y, SIGMA), zoo.SVI(guide="multivariate-normal"), progress=False)
     tensors = plain.solution.state_tensors.items()

@@ -89,6 +89,7 @@ def surgical(r, n):
         pyro.sample("r", dist.Binomial(n, logits=b), obs=r)
 
 
+@pytest.mark.slow
 def test_hospitals():
     """Was passed with the sd of the scale 38 % too small; 20,000 draws of NUTS, non-centred."""
     deaths = torch.tensor([0.0, 18, 8, 46, 8, 13, 9, 31, 14, 8, 29, 24])

@@ -413,6 +413,7 @@ def test_save_load_and_resume(tmp_path):
         fit(Groups(), x, zoo.NUTS(120, 101, num_chains=2), resume=part)
 
 
+@pytest.mark.slow
 def test_fit_from_init_can_be_saved(tmp_path):
     x = line()
     svi = fit(Mean(), x, zoo.SVI(steps=100, compile=False))
