@@ -84,7 +84,8 @@ def options(**old_names: str) -> Callable[[ClassT], ClassT]:
         cls.__init__ = keywords(cls.__name__, **old_names)(cls.__init__)
         cls.old_names = old_names
         for old, new in old_names.items():
-            setattr(cls, old, property(functools.partial(_read_old, old=old, new=new)))
+            read = functools.partial(_read_old, old=old, new=new)
+            setattr(cls, old, property(read, doc=f"Old name of ``{new}``."))
         return cls
 
     return decorate

@@ -320,8 +320,8 @@ class _DirichletWeights:
         return torch.arange(len(counts), device=counts.device)
 
 
-class _Sticks(dist.Beta):
-    """Beta whose draws are below 1 in any dtype.
+class Beta(dist.Beta):
+    """Beta distribution whose draws are below 1 in any dtype.
 
     Where the concentration is small, those of empty components round to 1, where the density has
     no bound.
@@ -346,7 +346,7 @@ class _StickBreakingWeights:
         a, b = self._beta(concentration, counts)
         if not len(a):  # one component takes all: no site of no numbers
             return a
-        return pyro.sample("sticks", _Sticks(a, b).to_event(1))
+        return pyro.sample("sticks", Beta(a, b).to_event(1))
 
     def weights(self, drawn: Tensor) -> Tensor:
         """Weights ``(..., K)`` of what was drawn."""
