@@ -196,7 +196,7 @@ def fit(
         if error.solution is not None:
             error.fit = wrap(error.solution)
         raise
-    except (DataError, ForkError, QueryError, RunError):
+    except (DataError, ForkError, QueryError, RunError, Warning):
         raise
     except Exception as error:
         if before is None:

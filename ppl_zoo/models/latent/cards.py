@@ -154,7 +154,7 @@ BAYESIAN_FACTOR_ANALYSIS = Card(
     factory="ppl_zoo.models:BayesianFactorAnalysis",
     summary="Number of factors by automatic relevance determination; with"
     " noise='isotropic' Bayesian PCA.",
-    solvers=("CAVI", "SVI", "NUTS"),
+    solvers=("CAVI", "NUTS"),
     references=(BISHOP_1999,),
     recipes=(
         Recipe(

@@ -486,7 +486,13 @@ def _make_chain(
     chain.parameters = [p for _, p in named]
     chain.num_declared = len(own.declared._parameters)
     if not chain.parameters:
-        raise ConvergenceError(f"{model.model_name} and its guide have no parameter to fit")
+        mend = ""
+        if options.guide is None and model.guide is not None:
+            mend = (
+                ": the model's own guide is a closed form, which its solver updates "
+                f"({model.default_solver[0]}); zoo.SVI(guide='normal') takes one with parameters"
+            )
+        raise ConvergenceError(f"{model.model_name} and its guide have no parameter to fit{mend}")
     chain.precision = options.precision
     chain.optimizer = _make_optimizer(options, named)
     if isinstance(options.optimizer, PyroOptim) and callable(options.optimizer.pt_optim_args):
