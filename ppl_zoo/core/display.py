@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import html
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -143,9 +143,7 @@ class Sized:
         return call_text(type(self).__name__, self.state_dict())
 
 
-def html_table(
-    title: str, rows: Mapping[str, Any] | Iterable[tuple[str, Any]], foot: str = ""
-) -> str:
+def html_table(title: str, rows: Mapping[str, Any], foot: str = "") -> str:
     """Table of names and values for a notebook, escaped and without colours of its own.
 
     Parameters
