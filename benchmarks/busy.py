@@ -33,7 +33,7 @@ CASES = {
         "zoo.fit(zoo.GaussianMixture(10, 10), x, zoo.EM(steps=150, tol=0), **options)"
     ),
     "SVI, interpreted, VAE": (
-        "zoo.fit(zoo.VAE(10, 2, 'gaussian'), x, zoo.SVI(steps=150, compile=False, "
+        "zoo.fit(zoo.VAE(10, 2, likelihood='gaussian'), x, zoo.SVI(steps=150, compile=False, "
         "batch_size=500), **options)"
     ),
     "SVI, compiled, eight schools": (
