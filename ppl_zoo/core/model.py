@@ -598,9 +598,10 @@ class Model(PyroModule):
         guide = self.fitted_guide
         if guide is not None:
             if data and is_of_other_rows(guide, data):
-                rows = self.as_rows(data)
-                if self._local_latents(rows):
-                    return SharedLatents(self, guide, self.find_data_plate(rows))
+                plate = self.find_data_plate(data)
+                sites = self.sites(*data).values()
+                if any(s.kind == "latent" and s.is_local(plate) for s in sites):
+                    return SharedLatents(self, guide, plate)
             return guide
         if self.guide is not None:
             return self.guide

@@ -6,8 +6,10 @@ to, and says nothing of another row, though it runs on any data of the same shap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
@@ -33,6 +35,12 @@ def is_of_other_rows(guide: Program, data: tuple) -> bool:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one.to(other.device), other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
     return one is other or (type(one) is type(other) and bool(one == other))
 
 

@@ -68,3 +68,18 @@ def test_latents_of_other_rows_are_not_those_of_the_fit(fit, tmp_path):
     assert loaded.model.encode(SURVIVED, TOTAL).shape == (10,)
     with pytest.raises(zoo.QueryError, match="fitted to other rows"):
         loaded.model.encode(SURVIVED.flip(0), TOTAL)
+
+
+def test_a_program_of_ones_own_with_a_mapping_among_its_arguments():
+    def program(y, options):
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", len(y)):
+            effect = pyro.sample("effect", dist.Normal(mu, options["scales"][0]))
+            pyro.sample("y", dist.Normal(effect, 1.0), obs=y)
+
+    y, options = torch.linspace(-1.0, 2.0, 10), {"scales": torch.ones(2)}
+    fit = zoo.fit(program, (y, options), zoo.SVI(guide="normal"), progress=False)
+    torch.manual_seed(0)
+    again = {"scales": torch.ones(2)}
+    own, others = (fit.model.log_prob(rows, again) for rows in (y, y.flip(0)))
+    torch.testing.assert_close(own, others.flip(0), atol=0.2, rtol=0.0)
